@@ -1,0 +1,95 @@
+"""Load a job's settings: a YAML file, overridden by the command line, checked all at once."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError, create_model
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+
+from pipeline.errors import ContractError
+from pipeline.storage import redact
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+class _CommandLine(BaseSettings):
+    model_config = SettingsConfigDict(cli_parse_none_str="null", cli_hide_none_type=True)
+
+
+def load_config(
+    config_class: type[Config], parser: argparse.ArgumentParser, arguments: Sequence[str] | None
+) -> tuple[Config, argparse.Namespace]:
+    """Read --config, lay the command line over it, and validate the whole.
+
+    Args:
+        config_class: the job's settings; each field becomes an option --section.field.
+        parser: with the job's own options; --config and the settings' options are added to it.
+        arguments: command line; None takes the process's.
+
+    Returns:
+        The settings, and the job's own options.
+
+    Raises:
+        ContractError: an unknown key or option, a wrong value, an unreadable file; all listed.
+    """
+    parser.allow_abbrev = False
+    parser.add_argument("--config", metavar="FILE", help="YAML with the settings below, by section")
+    settings_class = create_model("Settings", __base__=(config_class, _CommandLine))
+    source = CliSettingsSource[argparse.ArgumentParser](
+        settings_class,  # type: ignore[arg-type]  # both bases, which mypy does not see
+        root_parser=parser,
+        cli_parse_args=False,
+    )
+    options, unknown = parser.parse_known_args(arguments)
+    overrides = source(parsed_args=options)()
+    problems = [f"command line: unknown option {redact(option)}" for option in unknown]
+    values: dict[str, Any] = {}
+    if options.config is not None:
+        try:
+            values = _read_yaml(Path(options.config))
+        except ContractError as error:
+            raise ContractError([*problems, *error.problems]) from error
+    try:
+        config = config_class.model_validate(_merge(values, overrides))
+    except ValidationError as error:
+        problems += [_explain(entry) for entry in error.errors(include_url=False)]
+    if problems:
+        raise ContractError(problems)
+    return config, options
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        line = " ".join(str(error).split())
+        raise ContractError([f"--config: {path} cannot be read: {line}"]) from error
+    if not isinstance(content, dict | None):
+        raise ContractError(
+            [f"--config: expected sections in {path}, got {type(content).__name__}"]
+        )
+    return content or {}
+
+
+def _merge(values: Any, overrides: Any) -> Any:
+    """Return the settings with overrides laid over them, section by section."""
+    if not isinstance(values, dict) or not isinstance(overrides, dict):
+        return overrides
+    merged = {key: _merge(values[key], overrides[key]) for key in values.keys() & overrides.keys()}
+    return values | overrides | merged
+
+
+def _explain(entry: Any) -> str:
+    """Return one of pydantic's problems as a line: which setting, what was expected and got."""
+    setting = ".".join(str(part) for part in entry["loc"])
+    if entry["type"] == "extra_forbidden":
+        return f"{setting}: unknown setting"
+    if entry["type"] == "missing":
+        return f"{setting}: required, but not given"
+    message = entry["msg"].removeprefix("Value error, ")
+    if isinstance(entry["input"], dict):
+        return f"{setting}: {message}"
+    return f"{setting}: {message}, got {redact(repr(entry['input']))}"

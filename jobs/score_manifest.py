@@ -1,0 +1,100 @@
+"""Score every image pair of a manifest and publish scores, sub-scores and statuses as Parquet.
+
+exit codes:
+  0  done, now or in an earlier run of the same command
+  1  fault: mend the cause and run the same command again; it resumes
+  2  the config or the manifest is wrong; nothing was scored
+  3  more rows failed than failure.max_failed_fraction allows; the results are published
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from jobs.config import load_config
+from pipeline.config import ScoreManifestConfig
+from pipeline.errors import ContractError, FaultError
+
+DONE, FAULT, WRONG, TOO_MANY_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job.
+
+    Args:
+        arguments: command line; None takes the process's.
+
+    Returns:
+        The exit code.
+    """
+    parser = argparse.ArgumentParser(
+        prog="score_manifest.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything, print the plan, score nothing"
+    )
+    try:
+        config, options = load_config(ScoreManifestConfig, parser, arguments)
+        return _score(config, dry_run=options.dry_run)
+    except ContractError as error:
+        for problem in error.problems:
+            sys.stderr.write(f"error: {problem}\n")
+        return WRONG
+    except FaultError as error:
+        sys.stderr.write(f"fault: {error}\n")
+        return FAULT
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: run the same command again to go on\n")
+        return INTERRUPTED
+
+
+def _score(config: ScoreManifestConfig, *, dry_run: bool) -> int:
+    # torch and ray take seconds to import; --help and a wrong config need not wait for them.
+    import ray
+
+    from pipeline.plan import describe_plan, make_plan
+    from pipeline.score_pipeline import choose_workers, run
+
+    plan = make_plan(config)
+    sys.stdout.write(describe_plan(plan) + "\n")
+    if dry_run:
+        resolved = yaml.safe_dump(plan.record()["config"], sort_keys=False)
+        sys.stdout.write(f"\n{resolved}\ndry run: nothing was scored\n")
+        return DONE
+    if plan.folder.state() == "finished":
+        sys.stdout.write(f"this run is finished: {plan.folder.uri}\n")
+        return _report(config, plan.folder.read("run.json"))
+    if "RAY_ADDRESS" in os.environ:  # as in a submitted job
+        ray.init()
+    else:
+        ray.init(include_dashboard=False)
+    workers = choose_workers(config.compute)
+    sys.stdout.write(f"workers   {workers.actors} scoring, {workers.gpus_per_actor:g} GPUs each\n")
+    record = run(plan, workers)
+    sys.stdout.write(f"results   {plan.folder.uri}\n")
+    return _report(config, record)
+
+
+def _report(config: ScoreManifestConfig, record: dict[str, Any]) -> int:
+    """Print the counts and return the exit code, for a run just finished or long finished."""
+    for status, count in record["counts_by_status"].items():
+        if count:
+            sys.stdout.write(f"{status:<14}{count:>10}\n")
+    failed, allowed = record["failed_fraction"], config.failure.max_failed_fraction
+    if failed > allowed:
+        sys.stderr.write(
+            f"alarm: expected at most {allowed:.4%} failed rows "
+            f"(failure.max_failed_fraction), got {failed:.4%}\n"
+        )
+        return TOO_MANY_FAILED
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

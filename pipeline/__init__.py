@@ -1,0 +1,1 @@
+"""How image pairs move: from a manifest, through loading and scoring, to published results."""

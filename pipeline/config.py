@@ -1,0 +1,168 @@
+"""The pipeline's settings: one class a section of the YAML, every field with its unit and bound."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+MIN_SIDE_PX = 96
+"""The model's own lower bound, repeated so that reading a config does not import torch."""
+
+Uri = Annotated[str, StringConstraints(min_length=1)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Section(BaseModel):
+    """What every section shares: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ManifestConfig(Section):
+    """The list of pairs."""
+
+    uri: Uri = Field(
+        description="Parquet file, folder or glob; a local path or any fsspec URI.",
+    )
+    pair_id_column: str = Field(
+        "pair_id", min_length=1, description="Column with each pair's unique id (string)."
+    )
+    reference_column: str | None = Field(
+        None,
+        min_length=1,
+        description="Column with the undistorted images: URIs (string) or encoded bytes (binary). "
+        "null: reference_uri if the manifest has it, else reference_bytes.",
+    )
+    distorted_column: str | None = Field(
+        None,
+        min_length=1,
+        description="Column with the images to judge: URIs (string) or encoded bytes (binary). "
+        "null: distorted_uri if the manifest has it, else distorted_bytes.",
+    )
+
+
+class ImagesConfig(Section):
+    """Which images are accepted, and at what size they are scored."""
+
+    max_bytes: int = Field(
+        67_108_864, gt=0, description="Largest encoded image in bytes; above it: too_large."
+    )
+    max_pixels: int = Field(
+        16_777_216,
+        gt=0,
+        description="Largest image in pixels (H x W), told from its header before it is decoded, "
+        "and again after resizing; above it: too_large.",
+    )
+    min_side_px: int = Field(
+        MIN_SIDE_PX,
+        ge=MIN_SIDE_PX,
+        description="Shortest side in pixels, as scored; below it: too_small.",
+    )
+    size_mismatch: Literal["error", "resize"] = Field(
+        "error",
+        description="A pair of two sizes is an error (size_mismatch), or the distorted image is "
+        "resized to the reference's size (bicubic, antialiased).",
+    )
+    resize: int | None = Field(
+        None,
+        ge=MIN_SIDE_PX,
+        description="Resize both images so that the shorter side has this many pixels (bicubic, "
+        "antialiased); null: score them as they are.",
+    )
+    allowed_uri_prefixes: tuple[Uri, ...] | None = Field(
+        None,
+        description="Image URIs must begin with one of these, else forbidden; null: any URI.",
+    )
+
+
+class ModelSourceConfig(Section):
+    """The model that scores."""
+
+    checkpoint: Uri = Field(
+        "embedded",
+        description="Name of a checkpoint in the package, a path, or an fsspec URI.",
+    )
+    checkpoint_sha256: Sha256 | None = Field(
+        None, description="The checkpoint file's sha256, checked; required for a remote URI."
+    )
+    backbone_weights: Uri | None = Field(
+        None,
+        description="Path or fsspec URI of the trunk's weights (.safetensors or .pth) for a "
+        "checkpoint without them; null: torchvision's ImageNet weights.",
+    )
+    backbone_weights_sha256: Sha256 | None = Field(
+        None, description="The weights file's sha256, checked; required for a remote URI."
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Type that the trunk computes in; all else stays float32."
+    )
+
+    @model_validator(mode="after")
+    def _remote_files_have_digests(self) -> Self:
+        for name in ("checkpoint", "backbone_weights"):
+            uri, sha256 = getattr(self, name), getattr(self, f"{name}_sha256")
+            if uri and ("://" in uri or "::" in uri) and sha256 is None:
+                raise ValueError(f"expected {name}_sha256 with a {name} fetched from elsewhere")
+        return self
+
+
+class ComputeConfig(Section):
+    """What the run may use."""
+
+    actors: int | None = Field(
+        None,
+        gt=0,
+        description="Scoring processes; null: one per GPU, or three quarters of the CPUs when "
+        "the cluster has no GPU.",
+    )
+    gpus_per_actor: float | None = Field(
+        None,
+        ge=0,
+        description="GPUs of one scoring process, a fraction shares one; null: 1 when the cluster "
+        "has GPUs, else 0, which scores on CPUs.",
+    )
+    pixels_per_batch: int = Field(
+        4_194_304,
+        gt=0,
+        description="Pixels (pairs x H x W) held in a block between stages, and scored together on "
+        "a GPU; on a CPU each pair is scored by itself, which is no slower.",
+    )
+
+
+class FailureConfig(Section):
+    """When failed rows are an alarm."""
+
+    max_failed_fraction: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Share of rows that may fail, 0 to 1; above it the results are published and "
+        "the exit code is 3.",
+    )
+
+
+class OutputConfig(Section):
+    """Where the results go."""
+
+    uri: Uri = Field(
+        description="Folder for runs, a local path or any fsspec URI; each run gets run_id=<id>/.",
+    )
+    run_id: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=128,
+        description="Name of the run; null: derived from manifest, model and scoring settings.",
+    )
+    rows_per_file: int = Field(
+        10_000, gt=0, description="Rows in a results file, and the most a killed writer loses."
+    )
+
+
+class ScoreManifestConfig(Section):
+    """Everything that jobs/score_manifest.py needs."""
+
+    manifest: ManifestConfig
+    images: ImagesConfig = ImagesConfig()
+    model: ModelSourceConfig = ModelSourceConfig()
+    compute: ComputeConfig = ComputeConfig()
+    failure: FailureConfig = FailureConfig()
+    output: OutputConfig

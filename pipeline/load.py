@@ -1,0 +1,198 @@
+"""The load stage: fetch and decode a block of pairs, each into pixels or a status."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+from PIL import Image
+
+from pipeline.config import ImagesConfig
+from pipeline.decode import decode_image, fit_pair
+from pipeline.errors import RowError
+from pipeline.schema import Status, is_text, loaded_schema
+from pipeline.storage import describe, fetch, is_allowed, is_relative, redact
+
+ROWS_PER_FETCH = 32
+"""Rows fetched together: enough to hide a store's latency, few enough to hold their bytes."""
+
+Source = str | bytes | None
+"""What a manifest's cell names: a URI, an encoded image, or nothing."""
+
+
+@dataclass(frozen=True)
+class LoadedPair:
+    """What became of one row: pixels of both images, or a status with its error.
+
+    Attributes:
+        status: ok, or the reason.
+        error: "" when ok, else one line.
+        size: height and width in pixels; None unless ok.
+        pixels: RGB bytes of reference and distorted, H x W x 3; None unless ok.
+    """
+
+    status: Status
+    error: str = ""
+    size: tuple[int, int] | None = None
+    pixels: tuple[bytes, bytes] | None = None
+
+
+@dataclass
+class Images:
+    """The images that a few rows name: each fetched once, and decoded once while it is needed.
+
+    Attributes:
+        rules: which images are accepted.
+        contents: encoded image, or why there is none, by source.
+        uses: how many cells still need each source.
+        decoded: images that a later row needs too.
+    """
+
+    rules: ImagesConfig
+    contents: dict[Source, bytes | RowError]
+    uses: Counter[Source]
+    decoded: dict[Source, Image.Image] = field(default_factory=dict)
+
+    def take(self, source: Source) -> Image.Image:
+        """Return a cell's image as RGB, and forget it after its last use.
+
+        Raises:
+            RowError: the image cannot be had or decoded.
+        """
+        self.uses[source] -= 1
+        content = self.contents[source]
+        try:
+            if isinstance(content, RowError):
+                raise RowError(content.status, str(content))
+            if source not in self.decoded:
+                self.decoded[source] = decode_image(content, self.rules.max_pixels)
+            return self.decoded[source]
+        finally:
+            if not self.uses[source]:
+                self.contents.pop(source)
+                self.decoded.pop(source, None)
+
+
+@dataclass(frozen=True)
+class PairLoader:
+    """The load stage, a callable from a block of manifest rows to blocks of loaded rows.
+
+    Reads the reference and distorted columns. Adds height_px, width_px, status, error,
+    reference_pixels and distorted_pixels; drops image columns that hold bytes. Every row in is
+    one row out.
+
+    Attributes:
+        rules: which images are accepted, and their size.
+        image_columns: names of the reference and distorted columns.
+        carried: schema of the manifest's columns that go on.
+        pixels_per_block: a block is handed on once it holds this many pixels (pairs x H x W).
+    """
+
+    rules: ImagesConfig
+    image_columns: tuple[str, str]
+    carried: pa.Schema
+    pixels_per_block: int
+
+    def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
+        """Yield the rows, loaded, in their order."""
+        for start in range(0, rows.num_rows, ROWS_PER_FETCH):
+            yield from self._load(rows.slice(start, ROWS_PER_FETCH))
+
+    def _load(self, rows: pa.Table) -> Iterator[pa.Table]:
+        references, distorted = (rows.column(name).to_pylist() for name in self.image_columns)
+        uses: Counter[Source] = Counter(references + distorted)
+        images = Images(self.rules, self._fetch(list(uses)), uses)
+        start, pixels, pairs = 0, 0, []
+        for sources in zip(references, distorted, strict=True):
+            pair = self._load_pair(images, sources)
+            pairs.append(pair)
+            pixels += pair.size[0] * pair.size[1] if pair.size else 0
+            if pixels >= self.pixels_per_block:
+                yield self._block(rows.slice(start, len(pairs)), pairs)
+                start, pixels, pairs = start + len(pairs), 0, []
+        if pairs:
+            yield self._block(rows.slice(start), pairs)
+
+    def _fetch(self, sources: Sequence[Source]) -> dict[Source, bytes | RowError]:
+        contents: dict[Source, bytes | RowError] = {}
+        uris = []
+        for source in sources:
+            if isinstance(source, str) and source:
+                refused = self._refuse(source)
+                if refused is None:
+                    uris.append(source)
+                else:
+                    contents[source] = refused
+            else:
+                contents[source] = source or RowError(
+                    Status.MISSING,
+                    f"expected a URI or an image, got {'null' if source is None else 'nothing'}",
+                )
+        for uri, content in zip(uris, fetch(uris, self.rules.max_bytes), strict=True):
+            contents[uri] = _explain(content) if isinstance(content, Exception) else content
+        for source, content in contents.items():
+            if isinstance(content, bytes) and len(content) > self.rules.max_bytes:
+                contents[source] = RowError(
+                    Status.TOO_LARGE,
+                    f"expected at most {self.rules.max_bytes} bytes (images.max_bytes), got more",
+                )
+        return contents
+
+    def _refuse(self, uri: str) -> RowError | None:
+        if is_relative(uri):
+            return RowError(
+                Status.UNREADABLE,
+                f"expected a URI or an absolute path, got the relative path {uri}",
+            )
+        prefixes = self.rules.allowed_uri_prefixes
+        if prefixes is not None and not is_allowed(uri, prefixes):
+            return RowError(
+                Status.FORBIDDEN,
+                f"expected a URI under images.allowed_uri_prefixes, got {redact(uri)}",
+            )
+        return None
+
+    def _load_pair(self, images: Images, sources: tuple[Source, Source]) -> LoadedPair:
+        roles = zip(("reference", "distorted"), self.image_columns, sources, strict=True)
+        decoded: list[Image.Image] = []
+        problem: LoadedPair | None = None
+        for role, column, source in roles:
+            try:
+                decoded.append(images.take(source))
+            except RowError as error:
+                where = redact(source) if isinstance(source, str) else f"column {column}"
+                problem = problem or LoadedPair(error.status, f"{role}: {error} ({where})")
+        if problem is not None:
+            return problem
+        try:
+            reference, distorted = fit_pair(decoded[0], decoded[1], self.rules)
+        except RowError as error:
+            return LoadedPair(error.status, f"pair: {error}")
+        size = reference.height, reference.width
+        return LoadedPair(Status.OK, "", size, (reference.tobytes(), distorted.tobytes()))
+
+    def _block(self, rows: pa.Table, pairs: Sequence[LoadedPair]) -> pa.Table:
+        columns = {field.name: rows.column(field.name) for field in self.carried}
+        for name in self.image_columns:
+            if name in columns and is_text(columns[name].type):
+                shown = [redact(uri) if uri else uri for uri in columns[name].to_pylist()]
+                columns[name] = pa.array(shown, columns[name].type)
+        columns["height_px"], columns["width_px"] = (
+            pa.array([pair.size[axis] if pair.size else None for pair in pairs], pa.int32())
+            for axis in (0, 1)
+        )
+        columns["status"] = pa.array([pair.status.value for pair in pairs], pa.string())
+        columns["error"] = pa.array([pair.error for pair in pairs], pa.string())
+        for index, name in enumerate(("reference_pixels", "distorted_pixels")):
+            values = [pair.pixels[index] if pair.pixels else None for pair in pairs]
+            columns[name] = pa.array(values, pa.large_binary())
+        return pa.table(columns, schema=loaded_schema(self.carried))
+
+
+def _explain(error: Exception) -> RowError:
+    """Return why an image could not be fetched, as a row's status."""
+    if isinstance(error, FileNotFoundError):
+        return RowError(Status.MISSING, "expected an image, got no object")
+    if isinstance(error, PermissionError):
+        return RowError(Status.FORBIDDEN, f"expected read access, got {describe(error)}")
+    return RowError(Status.UNREADABLE, f"expected readable bytes, got {describe(error)}")

@@ -1,0 +1,149 @@
+"""Check everything that can be checked before a row is scored, and say what will be done."""
+
+import importlib.metadata
+import platform
+import random
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset
+
+from pipeline.config import ScoreManifestConfig
+from pipeline.errors import ContractError, FaultError
+from pipeline.load import PairLoader
+from pipeline.manifest import Manifest, open_manifest
+from pipeline.run import Json, RunFolder, fingerprint, open_run_folder
+from pipeline.schema import Status, carried_schema
+from pipeline.score import ModelInfo, describe_model, load_model
+from pipeline.storage import arrow_filesystem, redact
+from spips_core import SpipsError
+
+SAMPLE_ROWS = 8
+PACKAGES = ("spips", "ray", "torch", "torchvision", "pyarrow", "pillow", "fsspec", "s3fs")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that may start: its settings hold, its manifest keeps the contract, its model works.
+
+    Attributes:
+        config: every setting, defaults included.
+        manifest: the pairs.
+        carried: schema of the manifest's columns in the results.
+        model: what scores.
+        run_id: of the run, given or derived.
+        folder: where it writes.
+        fingerprints: of manifest, model and scoring settings: what makes two runs the same.
+        sample: status and error of a few rows that were loaded on trial.
+    """
+
+    config: ScoreManifestConfig
+    manifest: Manifest
+    carried: pa.Schema
+    model: ModelInfo
+    run_id: str
+    folder: RunFolder
+    fingerprints: dict[str, str]
+    sample: list[tuple[str, str]]
+
+    def record(self) -> Json:
+        """Return the content of plan.json."""
+        return {
+            "run_id": self.run_id,
+            "fingerprints": self.fingerprints,
+            "num_rows": self.manifest.num_rows,
+            "model": asdict(self.model),
+            "config": _redacted(self.config.model_dump(mode="json")),
+            "versions": {"python": platform.python_version()}
+            | {package: importlib.metadata.version(package) for package in PACKAGES},
+        }
+
+
+def make_plan(config: ScoreManifestConfig) -> Plan:
+    """Check manifest, model and output, and load a few rows on trial.
+
+    Args:
+        config: the run's settings.
+
+    Raises:
+        ContractError: anything is not as agreed; every problem is listed.
+    """
+    problems: list[str] = []
+    manifest = model = None
+    try:
+        manifest = open_manifest(config.manifest)
+    except ContractError as error:
+        problems += error.problems
+    try:
+        model = describe_model(load_model(config.model))
+    except (SpipsError, FaultError) as error:
+        problems.append(f"model: {redact(str(error))}")
+    if manifest is None or model is None:
+        raise ContractError(problems)
+
+    fingerprints = {
+        "manifest": manifest.fingerprint,
+        "model": model.digest,
+        "scoring": fingerprint(_scoring_settings(config, manifest)),
+    }
+    run_id = config.output.run_id or fingerprint(dict(fingerprints))[:16]
+    folder = open_run_folder(config.output.uri, run_id, fingerprints)
+    carried = carried_schema(manifest.schema, manifest.image_columns)
+    sample = _load_sample(config, manifest, carried)
+    return Plan(config, manifest, carried, model, run_id, folder, fingerprints, sample)
+
+
+def _scoring_settings(config: ScoreManifestConfig, manifest: Manifest) -> Json:
+    """Return the settings that can change a result."""
+    return {
+        "columns": [manifest.pair_id_column, *manifest.image_columns],
+        "images": config.images.model_dump(mode="json"),
+        "precision": config.model.precision,
+        "spips": importlib.metadata.version("spips"),
+    }
+
+
+def _load_sample(
+    config: ScoreManifestConfig, manifest: Manifest, carried: pa.Schema
+) -> list[tuple[str, str]]:
+    """Load a few rows from all over the manifest; what fails is told, not refused."""
+    dataset = pyarrow.dataset.dataset(
+        manifest.paths, filesystem=arrow_filesystem(manifest.fs), format="parquet"
+    )
+    chosen = random.Random(0).sample(range(manifest.num_rows), min(SAMPLE_ROWS, manifest.num_rows))
+    rows = dataset.take(sorted(chosen))
+    pixels = config.compute.pixels_per_batch
+    loader = PairLoader(config.images, manifest.image_columns, carried, pixels)
+    loaded = pa.concat_tables(loader(rows))
+    return list(zip(loaded["status"].to_pylist(), loaded["error"].to_pylist(), strict=True))
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _redacted(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_redacted(item) for item in value]
+    return redact(value) if isinstance(value, str) else value
+
+
+def describe_plan(plan: Plan) -> str:
+    """Return the plan as a few lines for people.
+
+    Args:
+        plan: what `make_plan` returned.
+    """
+    model = plan.model
+    failed = [error for status, error in plan.sample if status != Status.OK]
+    trained = "trained" if model.trained else "NOT trained: scores order pairs only roughly"
+    lines = [
+        f"manifest  {plan.manifest.num_rows} pairs in {len(plan.manifest.paths)} files "
+        f"at {redact(plan.config.manifest.uri)}",
+        f"columns   {', '.join((plan.manifest.pair_id_column, *plan.manifest.image_columns))}",
+        f"model     {redact(plan.config.model.checkpoint)} ({model.config['backbone']}, "
+        f"{plan.config.model.precision}), digest {model.digest[:16]}, {trained}",
+        f"output    {plan.folder.uri} ({plan.folder.state()})",
+        f"sample    {len(plan.sample) - len(failed)} of {len(plan.sample)} rows could be loaded",
+        *(f"          {error}" for error in failed),
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,160 @@
+"""A run's folder: plan.json before anything is scored, run.json and _SUCCESS after everything is.
+
+<output.uri>/run_id=<id>/
+    plan.json       resolved config, fingerprints, model: what this folder will hold
+    scores/         results, Parquet
+    checkpoint/     Ray Data's record of the rows done, for resuming
+    run.json        plan.json plus counts by status, timings, throughput
+    _SUCCESS        empty, written last; without it the folder is unfinished
+"""
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow.compute
+import pyarrow.dataset
+from fsspec import AbstractFileSystem
+
+from pipeline.errors import ContractError
+from pipeline.schema import Status
+from pipeline.storage import arrow_filesystem, describe, open_store, redact, write_whole
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run.
+
+    Attributes:
+        fs: its store.
+        path: its path in the store.
+        uri: its URI, without secrets, for people.
+    """
+
+    fs: AbstractFileSystem
+    path: str
+    uri: str
+
+    @property
+    def scores_path(self) -> str:
+        """Folder of the result files."""
+        return f"{self.path}/scores"
+
+    @property
+    def checkpoint_path(self) -> str:
+        """Folder of Ray Data's checkpoint."""
+        return f"{self.path}/checkpoint"
+
+    def state(self) -> Literal["new", "unfinished", "finished"]:
+        """Return how far the run is."""
+        if self.fs.exists(f"{self.path}/_SUCCESS"):
+            return "finished"
+        return "unfinished" if self.fs.exists(f"{self.path}/plan.json") else "new"
+
+    def read(self, name: str) -> Json:
+        """Return plan.json or run.json."""
+        content: Json = json.loads(self.fs.cat_file(f"{self.path}/{name}"))
+        return content
+
+    def write(self, name: str, content: Json | None) -> None:
+        """Write a file of the folder whole; None writes an empty one."""
+        text = "" if content is None else json.dumps(content, indent=2, allow_nan=False) + "\n"
+        write_whole(self.fs, f"{self.path}/{name}", text.encode())
+
+    def score_files(self) -> list[str]:
+        """Return the result files, sorted."""
+        self.fs.invalidate_cache()
+        if not self.fs.exists(self.scores_path):
+            return []
+        return sorted(path for path in self.fs.find(self.scores_path) if path.endswith(".parquet"))
+
+
+def fingerprint(content: Json) -> str:
+    """Return the sha256 of a JSON value, the same whatever the order of its keys.
+
+    Args:
+        content: JSON data.
+    """
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def open_run_folder(output_uri: str, run_id: str, fingerprints: dict[str, str]) -> RunFolder:
+    """Return a run's folder after checking that it is free or holds the same run.
+
+    Args:
+        output_uri: folder of all runs.
+        run_id: name of this one.
+        fingerprints: of manifest, model and scoring settings, by name.
+
+    Raises:
+        ContractError: the folder cannot be read, or it holds something else.
+    """
+    try:
+        fs, root = open_store(output_uri)
+        folder = RunFolder(
+            fs, f"{root}/run_id={run_id}", redact(f"{output_uri.rstrip('/')}/run_id={run_id}")
+        )
+        if folder.state() == "new":
+            if fs.exists(folder.path) and fs.ls(folder.path):
+                got = f"other files in {folder.uri}"
+                raise ContractError([f"output.run_id: expected a free folder or a run, got {got}"])
+            return folder
+        held = folder.read("plan.json")["fingerprints"]
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise ContractError(
+            [f"output.uri: {redact(output_uri)} cannot be used: {describe(error)}"]
+        ) from error
+    problems = [
+        f"output.run_id: {folder.uri} holds another {name}: expected fingerprint {mine}, "
+        f"got {held.get(name)}"
+        for name, mine in fingerprints.items()
+        if held.get(name) != mine
+    ]
+    if problems:
+        raise ContractError(problems)
+    return folder
+
+
+def count_by_status(folder: RunFolder) -> dict[str, int]:
+    """Return the number of result rows with each status, statuses without rows included.
+
+    Args:
+        folder: of a run whose results are written.
+    """
+    counts: Counter[str] = Counter()
+    for batch in _dataset(folder).to_batches(columns=["status"]):
+        for entry in pyarrow.compute.value_counts(batch.column(0)).to_pylist():
+            counts[entry["values"]] += entry["counts"]
+    return {status.value: counts[status.value] for status in Status}
+
+
+def open_scores(run_uri: str, *, allow_unfinished: bool = False) -> pyarrow.dataset.Dataset:
+    """Open a run's results, the way every reader should.
+
+    Args:
+        run_uri: the run's folder, <output.uri>/run_id=<id>.
+        allow_unfinished: read what there is of a run without _SUCCESS.
+
+    Returns:
+        A dataset with the result columns.
+
+    Raises:
+        ContractError: there is no such run, or it is unfinished.
+    """
+    fs, path = open_store(run_uri)
+    folder = RunFolder(fs, path, redact(run_uri))
+    state = folder.state()
+    if state == "new" or (state == "unfinished" and not allow_unfinished):
+        got = "no run" if state == "new" else "an unfinished one (no _SUCCESS)"
+        raise ContractError([f"expected a finished run at {folder.uri}, got {got}"])
+    return _dataset(folder)
+
+
+def _dataset(folder: RunFolder) -> pyarrow.dataset.Dataset:
+    return pyarrow.dataset.dataset(
+        folder.score_files(), filesystem=arrow_filesystem(folder.fs), format="parquet"
+    )

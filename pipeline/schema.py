@@ -1,0 +1,103 @@
+"""The data contract: the columns of manifests and results, and what a status means."""
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+import pyarrow as pa
+
+
+class Status(StrEnum):
+    """What became of a row."""
+
+    OK = "ok"
+    MISSING = "missing"
+    FORBIDDEN = "forbidden"
+    UNREADABLE = "unreadable"
+    DECODE_ERROR = "decode_error"
+    TOO_LARGE = "too_large"
+    TOO_SMALL = "too_small"
+    SIZE_MISMATCH = "size_mismatch"
+    NON_FINITE = "non_finite"
+
+
+STATUS_MEANING = {
+    Status.OK: "scored",
+    Status.MISSING: "an image does not exist, or the row names none",
+    Status.FORBIDDEN: "the store refuses access, or images.allowed_uri_prefixes does",
+    Status.UNREADABLE: "an image cannot be fetched for another reason",
+    Status.DECODE_ERROR: "the bytes are not an image of a supported format and sample type",
+    Status.TOO_LARGE: "more bytes than images.max_bytes, or more pixels than images.max_pixels",
+    Status.TOO_SMALL: "a side is shorter than images.min_side_px",
+    Status.SIZE_MISMATCH: "the two sizes differ, and images.size_mismatch is 'error'",
+    Status.NON_FINITE: "the model gave a score that is not a finite number",
+}
+
+SCORE_FIELDS = (
+    pa.field("spips_score", pa.float32()),
+    pa.field("tradition_score", pa.float32()),
+    pa.field("percept_score", pa.float32()),
+    pa.field("semantic_score", pa.float32()),
+    pa.field("psnr_db", pa.float32()),
+    pa.field("ssim", pa.float32()),
+    pa.field("ms_ssim", pa.float32()),
+)
+SIZE_FIELDS = (pa.field("height_px", pa.int32()), pa.field("width_px", pa.int32()))
+STATUS_FIELDS = (
+    pa.field("status", pa.string(), nullable=False),
+    pa.field("error", pa.string(), nullable=False),
+)
+LINEAGE_FIELDS = (
+    pa.field("model_digest", pa.string(), nullable=False),
+    pa.field("run_id", pa.string(), nullable=False),
+)
+PIXEL_FIELDS = (
+    pa.field("reference_pixels", pa.large_binary()),
+    pa.field("distorted_pixels", pa.large_binary()),
+)
+"""Decoded images on their way from loading to scoring: H x W x 3 bytes of RGB, null unless ok."""
+
+RESERVED_COLUMNS = frozenset(
+    field.name
+    for fields in (SCORE_FIELDS, SIZE_FIELDS, STATUS_FIELDS, LINEAGE_FIELDS, PIXEL_FIELDS)
+    for field in fields
+)
+"""Names that a manifest's own columns must not have."""
+
+
+def carried_schema(manifest: pa.Schema, image_columns: Iterable[str]) -> pa.Schema:
+    """Return the manifest's columns that go on into the results: all but the image bytes.
+
+    Args:
+        manifest: the manifest's schema.
+        image_columns: names of the reference and distorted columns.
+    """
+    dropped = {name for name in image_columns if is_bytes(manifest.field(name).type)}
+    return pa.schema([field for field in manifest if field.name not in dropped])
+
+
+def loaded_schema(carried: pa.Schema) -> pa.Schema:
+    """Return the schema of blocks between loading and scoring.
+
+    Args:
+        carried: the manifest's columns that go on.
+    """
+    return pa.schema([*carried, *SIZE_FIELDS, *STATUS_FIELDS, *PIXEL_FIELDS])
+
+
+def result_schema(carried: pa.Schema) -> pa.Schema:
+    """Return the schema of the results.
+
+    Args:
+        carried: the manifest's columns that go on.
+    """
+    return pa.schema([*carried, *SCORE_FIELDS, *SIZE_FIELDS, *STATUS_FIELDS, *LINEAGE_FIELDS])
+
+
+def is_text(type_: pa.DataType) -> bool:
+    """Return whether a column of this type can hold ids or URIs."""
+    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_))
+
+
+def is_bytes(type_: pa.DataType) -> bool:
+    """Return whether a column of this type can hold encoded images."""
+    return bool(pa.types.is_binary(type_) or pa.types.is_large_binary(type_))

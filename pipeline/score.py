@@ -1,0 +1,182 @@
+"""The score stage: the only file of the pipeline that knows torch and the model."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from pipeline.config import ModelSourceConfig
+from pipeline.errors import FaultError
+from pipeline.schema import SCORE_FIELDS, Status, result_schema
+from pipeline.storage import local_copy
+from spips_core import SPIPS, Scores, packaged_checkpoints
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a run records of its model.
+
+    Attributes:
+        digest: sha256 over config and weights.
+        trained: whether its streams were fitted to people's judgements.
+        training: how they were; empty when they were not.
+        config: the architecture.
+        fusion_weights: Eq. (12)'s weight of each stream; None when a perceptron fuses them.
+    """
+
+    digest: str
+    trained: bool
+    training: dict[str, str]
+    config: dict[str, Any]
+    fusion_weights: dict[str, float] | None
+
+
+def describe_model(model: SPIPS) -> ModelInfo:
+    """Return what a run records of its model."""
+    return ModelInfo(
+        model.digest, bool(model.training_record), model.training_record,
+        asdict(model.config), model.fusion_weights,
+    )  # fmt: skip
+
+
+def load_model(source: ModelSourceConfig) -> SPIPS:
+    """Load the model that a config names; files elsewhere are fetched and checked first.
+
+    Args:
+        source: checkpoint, weights and precision.
+
+    Raises:
+        FaultError: a file cannot be fetched, or has another sha256.
+        CheckpointError: a file is not what the model expects.
+    """
+    checkpoint: Any = source.checkpoint
+    if checkpoint not in packaged_checkpoints():
+        checkpoint = local_copy(checkpoint, source.checkpoint_sha256)
+    weights = source.backbone_weights
+    return SPIPS.load(
+        checkpoint,
+        backbone_weights=local_copy(weights, source.backbone_weights_sha256) if weights else None,
+        precision=PRECISIONS[source.precision],
+    )
+
+
+class PairScorer:
+    """The score stage, a callable from a block of loaded rows to a block of results.
+
+    Reads reference_pixels, distorted_pixels, height_px, width_px, status and error. Adds the
+    scores, model_digest and run_id; drops the pixels. Every row in is one row out.
+    """
+
+    def __init__(
+        self,
+        source: ModelSourceConfig,
+        expected_digest: str,
+        run_id: str,
+        carried: pa.Schema,
+        pixels_per_batch: int,
+        use_gpu: bool,
+    ) -> None:
+        """Load the model, once a process, and check that it is the one the run was planned with.
+
+        Args:
+            source: the model.
+            expected_digest: digest of the model that the run's id stands for.
+            run_id: of the run, for the results.
+            carried: schema of the manifest's columns in the results.
+            pixels_per_batch: most pixels (pairs x H x W) scored together on a GPU.
+            use_gpu: score on the GPU that Ray gave this process, else on the CPU.
+
+        Raises:
+            FaultError: the model is another, or there is no GPU.
+        """
+        model = load_model(source)
+        if model.digest != expected_digest:
+            raise FaultError(
+                f"model.checkpoint: expected digest {expected_digest} as on the driver, "
+                f"got {model.digest}"
+            )
+        if use_gpu:
+            if not torch.cuda.is_available():
+                raise FaultError(
+                    "compute.gpus_per_actor: expected a CUDA GPU, got none in this process"
+                )
+            # Scores are stated for float32; cuDNN would quietly round its inputs to 10 bits.
+            torch.backends.cudnn.allow_tf32 = False
+            model = model.cuda()
+        self.model = model
+        self.run_id = run_id
+        self.schema = result_schema(carried)
+        # On a CPU a pair alone is no slower than a batch, and no neighbour can move its score.
+        self.pixels_per_batch = pixels_per_batch if use_gpu else 0
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Return the rows with their scores, in their order."""
+        status = rows.column("status").to_pylist()
+        error = rows.column("error").to_pylist()
+        scores = {field.name: np.full(rows.num_rows, np.nan, np.float32) for field in SCORE_FIELDS}
+        for indices in self._batches(rows):
+            for name, values in self._score(rows, indices).items():
+                scores[name][indices] = values
+        used = [f"{stream}_score" for stream in self.model.config.streams] + ["spips_score"]
+        for index, state in enumerate(status):
+            if state == Status.OK and not all(np.isfinite(scores[name][index]) for name in used):
+                got = ", ".join(f"{name} {scores[name][index]}" for name in used)
+                status[index] = Status.NON_FINITE.value
+                error[index] = f"pair: expected finite scores, got {got}"
+        is_null = np.array([state != Status.OK for state in status], dtype=bool)
+        columns = {
+            name: rows.column(name) for name in rows.column_names if name in self.schema.names
+        }
+        for name, values in scores.items():
+            is_unused = name.endswith("_score") and name not in used
+            columns[name] = pa.array(values, pa.float32(), mask=is_null | is_unused)
+        columns["status"] = pa.array(status, pa.string())
+        columns["error"] = pa.array(error, pa.string())
+        columns["model_digest"] = pa.repeat(self.model.digest, rows.num_rows)
+        columns["run_id"] = pa.repeat(self.run_id, rows.num_rows)
+        return pa.table(columns, schema=self.schema)
+
+    def _batches(self, rows: pa.Table) -> Iterator[list[int]]:
+        """Yield the indices of loaded rows, those of one size together up to the pixel budget."""
+        by_size: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+        sizes = zip(
+            rows.column("height_px").to_pylist(), rows.column("width_px").to_pylist(), strict=True
+        )
+        for index, size in enumerate(sizes):
+            if size[0] is not None:
+                by_size[size].append(index)
+        for (height_px, width_px), indices in by_size.items():
+            length = max(1, self.pixels_per_batch // (height_px * width_px))
+            for start in range(0, len(indices), length):
+                yield indices[start : start + length]
+
+    def _score(self, rows: pa.Table, indices: list[int]) -> dict[str, Any]:
+        """Return the scores of a few rows of one size, by result column."""
+        size = (
+            rows.column("height_px")[indices[0]].as_py(),
+            rows.column("width_px")[indices[0]].as_py(),
+        )
+        reference = _stack(rows.column("reference_pixels"), indices, size)
+        distorted = _stack(rows.column("distorted_pixels"), indices, size)
+        scores: Scores = self.model.score(reference, distorted)
+        named = {"spips_score": scores.score, "psnr_db": scores.psnr_db}
+        named |= {"ssim": scores.ssim, "ms_ssim": scores.ms_ssim}
+        named |= {
+            f"{stream}_score": getattr(scores, stream) for stream in self.model.config.streams
+        }
+        return {name: values.cpu().numpy() for name, values in named.items()}
+
+
+def _stack(pixels: pa.ChunkedArray, indices: list[int], size: tuple[int, int]) -> Tensor:
+    """Return images of one size as a tensor (N, 3, H, W), uint8."""
+    images = [
+        np.frombuffer(pixels[index].as_buffer(), np.uint8).reshape(*size, 3) for index in indices
+    ]
+    return torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2)).contiguous()

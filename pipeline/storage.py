@@ -1,0 +1,194 @@
+"""The only file that knows a store: local disks, S3 and whatever else fsspec can open.
+
+Credentials and endpoints come from the environment or the standard AWS files, through fsspec's
+own drivers; nothing here takes them from a manifest or a config, and `redact` keeps them out of
+what people read.
+"""
+
+import hashlib
+import os
+import posixpath
+import re
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.errors import FaultError
+
+CACHE_FOLDER = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "spips"
+_USER_INFO = re.compile(r"(://)[^/\s?#]*@")
+_QUERY_VALUE = re.compile(r"([?&](?!versionId=)[^=&\s'\"]+=)[^&\s'\"]+")
+
+
+def open_store(uri: str) -> tuple[AbstractFileSystem, str]:
+    """Return the file system of a URI, and the path inside it.
+
+    Args:
+        uri: a local path or any fsspec URI.
+
+    Raises:
+        ValueError: the scheme is unknown.
+        ImportError: the scheme's driver is not installed.
+    """
+    fs, path = url_to_fs(uri)
+    return fs, path.rstrip("/")
+
+
+def arrow_filesystem(fs: AbstractFileSystem) -> pyarrow.fs.FileSystem:
+    """Return the file system as pyarrow and Ray Data take it.
+
+    pyarrow's own S3 client streams checksums that many S3 servers refuse, hence fsspec's.
+
+    Args:
+        fs: as `open_store` returns it.
+    """
+    if isinstance(fs, LocalFileSystem):
+        return pyarrow.fs.LocalFileSystem()
+    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))
+
+
+def redact(text: str) -> str:
+    """Return the text with user info and query values of URIs replaced by ***.
+
+    Args:
+        text: a URI, or an error message with URIs in it.
+    """
+    return _QUERY_VALUE.sub(r"\1***", _USER_INFO.sub(r"\1***@", text))
+
+
+def is_relative(uri: str) -> bool:
+    """Return whether a URI is a path that means something else on every machine."""
+    return "://" not in uri and "::" not in uri and not Path(uri).is_absolute()
+
+
+def is_allowed(uri: str, prefixes: Sequence[str]) -> bool:
+    """Return whether a URI lies in one of the folders, after `..` and links are resolved.
+
+    Args:
+        uri: a local path or fsspec URI.
+        prefixes: folders; a prefix ends at a slash, so s3://a does not allow s3://ab.
+    """
+    if "::" in uri:  # a chain names a second store inside the first
+        return False
+    folder = _normalised(uri)
+    return any(
+        folder == prefix or folder.startswith(prefix.rstrip("/") + "/")
+        for prefix in map(_normalised, prefixes)
+    )
+
+
+def _normalised(uri: str) -> str:
+    scheme, separator, rest = uri.partition("://")
+    if not separator or scheme.lower() in ("file", "local"):
+        return os.path.realpath(rest if separator else uri)
+    host, _, path = rest.partition("/")
+    return f"{scheme.lower()}://{host}{posixpath.normpath('/' + path)}"
+
+
+def fetch(uris: Sequence[str], max_bytes: int) -> list[bytes | Exception]:
+    """Fetch objects, those of one store concurrently.
+
+    Args:
+        uris: local paths or fsspec URIs.
+        max_bytes: no more than one byte above this is fetched of any object.
+
+    Returns:
+        For each URI its bytes, or the exception that says why there are none.
+    """
+    results: list[bytes | Exception] = [FileNotFoundError()] * len(uris)
+    stores: dict[int, tuple[AbstractFileSystem, list[tuple[int, str]]]] = {}
+    for index, uri in enumerate(uris):
+        try:
+            fs, path = url_to_fs(uri)
+        except (ValueError, ImportError, OSError) as error:
+            results[index] = error
+        else:
+            stores.setdefault(id(fs), (fs, []))[1].append((index, path))
+    for fs, entries in stores.values():
+        paths = [path for _, path in entries]
+        fetched = fs.cat_ranges(paths, 0, max_bytes + 1, on_error="return")
+        for (index, _), content in zip(entries, fetched, strict=True):
+            results[index] = b"" if _is_empty_object(content) else content
+    return results
+
+
+def _is_empty_object(result: bytes | Exception) -> bool:
+    """Return whether S3 refused a range because the object has no bytes at all."""
+    response: dict[str, Any] = getattr(getattr(result, "__cause__", None), "response", {})
+    return bool(response.get("Error", {}).get("Code") == "InvalidRange")
+
+
+def content_id(fs: AbstractFileSystem, path: str) -> str:
+    """Return what changes when a file's content does: the store's ETag, else the sha256.
+
+    Args:
+        fs: the file's store.
+        path: the file.
+    """
+    info = fs.info(path)
+    for key in ("ETag", "etag", "md5Hash", "content_md5"):
+        if info.get(key):
+            return f"{info['size']} {info[key]}"
+    with fs.open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_whole(fs: AbstractFileSystem, path: str, content: bytes) -> None:
+    """Write a small file so that a reader sees all of it or nothing.
+
+    Args:
+        fs: the file's store.
+        path: the file to write; its folder is made.
+        content: all of its bytes.
+    """
+    if not isinstance(fs, LocalFileSystem):  # object stores show an object once it is complete
+        fs.pipe_file(path, content)
+        return
+    partial = Path(f"{path}.{uuid.uuid4().hex}.partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def local_copy(uri: str, sha256: str | None) -> Path:
+    """Return a file as a local path, fetched once a machine and checked.
+
+    Args:
+        uri: a local path or fsspec URI.
+        sha256: expected digest; None only for a local path.
+
+    Raises:
+        FaultError: the file cannot be had, or its digest is another.
+    """
+    try:
+        fs, path = open_store(uri)
+        if isinstance(fs, LocalFileSystem):
+            file = Path(path)
+        else:
+            file = CACHE_FOLDER / str(sha256) / posixpath.basename(path)
+            if not file.is_file():
+                write_whole(LocalFileSystem(), str(file), fs.cat_file(path))
+        if sha256 is not None:
+            with file.open("rb") as content:
+                got = hashlib.file_digest(content, "sha256").hexdigest()
+            if got != sha256:
+                raise FaultError(f"{redact(uri)}: expected sha256 {sha256}, got {got}")
+    except (OSError, ValueError, ImportError) as error:
+        raise FaultError(f"{redact(uri)}: cannot be read: {describe(error)}") from error
+    return file
+
+
+def describe(error: Exception) -> str:
+    """Return an exception as one line without secrets.
+
+    Args:
+        error: any exception.
+    """
+    lines = str(error).strip().splitlines()
+    return redact(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__)

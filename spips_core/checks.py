@@ -1,0 +1,54 @@
+"""Checks of a pair of image batches, made once where images enter spips_core."""
+
+import torch
+from torch import Tensor
+
+from spips_core.errors import ImageError
+
+NUM_SCALES = 5
+WINDOW_SIZE = 11
+# The coarsest of five scales must still hold half a window on each side to be reflected.
+MIN_SIDE_PX = (WINDOW_SIZE // 2 + 1) * 2 ** (NUM_SCALES - 1)
+
+
+def check_pair(reference: Tensor, distorted: Tensor) -> None:
+    """Raise unless both are (N, 3, H, W), of one size, uint8 or floating point, and large enough.
+
+    Args:
+        reference: (N, 3, H, W), undistorted.
+        distorted: (N, 3, H, W), the same scene.
+
+    Raises:
+        ImageError: a shape or type differs from the above, or a side is below MIN_SIDE_PX.
+    """
+    for name, images in (("reference", reference), ("distorted", distorted)):
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ImageError(f"{name}: expected shape (N, 3, H, W), got {tuple(images.shape)}")
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise ImageError(f"{name}: expected uint8 or floating point, got {images.dtype}")
+    if reference.shape != distorted.shape:
+        raise ImageError(
+            "expected reference and distorted of one shape, "
+            f"got {tuple(reference.shape)} and {tuple(distorted.shape)}"
+        )
+    if min(reference.shape[-2:]) < MIN_SIDE_PX:
+        height_px, width_px = reference.shape[-2:]
+        raise ImageError(
+            f"expected sides of at least {MIN_SIDE_PX} px, got {height_px} x {width_px} (H x W)"
+        )
+
+
+def check_range(name: str, images: Tensor) -> None:
+    """Raise when floating-point images leave [0, 1]; NaN passes and shows in the score.
+
+    Args:
+        name: how the message calls the images.
+        images: (N, 3, H, W), uint8 or floating point.
+
+    Raises:
+        ImageError: a value lies outside [0, 1], as in images scaled to [-1, 1] or [0, 255].
+    """
+    if images.is_floating_point() and images.numel() > 0:
+        low, high = (value.item() for value in torch.aminmax(images))
+        if low < 0 or high > 1:
+            raise ImageError(f"{name}: expected floats in [0, 1], got {low:g} to {high:g}")

@@ -1,0 +1,13 @@
+"""What can be wrong with the things a caller hands to the model."""
+
+
+class SpipsError(Exception):
+    """Base of every error that spips_core raises on purpose."""
+
+
+class ImageError(SpipsError, ValueError):
+    """The images do not have the shape, type or range that the model needs."""
+
+
+class CheckpointError(SpipsError, ValueError):
+    """A checkpoint or a weights file is not what the model expects."""

@@ -1,0 +1,222 @@
+"""The convolutional trunks of Eqs. (4)-(5), and where each one's features are taken.
+
+torchvision is imported only when one of its trunks is built: importing it takes longer than
+importing torch, and every scoring process would pay for it.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from spips_core.errors import CheckpointError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A trunk and its taps.
+
+    Attributes:
+        build: returns the layers, uninitialised, named as torchvision names them.
+        taps: indices of the layers whose outputs are the features of Eq. (4), all after a ReLU.
+        channels: number of channels at each tap.
+        torchvision_weights: name of torchvision's weights enum; None for this project's own trunk.
+    """
+
+    build: Callable[[], nn.Sequential]
+    taps: tuple[int, ...]
+    channels: tuple[int, ...]
+    torchvision_weights: str | None
+
+
+def _torchvision_features(name: str) -> nn.Sequential:
+    from torchvision.models import get_model
+
+    # On the meta device the classifier, most of the parameters, is never allocated.
+    with torch.device("meta"):
+        features = get_model(name).features
+    assert isinstance(features, nn.Sequential)  # noqa: S101 - narrows an untyped attribute
+    return features.to_empty(device="cpu")
+
+
+def _alexnet_narrow() -> nn.Sequential:
+    """AlexNet's layers at a quarter of its width: 0.16 million parameters."""
+
+    def conv(inputs: int, outputs: int, kernel_size: int, stride: int = 1) -> list[nn.Module]:
+        padding = 2 if kernel_size > 3 else 1
+        return [nn.Conv2d(inputs, outputs, kernel_size, stride, padding), nn.ReLU(inplace=True)]
+
+    pool = [nn.MaxPool2d(kernel_size=3, stride=2)]
+    return nn.Sequential(
+        *conv(3, 16, 11, stride=4), *pool, *conv(16, 48, 5), *pool,
+        *conv(48, 96, 3), *conv(96, 64, 3), *conv(64, 64, 3),
+    )  # fmt: skip
+
+
+BACKBONES = {
+    "alexnet": Backbone(
+        lambda: _torchvision_features("alexnet"),
+        (1, 4, 7, 9, 11), (64, 192, 384, 256, 256), "AlexNet_Weights.IMAGENET1K_V1",
+    ),
+    "vgg16": Backbone(
+        lambda: _torchvision_features("vgg16"),
+        (3, 8, 15, 22, 29), (64, 128, 256, 512, 512), "VGG16_Weights.IMAGENET1K_V1",
+    ),
+    "squeezenet1_1": Backbone(
+        lambda: _torchvision_features("squeezenet1_1"),
+        (1, 4, 7, 9, 10, 11, 12), (64, 128, 256, 384, 384, 512, 512),
+        "SqueezeNet1_1_Weights.IMAGENET1K_V1",
+    ),
+    "alexnet_narrow": Backbone(
+        _alexnet_narrow, (1, 4, 7, 9, 11), (16, 48, 96, 64, 64), None,
+    ),
+}  # fmt: skip
+"""Every trunk by name. The taps are LPIPS's: after a ReLU, or after a Fire module's."""
+
+
+class Trunk(nn.Module):
+    """A pre-trained network up to its last tap, frozen; Phi_CNN of Eqs. (4)-(5)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.backbone = BACKBONES[name]
+        self.features = self.backbone.build()[: self.backbone.taps[-1] + 1]
+        self.requires_grad_(False)
+        for key, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            self.register_buffer(key, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the features at every tap.
+
+        Args:
+            images: (N, 3, H, W), values in [0, 1].
+
+        Returns:
+            L tensors (N, C_l, H_l, W_l), shallow to deep, in the trunk's own precision.
+        """
+        weight = next(self.parameters())
+        hidden = ((images - self.mean) / self.std).to(weight.dtype)
+        taps = []
+        for index, layer in enumerate(self.features):
+            hidden = layer(hidden)
+            if index in self.backbone.taps:
+                taps.append(hidden)
+        return taps
+
+    def initialise(self) -> None:
+        """Draw random weights, as He et al. 2015 do for layers before a ReLU; biases are 0."""
+        for layer in self.features:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+
+    def digest(self) -> str:
+        """Return the sha256 of the trunk's weights, the same for the same numbers anywhere."""
+        return digest_of(self.state_dict())
+
+
+def digest_of(tensors: Mapping[str, Tensor], description: str = "") -> str:
+    """Return the sha256 over a text, then names, shapes and float32 values in the names' order.
+
+    Args:
+        tensors: floating-point tensors by name.
+        description: what else the digest stands for.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    sha256 = hashlib.sha256(description.encode())
+    for name in sorted(tensors):
+        values = tensors[name].detach().to("cpu", torch.float32).contiguous()
+        sha256.update(f"{name} {tuple(values.shape)}\n".encode())
+        sha256.update(values.numpy().tobytes())
+    return sha256.hexdigest()
+
+
+def load_trunk_weights(trunk: Trunk, path: str | Path | None) -> None:
+    """Fill a trunk with weights under torchvision's names (`features.0.weight`, ...).
+
+    Args:
+        trunk: the trunk to fill, in place.
+        path: a .safetensors file, or a .pth state dict as torchvision publishes them (read as
+            data only, never unpickled into objects); None lets torchvision fetch its ImageNet
+            weights, or take them from its cache.
+
+    Raises:
+        CheckpointError: the file cannot be read, or a tensor is missing, extra or of another
+            shape; the classifier's tensors are left out.
+    """
+    state = _torchvision_state(trunk.backbone) if path is None else _read_state(Path(path))
+    state = {key: value for key, value in state.items() if not key.startswith("classifier.")}
+    load_strictly(trunk, state, f"backbone weights {path or trunk.backbone.torchvision_weights}")
+
+
+def _torchvision_state(backbone: Backbone) -> dict[str, Tensor]:
+    if backbone.torchvision_weights is None:
+        raise CheckpointError(
+            "expected a path to backbone weights: this trunk is not one of torchvision's"
+        )
+    from torchvision.models import get_weight
+
+    weights = get_weight(backbone.torchvision_weights)
+    try:
+        return dict(weights.get_state_dict(progress=False, check_hash=True))
+    except OSError as error:
+        raise CheckpointError(
+            f"torchvision could not fetch {weights.url}: {error}; give a path to the weights"
+        ) from error
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return dict(safetensors.torch.load_file(path))
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (
+        OSError,
+        safetensors.SafetensorError,
+        RuntimeError,
+        ValueError,
+        EOFError,
+        LookupError,
+    ) as error:
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"backbone weights {path}: expected a .safetensors file or a .pth state dict: {line}"
+        ) from error
+
+
+def load_strictly(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Copy tensors into a module, refusing anything missing, extra or of another shape.
+
+    Args:
+        module: filled in place.
+        state: tensors by the module's own names.
+        source: how the error calls the tensors' origin.
+
+    Raises:
+        CheckpointError: the names or shapes differ; every difference is listed.
+    """
+    expected = module.state_dict()
+    problems = [f"missing {key}" for key in sorted(expected.keys() - state.keys())]
+    problems += [f"extra {key}" for key in sorted(state.keys() - expected.keys())]
+    problems += [
+        f"{key}: expected shape {tuple(expected[key].shape)}, got {tuple(state[key].shape)}"
+        for key in sorted(expected.keys() & state.keys())
+        if expected[key].shape != state[key].shape
+    ]
+    if problems:
+        raise CheckpointError(f"{source}: {'; '.join(problems)}")
+    module.load_state_dict(state)

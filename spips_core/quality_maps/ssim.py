@@ -1,0 +1,69 @@
+"""Structural similarity: the map of Eq. (2), and the two terms that MS-SSIM shares with it."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from spips_core.checks import WINDOW_SIZE
+from spips_core.image_ops import gaussian_blur
+
+SIGMA_PX = 1.5
+K1 = 0.01
+K2 = 0.03
+
+
+class StructureLoss(NamedTuple):
+    """How far the two factors of SSIM are from 1 at every pixel and channel.
+
+    Attributes:
+        luminance: (N, 3, H, W), 1 - l in [0, 1].
+        contrast: (N, 3, H, W), 1 - cs in [0, 2].
+    """
+
+    luminance: Tensor
+    contrast: Tensor
+
+    @property
+    def ssim_map(self) -> Tensor:
+        """(N, 3, H, W) in [-1, 1]: l * cs, the SSIM of every pixel and channel."""
+        return (1 - self.luminance) * (1 - self.contrast)
+
+    @property
+    def quality_map(self) -> Tensor:
+        """(N, 3, H, W) in [0, 1]: Q_ssim = 1 - (SSIM + 1) / 2, Eq. (2); 0 means identical."""
+        return (self.luminance + self.contrast - self.luminance * self.contrast) / 2
+
+
+def structure_loss(reference: Tensor, distorted: Tensor) -> StructureLoss:
+    """Return one minus each factor of SSIM, l and cs, for every pixel and channel.
+
+    Wang et al. 2004, Eq. (13), K1 = 0.01, K2 = 0.03, L = 1:
+        l  = (2 mu_r mu_d + C1) / (mu_r^2 + mu_d^2 + C1)
+        cs = (2 s_rd + C2) / (s_r^2 + s_d^2 + C2)
+    Written for the difference e = r - d, which makes both exactly 0 for identical images and
+    spares one of the five windows:
+        1 - l  = mu_e^2 / (mu_r^2 + mu_d^2 + C1)
+        1 - cs = s_e^2 / (s_r^2 + s_d^2 + C2)
+    Differs from the paper: borders are reflected, so the maps keep H and W; the window is
+    11 x 11 with a standard deviation of 1.5 px, and images are not downsampled first.
+
+    Args:
+        reference: (N, 3, H, W), undistorted, values in [0, 1].
+        distorted: (N, 3, H, W), the same scene, values in [0, 1].
+
+    Returns:
+        Two maps (N, 3, H, W); 0 means identical, lower is better.
+    """
+    difference = reference - distorted
+    energy = reference.square() + distorted.square()
+    stack = torch.cat([reference, difference, energy, difference.square()], dim=1)
+    local = gaussian_blur(stack, WINDOW_SIZE, SIGMA_PX)
+    mu_r, mu_e, mean_energy, mean_e2 = local.chunk(4, dim=1)
+    mu_d = mu_r - mu_e
+    mu_e2 = mu_e.square()
+    mu_energy = mu_r.square() + mu_d.square()
+    luminance = mu_e2 / (mu_energy + K1**2)
+    contrast = (mean_e2 - mu_e2) / (mean_energy - mu_energy + K2**2)
+    # Rounding can leave a variance a few 1e-8 below zero; Q must not be.
+    return StructureLoss(luminance, contrast.clamp(min=0))
