@@ -71,10 +71,11 @@ def _score(config: ScoreManifestConfig, *, dry_run: bool) -> int:
         sys.stdout.write(f"this run is finished: {plan.folder.uri}\n")
         return _report(config, plan.folder.read("run.json"))
     if "RAY_ADDRESS" in os.environ:  # as in a submitted job
-        ray.init()
-    else:
-        ray.init(include_dashboard=False)
-    workers = choose_workers(config.compute)
+        ray.init(ignore_reinit_error=True)
+    else:  # "local": without it, what a dead cluster left behind would be waited for
+        ray.init("local", ignore_reinit_error=True, include_dashboard=False)
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    workers = choose_workers(config.compute, resources)
     sys.stdout.write(f"workers   {workers.actors} scoring, {workers.gpus_per_actor:g} GPUs each\n")
     record = run(plan, workers)
     sys.stdout.write(f"results   {plan.folder.uri}\n")

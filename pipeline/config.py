@@ -112,7 +112,7 @@ class ComputeConfig(Section):
         None,
         gt=0,
         description="Scoring processes; null: one per GPU, or three quarters of the CPUs when "
-        "the cluster has no GPU.",
+        "the cluster has no GPU, counted when the run starts: give it on a cluster that scales.",
     )
     gpus_per_actor: float | None = Field(
         None,

@@ -11,7 +11,7 @@ from pipeline.config import ImagesConfig
 from pipeline.errors import RowError
 from pipeline.schema import Status
 
-FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "TIFF", "WEBP") + (
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP") + (
     ("AVIF",) if features.check("avif") else ()
 )
 DECODER_ERRORS = (

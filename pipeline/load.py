@@ -139,35 +139,36 @@ class PairLoader:
         return contents
 
     def _refuse(self, uri: str) -> RowError | None:
+        """Return why a URI is not even tried, if it is not."""
         if is_relative(uri):
             return RowError(
-                Status.UNREADABLE,
-                f"expected a URI or an absolute path, got the relative path {uri}",
+                Status.UNREADABLE, "expected a URI or an absolute path, got a relative path"
             )
         prefixes = self.rules.allowed_uri_prefixes
         if prefixes is not None and not is_allowed(uri, prefixes):
             return RowError(
-                Status.FORBIDDEN,
-                f"expected a URI under images.allowed_uri_prefixes, got {redact(uri)}",
+                Status.FORBIDDEN, "expected a URI under images.allowed_uri_prefixes, got another"
             )
         return None
 
     def _load_pair(self, images: Images, sources: tuple[Source, Source]) -> LoadedPair:
-        roles = zip(("reference", "distorted"), self.image_columns, sources, strict=True)
+        shown = [
+            redact(source) if isinstance(source, str) else f"column {column}"
+            for column, source in zip(self.image_columns, sources, strict=True)
+        ]
         decoded: list[Image.Image] = []
-        problem: LoadedPair | None = None
-        for role, column, source in roles:
+        problems: list[LoadedPair] = []
+        for role, source, where in zip(("reference", "distorted"), sources, shown, strict=True):
             try:
                 decoded.append(images.take(source))
             except RowError as error:
-                where = redact(source) if isinstance(source, str) else f"column {column}"
-                problem = problem or LoadedPair(error.status, f"{role}: {error} ({where})")
-        if problem is not None:
-            return problem
+                problems.append(LoadedPair(error.status, f"{role}: {error} ({where})"))
+        if problems:
+            return problems[0]
         try:
             reference, distorted = fit_pair(decoded[0], decoded[1], self.rules)
         except RowError as error:
-            return LoadedPair(error.status, f"pair: {error}")
+            return LoadedPair(error.status, f"pair: {error} ({', '.join(shown)})")
         size = reference.height, reference.width
         return LoadedPair(Status.OK, "", size, (reference.tobytes(), distorted.tobytes()))
 

@@ -18,7 +18,14 @@ from fsspec import AbstractFileSystem
 from pipeline.config import ManifestConfig
 from pipeline.errors import ContractError
 from pipeline.schema import RESERVED_COLUMNS, is_bytes, is_text
-from pipeline.storage import arrow_filesystem, content_id, describe, open_store, redact
+from pipeline.storage import (
+    STORE_ERRORS,
+    arrow_filesystem,
+    content_id,
+    describe,
+    open_store,
+    redact,
+)
 
 MAX_LISTED = 5
 _FOOTER_THREADS = 16
@@ -67,8 +74,8 @@ def open_manifest(config: ManifestConfig) -> Manifest:
         with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
             footers = list(pool.map(lambda path: _read_footer(fs, path), paths))
             contents = list(pool.map(lambda path: content_id(fs, path), paths))
-    except (OSError, ValueError, ImportError, pa.ArrowException) as error:
-        raise ContractError([f"manifest.uri: {uri} cannot be read: {describe(error)}"]) from error
+    except (*STORE_ERRORS, pa.ArrowException) as error:
+        raise _unreadable(uri, error) from error
 
     schema = footers[0].schema.to_arrow_schema().remove_metadata()
     num_rows = sum(footer.num_rows for footer in footers)
@@ -82,10 +89,13 @@ def open_manifest(config: ManifestConfig) -> Manifest:
     if problems:
         raise ContractError(problems)
 
-    id_hashes, num_null = hash_ids(fs, paths, config.pair_id_column)
-    if num_null:
-        problems.append(f"manifest: expected no null {config.pair_id_column!r}, got {num_null}")
-    problems += _check_repeats(fs, paths, config.pair_id_column, id_hashes)
+    try:
+        id_hashes, num_null = hash_ids(fs, paths, config.pair_id_column)
+        if num_null:
+            problems.append(f"manifest: expected no null {config.pair_id_column!r}, got {num_null}")
+        problems += _check_repeats(fs, paths, config.pair_id_column, id_hashes)
+    except (*STORE_ERRORS, pa.ArrowException) as error:
+        raise _unreadable(uri, error) from error
     if problems:
         raise ContractError(problems)
     names = [path.removeprefix(base) for path in paths] if len(paths) > 1 else [""]
@@ -94,6 +104,10 @@ def open_manifest(config: ManifestConfig) -> Manifest:
         fs, paths, schema, config.pair_id_column, image_columns, num_rows, id_hashes,
         hashlib.sha256(entries.encode()).hexdigest(),
     )  # fmt: skip
+
+
+def _unreadable(uri: str, error: Exception) -> ContractError:
+    return ContractError([f"manifest.uri: {uri} cannot be read: {describe(error)}"])
 
 
 def hash_ids(
@@ -135,14 +149,14 @@ def _hash(ids: pa.Array) -> npt.NDArray[np.uint64]:
 
 def _find_files(fs: AbstractFileSystem, root: str) -> tuple[str, list[str]]:
     """Return the Parquet files that a path, folder or glob names, and the folder they share."""
-    wildcard = re.search(r"[*?\[]", root)
+    wildcard = None if fs.isfile(root) else re.search(r"[*?\[]", root)
     if wildcard:
         base = root[: wildcard.start()].rpartition("/")[0]
         found = [path for path in fs.glob(root) if fs.isfile(path)]
     elif fs.isdir(root):
         base, found = root, [path for path in fs.find(root) if path.endswith(".parquet")]
-    else:
-        base, found = root.rpartition("/")[0], [root]
+    else:  # a file that is named is taken, whatever its name
+        return root.rpartition("/")[0], [root]
     return base, sorted(
         path
         for path in found
@@ -205,8 +219,8 @@ def _check_schema(
         if column not in schema.names:
             listed = ", ".join(schema.names)
             problems.append(f"manifest.{setting}: expected a column {column!r}, got {listed}")
-        elif not is_right(schema.field(column).type):
-            got = schema.field(column).type
+        elif not all(is_right(field.type) for field in schema if field.name == column):
+            got = schema.types[schema.names.index(column)]
             problems.append(f"manifest.{setting}: expected {column!r} to be {expected}, got {got}")
     if len({pair_id_column, *image_columns}) < 3:
         problems.append(

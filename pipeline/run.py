@@ -18,9 +18,16 @@ import pyarrow.compute
 import pyarrow.dataset
 from fsspec import AbstractFileSystem
 
-from pipeline.errors import ContractError
+from pipeline.errors import ContractError, FaultError
 from pipeline.schema import Status
-from pipeline.storage import arrow_filesystem, describe, open_store, redact, write_whole
+from pipeline.storage import (
+    STORE_ERRORS,
+    arrow_filesystem,
+    describe,
+    open_store,
+    redact,
+    write_whole,
+)
 
 Json = dict[str, Any]
 
@@ -51,6 +58,7 @@ class RunFolder:
 
     def state(self) -> Literal["new", "unfinished", "finished"]:
         """Return how far the run is."""
+        self.fs.invalidate_cache()  # other machines write there too
         if self.fs.exists(f"{self.path}/_SUCCESS"):
             return "finished"
         return "unfinished" if self.fs.exists(f"{self.path}/plan.json") else "new"
@@ -61,9 +69,16 @@ class RunFolder:
         return content
 
     def write(self, name: str, content: Json | None) -> None:
-        """Write a file of the folder whole; None writes an empty one."""
+        """Write a file of the folder whole; None writes an empty one.
+
+        Raises:
+            FaultError: the store does not take it.
+        """
         text = "" if content is None else json.dumps(content, indent=2, allow_nan=False) + "\n"
-        write_whole(self.fs, f"{self.path}/{name}", text.encode())
+        try:
+            write_whole(self.fs, f"{self.path}/{name}", text.encode())
+        except STORE_ERRORS as error:
+            raise FaultError(f"{self.uri}/{name} cannot be written: {describe(error)}") from error
 
     def score_files(self) -> list[str]:
         """Return the result files, sorted."""
@@ -104,7 +119,7 @@ def open_run_folder(output_uri: str, run_id: str, fingerprints: dict[str, str]) 
                 raise ContractError([f"output.run_id: expected a free folder or a run, got {got}"])
             return folder
         held = folder.read("plan.json")["fingerprints"]
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (*STORE_ERRORS, KeyError) as error:
         raise ContractError(
             [f"output.uri: {redact(output_uri)} cannot be used: {describe(error)}"]
         ) from error
@@ -143,14 +158,20 @@ def open_scores(run_uri: str, *, allow_unfinished: bool = False) -> pyarrow.data
         A dataset with the result columns.
 
     Raises:
-        ContractError: there is no such run, or it is unfinished.
+        ContractError: there is no such run, or it is unfinished, or has no results yet.
     """
-    fs, path = open_store(run_uri)
-    folder = RunFolder(fs, path, redact(run_uri))
-    state = folder.state()
+    try:
+        fs, path = open_store(run_uri)
+        folder = RunFolder(fs, path, redact(run_uri))
+        state, num_files = folder.state(), len(folder.score_files())
+    except STORE_ERRORS as error:
+        problem = f"{redact(run_uri)} cannot be read: {describe(error)}"
+        raise ContractError([problem]) from error
     if state == "new" or (state == "unfinished" and not allow_unfinished):
         got = "no run" if state == "new" else "an unfinished one (no _SUCCESS)"
         raise ContractError([f"expected a finished run at {folder.uri}, got {got}"])
+    if not num_files:
+        raise ContractError([f"expected results at {folder.uri}, got a run without any yet"])
     return _dataset(folder)
 
 

@@ -7,7 +7,19 @@ import pyarrow as pa
 
 
 class Status(StrEnum):
-    """What became of a row."""
+    """What became of a row: "ok", or why it has no score.
+
+    Attributes:
+        OK: scored.
+        MISSING: an image does not exist, or the row names none.
+        FORBIDDEN: the store refuses access, or images.allowed_uri_prefixes does.
+        UNREADABLE: an image cannot be fetched for another reason.
+        DECODE_ERROR: the bytes are not an image of a supported format and sample type.
+        TOO_LARGE: more bytes than images.max_bytes, or more pixels than images.max_pixels.
+        TOO_SMALL: a side is shorter than images.min_side_px.
+        SIZE_MISMATCH: the two sizes differ, and images.size_mismatch is "error".
+        NON_FINITE: the model gave a score that is not a finite number.
+    """
 
     OK = "ok"
     MISSING = "missing"
@@ -19,18 +31,6 @@ class Status(StrEnum):
     SIZE_MISMATCH = "size_mismatch"
     NON_FINITE = "non_finite"
 
-
-STATUS_MEANING = {
-    Status.OK: "scored",
-    Status.MISSING: "an image does not exist, or the row names none",
-    Status.FORBIDDEN: "the store refuses access, or images.allowed_uri_prefixes does",
-    Status.UNREADABLE: "an image cannot be fetched for another reason",
-    Status.DECODE_ERROR: "the bytes are not an image of a supported format and sample type",
-    Status.TOO_LARGE: "more bytes than images.max_bytes, or more pixels than images.max_pixels",
-    Status.TOO_SMALL: "a side is shorter than images.min_side_px",
-    Status.SIZE_MISMATCH: "the two sizes differ, and images.size_mismatch is 'error'",
-    Status.NON_FINITE: "the model gave a score that is not a finite number",
-}
 
 SCORE_FIELDS = (
     pa.field("spips_score", pa.float32()),

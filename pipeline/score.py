@@ -110,6 +110,9 @@ class PairScorer:
             # Scores are stated for float32; cuDNN would quietly round its inputs to 10 bits.
             torch.backends.cudnn.allow_tf32 = False
             model = model.cuda()
+        else:
+            # Processes scale where threads do not, and a sum's rounding depends on its threads.
+            torch.set_num_threads(1)
         self.model = model
         self.run_id = run_id
         self.schema = result_schema(carried)

@@ -1,5 +1,6 @@
 """The graph: read -> load -> score -> write, on Ray Data; the only place that composes stages."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import ray
@@ -22,6 +23,9 @@ LOAD_CPUS = 0.5
 """CPUs of a load task, which waits for its store; another number than the scorer's, too, because
 Ray Data fuses stages of equal resources into one process, which loads and scores in turn."""
 
+CPUS_FOR_OTHER_STAGES = 2
+"""CPUs that scorers must leave: one to read, load and write, one to skip rows done before."""
+
 
 @dataclass(frozen=True)
 class Workers:
@@ -30,37 +34,40 @@ class Workers:
     Attributes:
         actors: how many.
         gpus_per_actor: GPUs of each, 0 to score on CPUs.
+        cpus_per_actor: CPUs that Ray keeps for each.
     """
 
     actors: int
     gpus_per_actor: float
+    cpus_per_actor: float
 
 
-def choose_workers(compute: ComputeConfig) -> Workers:
-    """Fill in what the config leaves to the cluster that this process is connected to.
+def choose_workers(compute: ComputeConfig, resources: Mapping[str, float]) -> Workers:
+    """Fill in what the config leaves to the cluster.
 
     Args:
         compute: the config's section.
+        resources: the cluster's, as Ray counts them: "CPU" and "GPU".
 
     Returns:
-        One process per GPU; without GPUs, one for three quarters of the CPUs: the rest load.
+        One process per GPU; without GPUs, one for three quarters of the CPUs. Ray keeps a CPU for
+        each as long as CPUS_FOR_OTHER_STAGES are left, and none beyond: scorers that hold every
+        CPU would wait forever for pairs that nothing can load.
     """
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    num_gpus, num_cpus = resources.get("GPU", 0), int(resources.get("CPU", 1))
+    num_cpus, num_gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0)
+    most_scorers = min(num_cpus * 3 // 4, num_cpus - CPUS_FOR_OTHER_STAGES)
     gpus_per_actor = compute.gpus_per_actor
     if gpus_per_actor is None:
         gpus_per_actor = 1.0 if num_gpus else 0.0
-    by_cluster = int(num_gpus / gpus_per_actor) if gpus_per_actor else num_cpus * 3 // 4
-    return Workers(compute.actors or max(1, by_cluster), gpus_per_actor)
+    by_cluster = int(num_gpus / gpus_per_actor) if gpus_per_actor else most_scorers
+    actors = compute.actors or max(1, by_cluster)
+    return Workers(actors, gpus_per_actor, 1.0 if actors <= most_scorers else 0.0)
 
 
 def score_pairs(plan: Plan, workers: Workers) -> Dataset:
     """Return the dataset of results, one row for each row of the manifest; nothing runs yet."""
     config = plan.config
     pixels = config.compute.pixels_per_batch
-    context = DataContext.get_current()
-    context.target_max_block_size = 6 * pixels  # two images, RGB
-    context.use_datasource_v2 = False  # V2 starts processes to read the footers read already
     load = PairLoader(config.images, plan.manifest.image_columns, plan.carried, pixels)
     score = {
         "source": config.model,
@@ -82,10 +89,25 @@ def score_pairs(plan: Plan, workers: Workers) -> Dataset:
             batch_size=None,  # a block of the load stage, cut at the pixel budget
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=workers.actors),
-            num_cpus=1,
+            num_cpus=workers.cpus_per_actor,
             num_gpus=workers.gpus_per_actor,
         )
     )
+
+
+def execution_context(plan: Plan) -> DataContext:
+    """Return how Ray Data is to run the graph: block sizes, and where rows done are recorded."""
+    context = DataContext.get_current().copy()
+    context.target_max_block_size = 6 * plan.config.compute.pixels_per_batch  # two images, RGB
+    context.use_datasource_v2 = False  # V2 starts processes to read the footers read already
+    context.checkpoint_config = checkpoint = CheckpointConfig(
+        id_column=plan.manifest.pair_id_column,
+        checkpoint_path=plan.folder.checkpoint_path,
+        delete_checkpoint_on_success=False,  # a crash before _SUCCESS must not score rows again
+        override_filesystem=arrow_filesystem(plan.folder.fs),
+    )
+    checkpoint.checkpoint_actor_pool_max_size = 1  # each takes a CPU; one keeps up
+    return context
 
 
 def run(plan: Plan, workers: Workers) -> Json:
@@ -105,19 +127,13 @@ def run(plan: Plan, workers: Workers) -> Json:
     if folder.state() == "new":
         folder.write("plan.json", plan.record())
     attempt = start_attempt(plan)
-    filesystem = arrow_filesystem(folder.fs)
-    DataContext.get_current().checkpoint_config = CheckpointConfig(
-        id_column=plan.manifest.pair_id_column,
-        checkpoint_path=folder.checkpoint_path,
-        delete_checkpoint_on_success=False,  # a crash before _SUCCESS must not score rows again
-        override_filesystem=filesystem,
-    )
     rows_per_file = plan.config.output.rows_per_file
-    score_pairs(plan, workers).write_parquet(
-        folder.scores_path,
-        filesystem=filesystem,
-        min_rows_per_file=rows_per_file,
-        max_rows_per_file=rows_per_file,
-        schema=result_schema(plan.carried),
-    )
+    with DataContext.current(execution_context(plan)):
+        score_pairs(plan, workers).write_parquet(
+            folder.scores_path,
+            filesystem=arrow_filesystem(folder.fs),
+            min_rows_per_file=rows_per_file,
+            max_rows_per_file=rows_per_file,
+            schema=result_schema(plan.carried),
+        )
     return publish(plan, attempt, asdict(workers))

@@ -13,16 +13,22 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow.fs
+from botocore.exceptions import BotoCoreError
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import FaultError
 
-CACHE_FOLDER = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "spips"
+CACHE_FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "spips"
+STORE_ERRORS = (OSError, ValueError, ImportError, BotoCoreError)
+"""What a store that cannot be reached, read or written raises; BotoCoreError: without keys, say."""
+
 _USER_INFO = re.compile(r"(://)[^/\s?#]*@")
+_NOT_SENT = re.compile(r"[\x00-\x1f]")  # clients leave these out of what they ask for
 _QUERY_VALUE = re.compile(r"([?&](?!versionId=)[^=&\s'\"]+=)[^&\s'\"]+")
 
 
@@ -35,9 +41,20 @@ def open_store(uri: str) -> tuple[AbstractFileSystem, str]:
     Raises:
         ValueError: the scheme is unknown.
         ImportError: the scheme's driver is not installed.
+        OSError: the driver cannot reach the store.
     """
-    fs, path = url_to_fs(uri)
+    fs, path = _open(uri)
+    fs.invalidate_cache()  # other machines write there too
     return fs, path.rstrip("/")
+
+
+def _open(uri: str) -> tuple[AbstractFileSystem, str]:
+    try:
+        return url_to_fs(uri)  # type: ignore[no-any-return]
+    except STORE_ERRORS:
+        raise
+    except Exception as error:  # some drivers raise what they like when a URI lacks something
+        raise ValueError(f"not a URI that can be opened: {describe(error)}") from error
 
 
 def arrow_filesystem(fs: AbstractFileSystem) -> pyarrow.fs.FileSystem:
@@ -64,11 +81,15 @@ def redact(text: str) -> str:
 
 def is_relative(uri: str) -> bool:
     """Return whether a URI is a path that means something else on every machine."""
-    return "://" not in uri and "::" not in uri and not Path(uri).is_absolute()
+    path = uri.removeprefix("file://").removeprefix("local://")
+    return "://" not in path and "::" not in path and not Path(path).is_absolute()
 
 
 def is_allowed(uri: str, prefixes: Sequence[str]) -> bool:
-    """Return whether a URI lies in one of the folders, after `..` and links are resolved.
+    """Return whether a URI lies in one of the folders.
+
+    A local path is compared after `..` and links are resolved, any other URI as it is written: a
+    URI with `..` in it is not allowed, since each store and client resolves that in its own way.
 
     Args:
         uri: a local path or fsspec URI.
@@ -76,19 +97,24 @@ def is_allowed(uri: str, prefixes: Sequence[str]) -> bool:
     """
     if "::" in uri:  # a chain names a second store inside the first
         return False
-    folder = _normalised(uri)
+    if not _is_local(uri) and ".." in re.split(r"[/\\]", _NOT_SENT.sub("", unquote(uri))):
+        return False
+    place = _place(uri)
     return any(
-        folder == prefix or folder.startswith(prefix.rstrip("/") + "/")
-        for prefix in map(_normalised, prefixes)
+        place == prefix or place.startswith(prefix + "/")
+        for prefix in (_place(prefix).rstrip("/") for prefix in prefixes)
     )
 
 
-def _normalised(uri: str) -> str:
+def _is_local(uri: str) -> bool:
+    return "://" not in uri or uri.startswith(("file://", "local://"))
+
+
+def _place(uri: str) -> str:
+    if _is_local(uri):  # as fsspec will open it, which expands ~, say
+        return str(os.path.realpath(LocalFileSystem._strip_protocol(uri)))
     scheme, separator, rest = uri.partition("://")
-    if not separator or scheme.lower() in ("file", "local"):
-        return os.path.realpath(rest if separator else uri)
-    host, _, path = rest.partition("/")
-    return f"{scheme.lower()}://{host}{posixpath.normpath('/' + path)}"
+    return f"{scheme.lower()}{separator}{rest}"
 
 
 def fetch(uris: Sequence[str], max_bytes: int) -> list[bytes | Exception]:
@@ -105,8 +131,8 @@ def fetch(uris: Sequence[str], max_bytes: int) -> list[bytes | Exception]:
     stores: dict[int, tuple[AbstractFileSystem, list[tuple[int, str]]]] = {}
     for index, uri in enumerate(uris):
         try:
-            fs, path = url_to_fs(uri)
-        except (ValueError, ImportError, OSError) as error:
+            fs, path = _open(uri)
+        except STORE_ERRORS as error:
             results[index] = error
         else:
             stores.setdefault(id(fs), (fs, []))[1].append((index, path))
@@ -152,8 +178,11 @@ def write_whole(fs: AbstractFileSystem, path: str, content: bytes) -> None:
         return
     partial = Path(f"{path}.{uuid.uuid4().hex}.partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_bytes(content)
-    partial.replace(path)
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def local_copy(uri: str, sha256: str | None) -> Path:
@@ -168,18 +197,16 @@ def local_copy(uri: str, sha256: str | None) -> Path:
     """
     try:
         fs, path = open_store(uri)
-        if isinstance(fs, LocalFileSystem):
-            file = Path(path)
-        else:
-            file = CACHE_FOLDER / str(sha256) / posixpath.basename(path)
-            if not file.is_file():
-                write_whole(LocalFileSystem(), str(file), fs.cat_file(path))
-        if sha256 is not None:
-            with file.open("rb") as content:
-                got = hashlib.file_digest(content, "sha256").hexdigest()
-            if got != sha256:
-                raise FaultError(f"{redact(uri)}: expected sha256 {sha256}, got {got}")
-    except (OSError, ValueError, ImportError) as error:
+        is_local = isinstance(fs, LocalFileSystem)
+        file = Path(path) if is_local else CACHE_FOLDER / str(sha256) / posixpath.basename(path)
+        is_here = is_local or file.is_file()
+        content = file.read_bytes() if is_here else fs.cat_file(path)
+        got = hashlib.sha256(content).hexdigest()
+        if sha256 not in (None, got):
+            raise FaultError(f"{redact(uri)}: expected sha256 {sha256}, got {got}")
+        if not is_here:
+            write_whole(LocalFileSystem(), str(file), content)
+    except STORE_ERRORS as error:
         raise FaultError(f"{redact(uri)}: cannot be read: {describe(error)}") from error
     return file
 
@@ -191,4 +218,6 @@ def describe(error: Exception) -> str:
         error: any exception.
     """
     lines = str(error).strip().splitlines()
+    if lines == ["None"] and isinstance(error.__cause__, Exception):
+        return describe(error.__cause__)  # some stores give a code without words, kept there
     return redact(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__)

@@ -1,0 +1,94 @@
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+from PIL import Image
+
+REPOSITORY = Path(__file__).parents[2]
+JOB = [sys.executable, "jobs/score_manifest.py", "--config=conf/debug/score_manifest.yaml"]
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def encode(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def images() -> dict[str, bytes]:
+    """Encoded images by file name: five references, each with four distorted versions."""
+    generator = np.random.default_rng(0)
+    encoded = {}
+    for number in range(5):
+        size = (96 + 8 * number, 120)
+        rows, columns = np.mgrid[0 : size[0], 0 : size[1]]
+        waves = 127 + 60 * np.sin(rows / (3 + number)) + 60 * np.cos(columns / 7)
+        reference = np.repeat(waves[..., None], 3, axis=2)
+        encoded[f"r{number}.png"] = encode(reference.astype(np.uint8))
+        for level in range(4):
+            noise = generator.normal(0, 5 * 2**level, reference.shape)
+            encoded[f"d{number}_{level}.png"] = encode(
+                (reference + noise).clip(0, 255).astype(np.uint8)
+            )
+    return encoded
+
+
+@pytest.fixture(scope="session")
+def image_folder(images, tmp_path_factory) -> Path:
+    """The images in a local folder, beside files that cannot be scored."""
+    folder = tmp_path_factory.mktemp("images")
+    for name, content in images.items():
+        (folder / name).write_bytes(content)
+    (folder / "broken.png").write_bytes(images["r0.png"][:100])
+    (folder / "small.png").write_bytes(encode(np.zeros((40, 40, 3), np.uint8)))
+    return folder
+
+
+def make_rows(folder: str, num_rows: int) -> pa.Table:
+    """Return a manifest of good pairs, with two columns that pass through."""
+    numbers = [i % 5 for i in range(num_rows)]
+    levels = [i // 5 % 4 for i in range(num_rows)]
+    return pa.table(
+        {
+            "pair_id": [f"pair-{i:05d}" for i in range(num_rows)],
+            "reference_uri": [f"{folder}/r{number}.png" for number in numbers],
+            "distorted_uri": [
+                f"{folder}/d{n}_{level}.png" for n, level in zip(numbers, levels, strict=True)
+            ],
+            "level": pa.array(levels, pa.int8()),
+            "prompt": ["a prompt, ünïcode", None] * (num_rows // 2) + ["x"] * (num_rows % 2),
+        }
+    )
+
+
+def write_manifest(path: Path, rows: pa.Table) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(rows, path)
+    return str(path)
+
+
+def start_job(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
+    """Start the job as a user would, in a process of its own."""
+    return subprocess.Popen(
+        [*JOB, *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )

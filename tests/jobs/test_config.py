@@ -1,0 +1,108 @@
+import subprocess
+import sys
+
+import pytest
+
+from jobs import score_manifest
+from pipeline.config import ScoreManifestConfig
+from tests.jobs.conftest import REPOSITORY
+
+GIVEN = ["--manifest.uri=in.parquet", "--output.uri=out"]
+
+
+def problems_of(arguments, capfd) -> list[str]:
+    assert score_manifest.main(arguments) == score_manifest.WRONG
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    return captured.err.splitlines()
+
+
+def test_all_problems_of_config_and_command_line_are_listed_at_once(tmp_path, capfd):
+    path = tmp_path / "config.yaml"
+    path.write_text("images: {max_pixels: -1, colour: red}\nsurprise: 1\nfailure: 3\n")
+    problems = problems_of(
+        [f"--config={path}", "--model.precision=int3", "--images.max_bites=3", "--nonsense"], capfd
+    )
+    for expected in (
+        "--images.max_bites=3",
+        "--nonsense",
+        "images.max_pixels: Input should be greater than 0, got -1",
+        "images.colour: unknown setting",
+        "surprise: unknown setting",
+        "failure",
+        "model.precision",
+        "manifest: required",
+        "output: required",
+    ):
+        assert sum(expected in problem for problem in problems) == 1, (expected, problems)
+    assert len(problems) == 9
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("--output.run_id=../escape", "output.run_id"),
+        ("--failure.max_failed_fraction=1.5", "failure.max_failed_fraction"),
+        ("--images.min_side_px=95", "images.min_side_px"),
+        ("--images.max_bytes=many", "images.max_bytes"),
+        ("--compute.actors=0", "compute.actors"),
+        ("--model.checkpoint=s3://bucket/model.safetensors", "checkpoint_sha256"),
+        ("--model.checkpoint_sha256=abc", "model.checkpoint_sha256"),
+        ("--config=absent.yaml", "absent.yaml cannot be read"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_the_setting(argument, expected, capfd):
+    (problem,) = problems_of([*GIVEN, argument], capfd)
+    assert problem.startswith("error: ")
+    assert expected in problem
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: b: c", "text", "\x00"])
+def test_a_file_that_holds_no_settings_is_refused(text, tmp_path, capfd):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    (problem,) = problems_of([*GIVEN, f"--config={path}"], capfd)
+    assert str(path) in problem
+
+
+def test_the_command_line_overrides_the_file_field_by_field(tmp_path):
+    import argparse
+
+    from jobs.config import load_config
+
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "images: {max_pixels: 1000, max_bytes: 2000, resize: 128, allowed_uri_prefixes: [/x]}\n"
+    )
+    arguments = [
+        *GIVEN,
+        f"--config={path}",
+        "--images.max_bytes=3000",
+        "--images.resize=null",
+        "--images.allowed_uri_prefixes=/a,/b",
+    ]
+    config, _ = load_config(ScoreManifestConfig, argparse.ArgumentParser(), arguments)
+    assert config.images.max_pixels == 1000
+    assert config.images.max_bytes == 3000
+    assert config.images.resize is None
+    assert config.images.allowed_uri_prefixes == ("/a", "/b")
+
+
+def test_help_names_every_setting_with_its_meaning(capfd):
+    with pytest.raises(SystemExit) as stopped:
+        score_manifest.main(["--help"])
+    assert stopped.value.code == 0
+    out = " ".join(capfd.readouterr().out.split())
+    for section, field in ScoreManifestConfig.model_fields.items():
+        for name, inner in field.annotation.model_fields.items():
+            assert f"--{section}.{name}" in out
+            assert inner.description.split(";")[0] in out.replace("- ", "-")
+    assert "exit codes" in out
+
+
+def test_help_and_wrong_settings_do_not_wait_for_torch_or_ray():
+    code = (
+        "import sys; from jobs import score_manifest; score_manifest.main(['--x']); "
+        "sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0

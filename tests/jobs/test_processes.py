@@ -1,0 +1,160 @@
+"""The job as a process of its own: killed, interrupted, submitted to a cluster, fed from S3."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+import fsspec
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import ContractError
+from pipeline.run import open_scores
+from tests.jobs.conftest import REPOSITORY, make_rows, start_job, write_manifest
+
+NUM_ROWS = 300
+
+
+@pytest.fixture
+def arguments(image_folder, tmp_path) -> list[str]:
+    manifest = write_manifest(tmp_path / "pairs.parquet", make_rows(str(image_folder), NUM_ROWS))
+    return [
+        f"--manifest.uri={manifest}",
+        f"--output.uri={tmp_path / 'out'}",
+        "--output.run_id=run",
+        "--output.rows_per_file=25",
+    ]
+
+
+def stop_job_halfway(arguments: list[str], output: Path, number: signal.Signals) -> int:
+    """Send a signal once a few result files lie there, and return the exit code."""
+    job = start_job(*arguments)
+    deadline_s = time.monotonic() + 300
+    while len(list(output.glob("run_id=run/scores/*.parquet"))) < 3:
+        assert job.poll() is None, job.communicate()[0]
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+    job.send_signal(number)
+    job.communicate()
+    return job.returncode
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_a_stopped_run_is_no_result_and_goes_on_where_it_was(arguments, tmp_path, number, code):
+    output = tmp_path / "out"
+    assert stop_job_halfway(arguments, output, number) == code
+    run = output / "run_id=run"
+    assert not (run / "_SUCCESS").exists()
+    with pytest.raises(ContractError, match="unfinished"):
+        open_scores(str(run))
+
+    job = start_job(*arguments)
+    printed = job.communicate()[0]
+    assert job.returncode == 0, printed
+    ids = open_scores(str(run)).to_table(columns=["pair_id"])["pair_id"].to_pylist()
+    assert sorted(ids) == [f"pair-{i:05d}" for i in range(NUM_ROWS)]
+    record = json.loads((run / "run.json").read_text())
+    assert 25 <= record["num_rows_from_earlier_attempts"] < NUM_ROWS
+
+
+def test_a_run_from_s3_to_s3_keeps_every_row_and_no_secret(s3_store, images, tmp_path):
+    fs = fsspec.filesystem("s3")
+    root = s3_store.bucket.removesuffix("/")
+    fs.pipe({f"{root}/images/{name}": content for name, content in images.items()})
+    fs.pipe(f"{root}/images/d0_0.png", b"")
+    rows = make_rows(f"{root}/images", 60)
+    write_manifest(tmp_path / "pairs.parquet", rows)
+    fs.put(str(tmp_path / "pairs.parquet"), f"{root}/manifest/pairs.parquet")
+
+    job = start_job(
+        f"--manifest.uri={root}/manifest/",
+        f"--output.uri={root}/scores/",
+        "--output.run_id=run",
+        "--output.rows_per_file=16",
+        "--failure.max_failed_fraction=0.1",
+    )
+    printed = job.communicate()[0]
+    assert job.returncode == 0, printed
+    fs.invalidate_cache()
+    results = open_scores(f"{root}/scores/run_id=run").to_table().sort_by("pair_id")
+    assert results["pair_id"].to_pylist() == rows["pair_id"].to_pylist()
+    broken = [uri.endswith("d0_0.png") for uri in rows["distorted_uri"].to_pylist()]
+    assert [status != "ok" for status in results["status"].to_pylist()] == broken
+    written = printed.encode() + b"".join(map(fs.cat_file, fs.find(f"{root}/scores/")))
+    assert os.environ["AWS_SECRET_ACCESS_KEY"].encode() not in written
+
+    again = start_job(f"--manifest.uri={root}/manifest/", f"--output.uri={root}/scores/",
+                      "--output.run_id=run", "--failure.max_failed_fraction=0.1")  # fmt: skip
+    assert "this run is finished" in again.communicate()[0]
+    assert again.returncode == 0
+
+
+@pytest.fixture
+def head_node(tmp_path):
+    """A real head node with token authentication; yields the environment of its clients."""
+    ray = str(Path(sys.executable).with_name("ray"))
+    token = tmp_path / "token"
+    token.write_text(uuid.uuid4().hex * 2)
+    environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    port, dashboard_port = free_port(), free_port()
+    folder = tempfile.mkdtemp(prefix="ray")  # its sockets need a short path
+    node = subprocess.Popen(
+        [ray, "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1",
+         f"--port={port}", f"--dashboard-port={dashboard_port}", "--dashboard-host=127.0.0.1",
+         f"--temp-dir={folder}",
+         "--disable-usage-stats"],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    yield environment | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard_port}"}
+    node.send_signal(signal.SIGTERM)
+    node.wait(60)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def submit(environment: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Submit the job as the README does, and wait for it."""
+    ray = str(Path(sys.executable).with_name("ray"))
+    command = [ray, "job", "submit", "--working-dir", ".", "--", sys.executable]
+    for _ in range(60):  # until the head node answers
+        done = subprocess.run(
+            [*command, "jobs/score_manifest.py", *arguments],
+            cwd=REPOSITORY, env=environment, text=True, capture_output=True, check=False,
+        )  # fmt: skip
+        if "Failed to connect" not in done.stderr + done.stdout:
+            return done
+        time.sleep(1)
+    raise AssertionError(done.stderr)
+
+
+def test_a_submitted_job_scores_and_its_exit_code_fails_the_job(head_node, image_folder, tmp_path):
+    manifest = write_manifest(tmp_path / "pairs.parquet", make_rows(str(image_folder), 20))
+    output = f"--output.uri={tmp_path / 'out'}"
+    done = submit(head_node, f"--manifest.uri={manifest}", output, "--output.run_id=run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "succeeded" in done.stdout
+    assert open_scores(str(tmp_path / "out" / "run_id=run")).count_rows() == 20
+
+    failed = submit(head_node, f"--manifest.uri={tmp_path}/absent.parquet", output)
+    assert failed.returncode != 0
+    assert "failed" in failed.stdout.lower()
+    assert "absent.parquet cannot be read" in failed.stdout
+
+    without_token = head_node | {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "other")}
+    (tmp_path / "other").write_text("0" * 64)
+    refused = submit(without_token, f"--manifest.uri={manifest}", output)
+    assert refused.returncode != 0
+    assert pq.read_metadata(manifest).num_rows == 20

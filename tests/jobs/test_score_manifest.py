@@ -1,0 +1,208 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs import score_manifest
+from pipeline.run import open_scores
+from pipeline.schema import Status, result_schema
+from spips_core import SPIPS, ModelConfig
+from tests.jobs.conftest import make_rows, write_manifest
+
+DEBUG = "--config=conf/debug/score_manifest.yaml"
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def score(manifest: str, output: Path, *arguments: str) -> int:
+    return score_manifest.main(
+        [DEBUG, f"--manifest.uri={manifest}", f"--output.uri={output}", *arguments]
+    )
+
+
+def read(output: Path) -> pa.Table:
+    (run,) = output.glob("run_id=*")
+    return open_scores(str(run)).to_table().sort_by("pair_id")
+
+
+def listing(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.fixture(scope="module")
+def manifest(image_folder, tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("manifest") / "pairs.parquet"
+    return write_manifest(path, make_rows(str(image_folder), 60))
+
+
+@pytest.fixture(scope="module")
+def finished(ray_cluster, manifest, tmp_path_factory) -> Path:
+    """The output folder of a finished run over `manifest`."""
+    output = tmp_path_factory.mktemp("finished")
+    assert score(manifest, output) == score_manifest.DONE
+    return output
+
+
+PLANTED = {
+    "missing": "absent.png",
+    "forbidden": "/etc/hostname",
+    "unreadable": "",
+    "decode_error": "broken.png",
+    "too_small": "small.png",
+    "size_mismatch": "d1_0.png",
+}
+
+
+def plant(rows: pa.Table, folder: Path) -> tuple[pa.Table, list[str]]:
+    """Break every tenth row, with each status in turn; return the rows and what is expected."""
+    uris, expected = rows["distorted_uri"].to_pylist(), ["ok"] * rows.num_rows
+    references = rows["reference_uri"].to_pylist()
+    for number, i in enumerate(range(0, rows.num_rows, 10)):
+        status = list(PLANTED)[number % len(PLANTED)]
+        uris[i], expected[i] = str(folder / PLANTED[status]), status
+        if status == "too_small":
+            references[i] = uris[i]
+    rows = rows.set_column(1, "reference_uri", pa.array(references))
+    return rows.set_column(2, "distorted_uri", pa.array(uris)), expected
+
+
+def test_every_row_comes_back_once_with_its_status(image_folder, tmp_path, finished):
+    rows, expected = plant(make_rows(str(image_folder), 260), image_folder)
+    path = write_manifest(tmp_path / "pairs.parquet", rows)
+    arguments = [f"--images.allowed_uri_prefixes={image_folder}", "--failure.max_failed_fraction=1"]
+    assert score(path, tmp_path / "out", *arguments) == score_manifest.DONE
+
+    results = read(tmp_path / "out")
+    assert results.schema.equals(result_schema(rows.schema))
+    assert results["pair_id"].to_pylist() == rows["pair_id"].to_pylist()
+    assert results["status"].to_pylist() == expected
+    for name in rows.column_names:
+        assert results[name].to_pylist() == rows[name].to_pylist()
+    for row in results.to_pylist():
+        assert (row["error"] == "") == (row["status"] == "ok")
+        assert (row["spips_score"] is None) == (row["status"] != "ok")
+
+    (run,) = (tmp_path / "out").glob("run_id=*")
+    files = list((run / "scores").glob("*.parquet"))
+    assert max(pq.read_metadata(file).num_rows for file in files) <= 100
+    record = json.loads((run / "run.json").read_text())
+    assert record["counts_by_status"] == {s.value: expected.count(s.value) for s in Status}
+    assert record["failed_fraction"] == pytest.approx(26 / 260)
+    assert record["model"]["trained"] is False
+    assert set(results["model_digest"].to_pylist()) == {record["model"]["digest"]}
+    assert set(results["run_id"].to_pylist()) == {record["run_id"]} == {run.name[len("run_id=") :]}
+    weights = record["model"]["fusion_weights"]
+    table = results.to_pandas().query("status == 'ok'")
+    total = sum(weight * table[f"{stream}_score"] for stream, weight in weights.items())
+    assert np.abs(total - table["spips_score"]).max() < 1e-6
+
+    # Neighbours that failed do not move a score by a bit.
+    clean = {row["pair_id"]: row["spips_score"] for row in read(finished).to_pylist()}
+    same = [row for row in results.to_pylist() if row["pair_id"] in clean and row["status"] == "ok"]
+    assert len(same) == 54
+    assert all(row["spips_score"] == clean[row["pair_id"]] for row in same)
+
+
+def test_a_finished_run_is_left_alone(finished, manifest, capfd):
+    before = listing(finished)
+    assert score(manifest, finished) == score_manifest.DONE
+    assert "this run is finished" in capfd.readouterr().out
+    assert listing(finished) == before
+
+
+def test_too_many_failed_rows_publish_and_alarm(image_folder, tmp_path, capfd):
+    rows, _ = plant(make_rows(str(image_folder), 20), image_folder)
+    path = write_manifest(tmp_path / "pairs.parquet", rows)
+    assert score(path, tmp_path / "out") == score_manifest.TOO_MANY_FAILED
+    assert "got 10.0000%" in capfd.readouterr().err
+    assert read(tmp_path / "out").num_rows == 20
+    # A scheduler that tries again must not turn the alarm into a success.
+    assert score(path, tmp_path / "out") == score_manifest.TOO_MANY_FAILED
+    assert score(path, tmp_path / "out", "--failure.max_failed_fraction=0.1") == score_manifest.DONE
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--compute.actors=2"],
+        ["--compute.pixels_per_batch=1"],
+        ["--compute.pixels_per_batch=100000", "--output.rows_per_file=7"],
+    ],
+)
+def test_scores_do_not_depend_on_actors_or_batches_or_order(
+    finished, image_folder, tmp_path, arguments
+):
+    rows = make_rows(str(image_folder), 60).take(np.random.default_rng(0).permutation(60))
+    path = write_manifest(tmp_path / "pairs.parquet", rows)
+    assert score(path, tmp_path / "out", *arguments) == score_manifest.DONE
+    scores = ["pair_id", "spips_score", "tradition_score", "percept_score", "semantic_score"]
+    assert read(tmp_path / "out").select(scores).equals(read(finished).select(scores))
+
+
+def test_bytes_in_the_manifest_score_as_files_do(finished, images, tmp_path):
+    rows = make_rows("", 60)
+    for index, (name, new_name) in enumerate(
+        [("reference_uri", "ref"), ("distorted_uri", "dist")], start=1
+    ):
+        content = [images[uri.lstrip("/")] for uri in rows[name].to_pylist()]
+        rows = rows.set_column(index, new_name, pa.array(content, pa.binary()))
+    rows = rows.rename_columns(["id", "ref", "dist", "level", "prompt"])
+    for number in range(2):  # a folder of two files, among others
+        write_manifest(tmp_path / "in" / f"{number}.parquet", rows.slice(number * 30, 30))
+    (tmp_path / "in" / "_notes.txt").write_text("not a manifest")
+    columns = ["pair_id_column=id", "reference_column=ref", "distorted_column=dist"]
+    arguments = [f"--manifest.{column}" for column in columns]
+    assert score(str(tmp_path / "in"), tmp_path / "out", *arguments) == score_manifest.DONE
+    assert score(f"{tmp_path}/in/*.parquet", tmp_path / "glob", *arguments) == score_manifest.DONE
+
+    (run,) = (tmp_path / "out").glob("run_id=*")
+    results = open_scores(str(run)).to_table().sort_by("id")
+    assert results.column_names[:3] == ["id", "level", "prompt"]
+    assert results["spips_score"].equals(read(finished)["spips_score"])
+
+
+def test_a_dry_run_prints_the_plan_and_the_config_and_writes_nothing(manifest, tmp_path, capfd):
+    assert score(manifest, tmp_path / "out", "--dry-run") == score_manifest.DONE
+    out = capfd.readouterr().out
+    for expected in ("60 pairs in 1 files", "NOT trained", "8 of 8 rows", "rows_per_file: 100"):
+        assert expected in out
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_explicit_run_id_keeps_out_other_manifests_models_and_settings(
+    manifest, image_folder, tmp_path, capfd
+):
+    output, run_id = tmp_path / "out", "--output.run_id=nightly"
+    assert score(manifest, output, run_id) == score_manifest.DONE
+    before = listing(output)
+    other = write_manifest(tmp_path / "other.parquet", make_rows(str(image_folder), 59))
+    SPIPS.untrained(ModelConfig(), seed=1).save(tmp_path / "other.safetensors")
+    capfd.readouterr()
+    for arguments, named in (
+        ((other, output, run_id), "another manifest"),
+        ((manifest, output, run_id, "--images.resize=128"), "another scoring"),
+        (
+            (manifest, output, run_id, f"--model.checkpoint={tmp_path}/other.safetensors"),
+            "another model",
+        ),
+    ):
+        assert score(*arguments) == score_manifest.WRONG
+        assert named in capfd.readouterr().err
+    assert score(manifest, output, run_id, "--compute.actors=2") == score_manifest.DONE
+    assert listing(output) == before
+
+
+def test_a_wrong_manifest_is_refused_before_anything_is_written(image_folder, tmp_path, capfd):
+    rows = make_rows(str(image_folder), 4)
+    ids = pa.array(["a", "a", "b", None])
+    path = write_manifest(tmp_path / "pairs.parquet", rows.set_column(0, "pair_id", ids))
+    arguments = ["--model.checkpoint=/nowhere/model.safetensors"]
+    assert score(path, tmp_path / "out", *arguments) == score_manifest.WRONG
+    problems = capfd.readouterr().err.splitlines()
+    assert len(problems) == 3
+    assert "expected no null 'pair_id', got 1" in problems[0]
+    assert "'a'" in problems[1]
+    assert "/nowhere/model.safetensors" in problems[2]
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,186 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from pipeline.config import ModelSourceConfig
+from pipeline.errors import FaultError
+from pipeline.schema import loaded_schema, result_schema
+from pipeline.score import PairScorer, load_model
+from spips_core import SPIPS, CheckpointError, ModelConfig
+
+CARRIED = pa.schema([("pair_id", pa.string()), ("model", pa.string())])
+
+
+def make_scorer(source: ModelSourceConfig | None = None, **changes) -> PairScorer:
+    source = source or ModelSourceConfig()
+    settings = {
+        "source": source,
+        "expected_digest": load_model(source).digest,
+        "run_id": "run",
+        "carried": CARRIED,
+        "pixels_per_batch": 1_000_000,
+        "use_gpu": False,
+    }
+    return PairScorer(**(settings | changes))
+
+
+def make_rows(num_rows: int, sizes=((96, 100),), broken=()) -> pa.Table:
+    generator = np.random.default_rng(0)
+    columns = {field.name: [] for field in loaded_schema(CARRIED)}
+    for i in range(num_rows):
+        height_px, width_px = sizes[i % len(sizes)]
+        reference = generator.integers(0, 256, (height_px, width_px, 3), dtype=np.uint8)
+        distorted = (reference // 2 + i % 7).astype(np.uint8)
+        is_ok = i not in broken
+        row = {
+            "pair_id": str(i),
+            "model": "m",
+            "height_px": height_px if is_ok else None,
+            "width_px": width_px if is_ok else None,
+            "status": "ok" if is_ok else "missing",
+            "error": "" if is_ok else "distorted: expected an image, got no object",
+            "reference_pixels": reference.tobytes() if is_ok else None,
+            "distorted_pixels": distorted.tobytes() if is_ok else None,
+        }
+        for name, value in row.items():
+            columns[name].append(value)
+    return pa.table(columns, schema=loaded_schema(CARRIED))
+
+
+@pytest.fixture(scope="module")
+def scorer() -> PairScorer:
+    return make_scorer()
+
+
+def test_a_row_has_the_model_s_scores_and_its_lineage(scorer):
+    rows = make_rows(1)
+    result = scorer(rows)
+    assert result.schema == result_schema(CARRIED)
+    (row,) = result.to_pylist()
+    pixels = [
+        torch.frombuffer(bytearray(rows[name][0].as_py()), dtype=torch.uint8)
+        .view(1, 96, 100, 3)
+        .permute(0, 3, 1, 2)
+        for name in ("reference_pixels", "distorted_pixels")
+    ]
+    expected = SPIPS.load().score(*pixels)
+    assert row["spips_score"] == pytest.approx(expected.score.item(), rel=1e-6)
+    assert row["ms_ssim"] == pytest.approx(expected.ms_ssim.item(), rel=1e-6)
+    assert row["model_digest"] == scorer.model.digest
+    assert (row["pair_id"], row["model"], row["run_id"]) == ("0", "m", "run")
+
+
+def test_the_score_is_the_weighted_sum_of_the_streams(scorer):
+    table = scorer(make_rows(8)).to_pandas()
+    weights = scorer.model.fusion_weights
+    total = sum(weight * table[f"{stream}_score"] for stream, weight in weights.items())
+    assert np.abs(total - table["spips_score"]).max() <= 1e-7
+
+
+def test_broken_neighbours_do_not_move_a_score_by_a_bit(scorer):
+    whole = scorer(make_rows(12, sizes=((96, 100), (131, 97)))).to_pandas()
+    partly = scorer(make_rows(12, sizes=((96, 100), (131, 97)), broken={0, 3, 4, 7})).to_pandas()
+    ok = partly["status"] == "ok"
+    assert ok.sum() == 8
+    assert (partly[ok]["spips_score"] == whole[ok]["spips_score"]).all()
+    assert (partly[ok]["percept_score"] == whole[ok]["percept_score"]).all()
+    assert partly[~ok].drop(columns=["error"])["spips_score"].isna().all()
+
+
+@pytest.mark.parametrize("block_rows", [1, 7, 64])
+def test_scores_do_not_depend_on_block_or_order(scorer, block_rows):
+    rows = make_rows(64, sizes=((96, 96), (97, 103)))
+    expected = {row["pair_id"]: row for row in scorer(rows).to_pylist()}
+    shuffled = rows.take(np.random.default_rng(1).permutation(64))
+    for start in range(0, 64, block_rows):
+        for row in scorer(shuffled.slice(start, block_rows)).to_pylist():
+            assert row == expected[row["pair_id"]]
+
+
+def test_every_row_in_is_a_row_out_in_order(scorer):
+    rows = make_rows(10, broken=set(range(0, 10, 2)))
+    result = scorer(rows)
+    assert result["pair_id"].to_pylist() == rows["pair_id"].to_pylist()
+    assert result["status"].to_pylist() == ["missing", "ok"] * 5
+
+
+def test_a_block_of_broken_rows_only_keeps_its_schema(scorer):
+    result = scorer(make_rows(3, broken={0, 1, 2}))
+    assert result.schema == result_schema(CARRIED)
+    assert result["spips_score"].null_count == 3
+
+
+def test_identical_images_have_infinite_psnr_and_are_ok(scorer):
+    rows = make_rows(1)
+    same = rows.set_column(
+        rows.column_names.index("distorted_pixels"), "distorted_pixels", rows["reference_pixels"]
+    )
+    (row,) = scorer(same).to_pylist()
+    assert (row["status"], row["spips_score"], row["psnr_db"]) == ("ok", 0, np.inf)
+
+
+def test_a_score_that_overflows_is_non_finite(tmp_path):
+    model = SPIPS.untrained(ModelConfig())
+    largest = model.score(*_black_and_white()).tradition.item()
+    with torch.no_grad():  # the sum over this pair's pixels overflows, not over the known pair's
+        model.streams["tradition"].convs[0].weight *= 1.2 * 3.4e38 / (96 * 100 * largest)
+    model.save(tmp_path / "huge.safetensors")
+    scorer = make_scorer(ModelSourceConfig(checkpoint=str(tmp_path / "huge.safetensors")))
+    rows = make_rows(2)
+    black, white = bytes(96 * 100 * 3), b"\xff" * (96 * 100 * 3)
+    for name, pixels in (("reference_pixels", black), ("distorted_pixels", white)):
+        values = pa.array([pixels, black], pa.large_binary())
+        rows = rows.set_column(rows.column_names.index(name), name, values)
+    bad, good = scorer(rows).to_pylist()
+    assert (bad["status"], good["status"]) == ("non_finite", "ok")
+    assert bad["spips_score"] is None
+    assert "expected finite scores, got" in bad["error"]
+    assert "inf" in bad["error"]
+
+
+def _black_and_white():
+    black = torch.zeros(1, 3, 96, 100, dtype=torch.uint8)
+    return black, black + 255
+
+
+def test_a_stream_that_the_model_leaves_out_is_null(tmp_path):
+    model = SPIPS.untrained(ModelConfig(streams=("tradition", "percept")))
+    model.save(tmp_path / "ablation.safetensors")
+    scorer = make_scorer(ModelSourceConfig(checkpoint=str(tmp_path / "ablation.safetensors")))
+    (row,) = scorer(make_rows(1)).to_pylist()
+    assert row["status"] == "ok"
+    assert row["semantic_score"] is None
+    assert row["percept_score"] > 0
+
+
+def test_another_model_than_planned_is_a_fault():
+    with pytest.raises(FaultError, match="expected digest 0000 as on the driver, got"):
+        make_scorer(expected_digest="0000")
+
+
+def test_a_checkpoint_with_another_sha256_is_a_fault(tmp_path):
+    path = tmp_path / "model.safetensors"
+    SPIPS.untrained(ModelConfig()).save(path)
+    with pytest.raises(FaultError, match=f"expected sha256 {'0' * 64}"):
+        load_model(ModelSourceConfig(checkpoint=str(path), checkpoint_sha256="0" * 64))
+
+
+def test_a_checkpoint_that_does_not_exist_is_an_error(tmp_path):
+    with pytest.raises((CheckpointError, FaultError), match=r"absent\.safetensors"):
+        load_model(ModelSourceConfig(checkpoint=str(tmp_path / "absent.safetensors")))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_a_fault():
+    with pytest.raises(FaultError, match=r"compute\.gpus_per_actor: expected a CUDA GPU"):
+        make_scorer(use_gpu=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_gpu_scores_as_the_cpu_does(scorer):
+    rows = make_rows(12, sizes=((96, 100), (131, 97)))
+    on_gpu = make_scorer(use_gpu=True)(rows).to_pandas()
+    on_cpu = scorer(rows).to_pandas()
+    assert np.abs(on_gpu["spips_score"] / on_cpu["spips_score"] - 1).max() < 1e-4
