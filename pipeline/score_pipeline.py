@@ -79,7 +79,10 @@ def score_pairs(plan: Plan, workers: Workers) -> Dataset:
     }
     return (
         ray.data.read_parquet(
-            plan.manifest.paths, filesystem=arrow_filesystem(plan.manifest.fs), partitioning=None
+            plan.manifest.paths,
+            filesystem=arrow_filesystem(plan.manifest.fs),
+            partitioning=None,
+            file_extensions=None,  # the plan chose the files, whatever their names
         )
         .repartition(target_num_rows_per_block=ROWS_PER_LOAD_TASK)
         .map_batches(load, batch_size=None, batch_format="pyarrow", num_cpus=LOAD_CPUS)

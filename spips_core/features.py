@@ -5,6 +5,7 @@ importing torch, and every scoring process would pay for it.
 """
 
 import hashlib
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,13 @@ from spips_core.errors import CheckpointError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+UNREADABLE = (
+    OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError,
+    pickle.UnpicklingError, safetensors.SafetensorError,
+)  # fmt: skip
+"""What a missing, damaged or foreign weights file raises."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,7 @@ class Trunk(nn.Module):
         Returns:
             L tensors (N, C_l, H_l, W_l), shallow to deep, in the trunk's own precision.
         """
-        weight = next(self.parameters())
+        weight = next(self.features.parameters())
         hidden = ((images - self.mean) / self.std).to(weight.dtype)
         taps = []
         for index, layer in enumerate(self.features):
@@ -173,9 +181,10 @@ def _torchvision_state(backbone: Backbone) -> dict[str, Tensor]:
     weights = get_weight(backbone.torchvision_weights)
     try:
         return dict(weights.get_state_dict(progress=False, check_hash=True))
-    except OSError as error:
+    except UNREADABLE as error:
         raise CheckpointError(
-            f"torchvision could not fetch {weights.url}: {error}; give a path to the weights"
+            f"torchvision could not fetch {weights.url}, or what it keeps of it is damaged: "
+            f"{error}; give a path to the weights"
         ) from error
 
 
@@ -184,14 +193,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return dict(safetensors.torch.load_file(path))
         return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (
-        OSError,
-        safetensors.SafetensorError,
-        RuntimeError,
-        ValueError,
-        EOFError,
-        LookupError,
-    ) as error:
+    except UNREADABLE as error:
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"backbone weights {path}: expected a .safetensors file or a .pth state dict: {line}"

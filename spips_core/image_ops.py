@@ -5,18 +5,17 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def to_unit_range(images: Tensor) -> Tensor:
-    """Return the images as floating point: uint8 is divided by 255, floats stay as they are.
+def to_unit_range(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the images as floating point: uint8 is divided by 255, floats keep their values.
 
     Args:
         images: (N, C, H, W), uint8 in [0, 255] or floating point in [0, 1].
+        dtype: of the result.
 
     Returns:
-        (N, C, H, W) in [0, 1]: float32, or float64 when the images were.
+        (N, C, H, W) in [0, 1].
     """
-    if images.dtype == torch.uint8:
-        return images.float() / 255
-    return images if images.dtype == torch.float64 else images.float()
+    return images.to(dtype) / 255 if images.dtype == torch.uint8 else images.to(dtype)
 
 
 def gaussian_blur(images: Tensor, window_size: int, sigma: float) -> Tensor:

@@ -132,7 +132,8 @@ class SPIPS(nn.Module):
         """
         path = packaged_checkpoints().get(str(checkpoint), Path(checkpoint))
         stored = read_checkpoint(path)
-        model = cls(stored.config)
+        with torch.random.fork_rng(devices=[]):  # the first weights drawn are all replaced
+            model = cls(stored.config)
         state = dict(stored.tensors)
         if not any(name.startswith("trunk.") for name in state):
             load_trunk_weights(model.trunk, backbone_weights)
@@ -149,7 +150,7 @@ class SPIPS(nn.Module):
             )
         model.training_record = stored.training
         model.digest = digest_of(model.state_dict(), json.dumps(asdict(stored.config)))
-        model.trunk.to(precision)
+        model.trunk.features.to(precision)
         model.eval()._check_known_pair(path, stored.known_pair_score)
         return model
 
@@ -176,7 +177,7 @@ class SPIPS(nn.Module):
         return dict(zip(self.config.streams, self.fusion.weights.tolist(), strict=True))
 
     def _check_known_pair(self, path: Path, expected: float) -> None:
-        precision = next(self.trunk.parameters()).dtype
+        precision = next(self.trunk.features.parameters()).dtype
         score = self.score(*known_pair()).score.item()
         if not math.isclose(score, expected, rel_tol=KNOWN_PAIR_TOLERANCE[precision]):
             raise CheckpointError(
@@ -251,8 +252,9 @@ class SPIPS(nn.Module):
 
     def _prepare(self, reference: Tensor, distorted: Tensor) -> tuple[Tensor, Tensor]:
         check_pair(reference, distorted)
-        device = self.trunk.mean.device
-        return to_unit_range(reference.to(device)), to_unit_range(distorted.to(device))
+        own = next(self.streams.parameters())
+        reference, distorted = reference.to(own.device), distorted.to(own.device)
+        return to_unit_range(reference, own.dtype), to_unit_range(distorted, own.dtype)
 
     def _features(
         self, reference: Tensor, distorted: Tensor, pyramid: list[StructureLoss]
@@ -272,7 +274,7 @@ class SPIPS(nn.Module):
         """Return Q_CNN of Eq. (6): L tensors (N, C_l, H_l, W_l) >= 0."""
         maps = []
         for tap in self.trunk(torch.cat([reference, distorted])):
-            feature = tap.float()  # differences of half-precision features need the room
+            feature = tap.to(reference.dtype)  # differences of bfloat16 features need the room
             feature = unit_length(feature) if self.config.feature_norm == "unit" else feature
             feature_r, feature_d = feature.chunk(2)
             maps.append((feature_d - feature_r).square())

@@ -33,7 +33,7 @@ def listing(folder: Path) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def manifest(image_folder, tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("manifest") / "pairs.parquet"
+    path = tmp_path_factory.mktemp("manifest") / "pairs"  # read as Parquet whatever its name
     return write_manifest(path, make_rows(str(image_folder), 60))
 
 

@@ -1,0 +1,227 @@
+import copy
+import json
+
+import pytest
+import safetensors
+import torch
+from safetensors.torch import save_file
+
+from spips_core import SPIPS, CheckpointError, ModelConfig, packaged_checkpoints
+from spips_core.checkpoint import known_pair
+
+
+@pytest.fixture
+def saved(embedded, tmp_path):
+    embedded.save(tmp_path / "model.safetensors")
+    return tmp_path / "model.safetensors"
+
+
+def read(path):
+    with safetensors.safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+def edit_metadata(path, **changes):
+    """Rewrite a checkpoint's metadata; None takes a key away."""
+    tensors, metadata = read(path)
+    metadata = {key: value for key, value in (metadata | changes).items() if value is not None}
+    save_file(tensors, path, metadata)
+
+
+def edit_config(path, **changes):
+    _, metadata = read(path)
+    edit_metadata(path, config=json.dumps(json.loads(metadata["config"]) | changes))
+
+
+def refuse(path, *parts, **keywords):
+    """Load, and check that one CheckpointError names the file and every part."""
+    with pytest.raises(CheckpointError) as error:
+        SPIPS.load(path, **keywords)
+    for part in (str(path), *parts):
+        assert part in str(error.value)
+
+
+def test_packaged_checkpoint_is_small_and_says_that_it_is_untrained(embedded):
+    assert packaged_checkpoints()["embedded"].stat().st_size < 5_000_000
+    assert embedded.training_record == {}
+    assert not embedded.training
+
+
+def test_known_pair_is_the_same_as_when_checkpoints_were_made():
+    reference, distorted = known_pair()
+    assert (reference.shape, distorted.shape) == ((1, 3, 96, 128), (1, 3, 96, 128))
+    weights = torch.arange(1, 3 * 96 * 128 + 1)
+    sums = [
+        (images.flatten() * weights).sum().item() % 1_000_003 for images in (reference, distorted)
+    ]
+    assert sums == [881945, 85457]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ModelConfig(),
+        ModelConfig(streams=("percept", "semantic"), feature_norm="none"),
+        ModelConfig(streams=("tradition", "percept"), fusion="mlp"),
+    ],
+    ids=["default", "no tradition", "mlp"],
+)
+def test_round_trip_keeps_config_digest_training_and_scores(config, tmp_path, seven_pairs):
+    model = SPIPS.untrained(config, seed=3)
+    model.training_record = {"data": "BAPPS", "epochs": "10"}
+    model.save(tmp_path / "one.safetensors")
+    one = SPIPS.load(tmp_path / "one.safetensors")
+    one.save(tmp_path / "two.safetensors")
+    two = SPIPS.load(str(tmp_path / "two.safetensors"))
+    assert one.config == two.config == config
+    assert one.training_record == two.training_record == {"data": "BAPPS", "epochs": "10"}
+    assert len(one.digest) == 64
+    assert one.digest == two.digest
+    expected = model.score(*seven_pairs).score
+    assert torch.equal(one.score(*seven_pairs).score, expected)
+    assert torch.equal(two.score(*seven_pairs).score, expected)
+
+
+def digest_after_saving(model, path):
+    model.save(path)
+    return SPIPS.load(path).digest
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "trunk.features.0.bias", "trunk.features.10.weight", "streams.tradition.convs.0.weight",
+        "streams.percept.convs.2.weight", "streams.semantic.convs.1.weight", "fusion.logits",
+    ],
+)  # fmt: skip
+def test_digest_changes_with_one_number_of_any_tensor(embedded, tmp_path, name):
+    model = copy.deepcopy(embedded)
+    with torch.no_grad():
+        model.state_dict()[name].view(-1)[-1] += 1e-4
+    assert digest_after_saving(model, tmp_path / "nudged.safetensors") != embedded.digest
+
+
+def test_digest_changes_with_the_config_alone(tmp_path):
+    models = [SPIPS.untrained(ModelConfig(feature_norm=norm)) for norm in ("unit", "none")]
+    states = [model.state_dict() for model in models]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    digests = {digest_after_saving(model, tmp_path / "m.safetensors") for model in models}
+    assert len(digests) == 2
+
+
+def test_digest_does_not_depend_on_where_the_trunk_came_from(embedded, saved, tmp_path):
+    weights = tmp_path / "trunk.safetensors"
+    save_file(embedded.trunk.state_dict(), weights)
+    heads = tmp_path / "heads.safetensors"
+    embedded.save(heads, with_trunk=False)
+    assert heads.stat().st_size < saved.stat().st_size / 10
+    model = SPIPS.load(heads, backbone_weights=weights)
+    assert model.digest == embedded.digest
+    assert torch.equal(model.score(*known_pair()).score, embedded.score(*known_pair()).score)
+
+
+def test_streams_refuse_another_trunk_and_name_both_digests(embedded, tmp_path):
+    other = SPIPS.untrained(ModelConfig(), seed=9).trunk
+    save_file(other.state_dict(), tmp_path / "other.safetensors")
+    embedded.save(tmp_path / "heads.safetensors", with_trunk=False)
+    refuse(
+        tmp_path / "heads.safetensors",
+        f"expected the trunk with digest {embedded.trunk.digest()}",
+        f"got {other.digest()}",
+        backbone_weights=tmp_path / "other.safetensors",
+    )
+
+
+def test_whole_checkpoint_refuses_backbone_weights(saved, trunk_files):
+    refuse(saved, "expected no backbone weights", backbone_weights=trunk_files["alexnet"])
+
+
+def test_changed_trunk_in_the_file_is_refused(saved):
+    tensors, metadata = read(saved)
+    tensors["trunk.features.0.weight"][0, 0, 0, 0] += 1e-3
+    save_file(tensors, saved, metadata)
+    refuse(saved, f"expected the trunk with digest {metadata['trunk_digest']}")
+
+
+def test_missing_extra_and_misshapen_tensors_are_all_listed(saved):
+    tensors, metadata = read(saved)
+    del tensors["fusion.logits"]
+    tensors["streams.extra.weight"] = torch.zeros(2)
+    tensors["streams.tradition.convs.0.weight"] = torch.zeros(1, 10, 1, 1)
+    save_file(tensors, saved, metadata)
+    refuse(
+        saved,
+        "missing fusion.logits",
+        "extra streams.extra.weight",
+        "streams.tradition.convs.0.weight: expected shape (1, 11, 1, 1), got (1, 10, 1, 1)",
+    )
+
+
+@pytest.mark.parametrize("num_bytes", [0, 5, 200, 5_000, -1])
+def test_truncated_file_is_refused(saved, num_bytes):
+    saved.write_bytes(saved.read_bytes()[:num_bytes])
+    refuse(saved, "expected a safetensors file")
+
+
+def test_missing_file_and_unknown_name_are_refused(tmp_path):
+    refuse(tmp_path / "none.safetensors", "expected a safetensors file")
+    refuse("embeded", "expected a safetensors file")
+    refuse(tmp_path, "expected a safetensors file")
+
+
+def test_other_safetensors_file_is_refused(tmp_path):
+    save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
+    refuse(tmp_path / "other.safetensors", "got none: not a SPIPS checkpoint")
+
+
+def test_other_version_is_refused(saved):
+    edit_metadata(saved, spips_version="2")
+    refuse(saved, "expected version 1, got 2")
+
+
+def test_tampered_known_score_is_refused(saved, embedded):
+    score = embedded.score(*known_pair()).score.item()
+    edit_metadata(saved, known_pair_score=repr(score * 1.001))
+    refuse(saved, "expected its known pair to score", f"got {score:g}")
+
+
+def test_changed_stream_is_caught_by_the_known_pair(saved):
+    tensors, metadata = read(saved)
+    tensors["streams.tradition.convs.0.weight"] *= 1.01
+    save_file(tensors, saved, metadata)
+    refuse(saved, "expected its known pair to score")
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "0"])
+def test_known_score_that_no_model_has_is_refused(saved, value):
+    edit_metadata(saved, known_pair_score=value)
+    refuse(saved, "expected its known pair to score")
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"backbone": "resnet50"}, "resnet50"),
+        ({"fusion": "sum"}, "sum"),
+        ({"feature_norm": "l1"}, "l1"),
+        ({"streams": ["tradition", "beauty"]}, "beauty"),
+        ({"streams": ["semantic", "percept"]}, "semantic"),
+        ({"streams": []}, "streams"),
+        ({"depth": 3}, "depth"),
+    ],
+)
+def test_unknown_names_in_the_config_are_refused(saved, changes, named):
+    edit_config(saved, **changes)
+    refuse(saved, named)
+
+
+@pytest.mark.parametrize("key", ["config", "trunk_digest", "training", "known_pair_score"])
+def test_incomplete_metadata_is_refused(saved, key):
+    edit_metadata(saved, **{key: None})
+    refuse(saved, "metadata cannot be read", key)
+
+
+@pytest.mark.parametrize("key", ["config", "training", "known_pair_score"])
+def test_damaged_metadata_is_refused(saved, key):
+    edit_metadata(saved, **{key: "{"})
+    refuse(saved, "metadata cannot be read")
