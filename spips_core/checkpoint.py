@@ -61,7 +61,8 @@ def write_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         "known_pair_score": repr(checkpoint.known_pair_score),
     }
     tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
-    safetensors.torch.save_file(tensors, path, metadata)
+    # Not save_file, whose files only their owner may read, which hides them on a shared disk.
+    Path(path).write_bytes(safetensors.torch.save(tensors, metadata))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -180,24 +180,33 @@ def _torchvision_state(backbone: Backbone) -> dict[str, Tensor]:
 
     weights = get_weight(backbone.torchvision_weights)
     try:
-        return dict(weights.get_state_dict(progress=False, check_hash=True))
+        # weights_only: torchvision's cache is checked against no digest, and must not run code.
+        state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except UNREADABLE as error:
         raise CheckpointError(
             f"torchvision could not fetch {weights.url}, or what it keeps of it is damaged: "
-            f"{error}; give a path to the weights"
+            f"{_first_line(error)}; give a path to the weights"
         ) from error
+    return dict(state)
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return dict(safetensors.torch.load_file(path))
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
+        state = dict(torch.load(path, map_location="cpu", weights_only=True))
+        if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+            raise ValueError("its entries are not tensors by name")
     except UNREADABLE as error:
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"backbone weights {path}: expected a .safetensors file or a .pth state dict: {line}"
+            f"backbone weights {path}: expected a .safetensors file or a .pth state dict: "
+            f"{_first_line(error)}"
         ) from error
+    return state
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def load_strictly(module: nn.Module, state: dict[str, Tensor], source: str) -> None:

@@ -99,7 +99,7 @@ class SPIPS(nn.Module):
             CheckpointError: the trunk's weights cannot be had or do not fit.
         """
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # not the GPUs', which stay as they are
             model = cls(config)
             if backbone_weights or model.trunk.backbone.torchvision_weights:
                 load_trunk_weights(model.trunk, backbone_weights)
@@ -130,6 +130,9 @@ class SPIPS(nn.Module):
             CheckpointError: no such checkpoint; or it is damaged, of another version, made for
                 another trunk, or scores its known pair differently.
         """
+        if precision not in KNOWN_PAIR_TOLERANCE:
+            known = ", ".join(map(str, KNOWN_PAIR_TOLERANCE))
+            raise CheckpointError(f"precision: expected one of {known}, got {precision}")
         path = packaged_checkpoints().get(str(checkpoint), Path(checkpoint))
         stored = read_checkpoint(path)
         with torch.random.fork_rng(devices=[]):  # the first weights drawn are all replaced

@@ -225,3 +225,15 @@ def test_incomplete_metadata_is_refused(saved, key):
 def test_damaged_metadata_is_refused(saved, key):
     edit_metadata(saved, **{key: "{"})
     refuse(saved, "metadata cannot be read")
+
+
+def test_a_saved_checkpoint_is_as_readable_as_any_new_file(tmp_path):
+    SPIPS.untrained(ModelConfig()).save(tmp_path / "model.safetensors")
+    (tmp_path / "plain").write_text("")
+    modes = [(tmp_path / name).stat().st_mode for name in ("model.safetensors", "plain")]
+    assert modes[0] == modes[1]
+
+
+def test_a_precision_without_a_stated_tolerance_is_refused():
+    with pytest.raises(CheckpointError, match=r"precision: expected one of .* got torch\.float64"):
+        SPIPS.load(precision=torch.float64)

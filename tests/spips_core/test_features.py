@@ -224,3 +224,18 @@ def test_digest_reads_the_values_of_a_view_and_not_its_memory():
     values = torch.arange(6.0).view(2, 3)
     assert digest_of({"a": values.t()}) == digest_of({"a": values.t().contiguous()})
     assert digest_of({"a": values.t()}) != digest_of({"a": values.view(3, 2)})
+
+
+def test_code_in_the_cache_of_torchvision_is_never_run(no_network, tmp_path):
+    payload = {"features.0.weight": Payload(tmp_path / "executed")}
+    torch.save(payload, no_network / file_of("alexnet"))
+    with pytest.raises(CheckpointError, match="damaged"):
+        SPIPS.untrained(ModelConfig(backbone="alexnet"))
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("state", [{0: torch.zeros(1)}, {"features.0.weight": [1.0]}])
+def test_a_state_dict_without_tensors_by_name_is_a_checkpoint_error(state, tmp_path):
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match="not tensors by name"):
+        load_trunk_weights(Trunk("alexnet_narrow"), tmp_path / "weights.pth")
