@@ -71,7 +71,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ContractError(
             [f"--config: expected sections in {path}, got {type(content).__name__}"]
         )
-    return content or {}
+    # A section whose every line is commented out is empty, not null.
+    return {section: {} if value is None else value for section, value in (content or {}).items()}
 
 
 def _merge(values: Any, overrides: Any) -> Any:

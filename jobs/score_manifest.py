@@ -1,10 +1,11 @@
 """Score every image pair of a manifest and publish scores, sub-scores and statuses as Parquet.
 
 exit codes:
-  0  done, now or in an earlier run of the same command
-  1  fault: mend the cause and run the same command again; it resumes
-  2  the config or the manifest is wrong; nothing was scored
-  3  more rows failed than failure.max_failed_fraction allows; the results are published
+  0    done, now or in an earlier run of the same command
+  1    fault: mend the cause and run the same command again; it resumes
+  2    the config or the manifest is wrong; nothing was scored
+  3    more rows failed than failure.max_failed_fraction allows; the results are published
+  130  interrupted; the same command goes on where it was
 """
 
 import argparse

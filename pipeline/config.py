@@ -100,7 +100,8 @@ class ModelSourceConfig(Section):
     def _remote_files_have_digests(self) -> Self:
         for name in ("checkpoint", "backbone_weights"):
             uri, sha256 = getattr(self, name), getattr(self, f"{name}_sha256")
-            if uri and ("://" in uri or "::" in uri) and sha256 is None:
+            is_remote = "://" in (uri or "").removeprefix("file://") or "::" in (uri or "")
+            if is_remote and sha256 is None:
                 raise ValueError(f"expected {name}_sha256 with a {name} fetched from elsewhere")
         return self
 

@@ -5,6 +5,7 @@ import struct
 import warnings
 import zlib
 
+import numpy as np
 from PIL import Image, ImageOps, features
 
 from pipeline.config import ImagesConfig
@@ -19,6 +20,8 @@ DECODER_ERRORS = (
     EOFError, RuntimeError, MemoryError, struct.error, zlib.error,
 )  # fmt: skip
 """What Pillow's decoders raise on damaged files."""
+
+TIFF_PHOTOMETRIC, TIFF_WHITE_IS_ZERO = 262, 0
 
 # Pillow's own guard, a fixed number, would come before images.max_pixels, which is checked below
 # from the header, before anything is decoded.
@@ -46,7 +49,8 @@ def decode_image(content: bytes, max_pixels: int) -> Image.Image:
             warnings.simplefilter("ignore")  # an odd tag is no reason to fail or to flood the log
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 check_pixels(image, max_pixels)
-                return _to_rgb(ImageOps.exif_transpose(image))
+                ImageOps.exif_transpose(image, in_place=True)
+                return _to_rgb(image)
     except DECODER_ERRORS as error:
         lines = str(error).splitlines()
         reason = lines[0] if lines else type(error).__name__
@@ -60,7 +64,12 @@ def decode_image(content: bytes, max_pixels: int) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
-        return image.point(lambda sample: sample / 256, "L").convert("RGB")
+        samples = np.asarray(image).astype(np.uint16)
+        if getattr(image, "tag_v2", {}).get(TIFF_PHOTOMETRIC) == TIFF_WHITE_IS_ZERO:
+            samples = 65535 - samples
+        grey = (samples >> 8).astype(np.uint8)
+        grey[samples == image.info.get("transparency", -1)] = 255
+        return Image.fromarray(grey).convert("RGB")
     if image.mode in ("I", "F"):
         raise ValueError(f"samples of 8 or 16 bits expected, not 32 (Pillow's mode {image.mode})")
     if image.has_transparency_data:

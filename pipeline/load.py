@@ -117,16 +117,18 @@ class PairLoader:
         contents: dict[Source, bytes | RowError] = {}
         uris = []
         for source in sources:
-            if isinstance(source, str) and source:
+            if isinstance(source, bytes):
+                contents[source] = source
+            elif source:
                 refused = self._refuse(source)
                 if refused is None:
                     uris.append(source)
                 else:
                     contents[source] = refused
             else:
-                contents[source] = source or RowError(
-                    Status.MISSING,
-                    f"expected a URI or an image, got {'null' if source is None else 'nothing'}",
+                got = "null" if source is None else "nothing"
+                contents[source] = RowError(
+                    Status.MISSING, f"expected a URI or an image, got {got}"
                 )
         for uri, content in zip(uris, fetch(uris, self.rules.max_bytes), strict=True):
             contents[uri] = _explain(content) if isinstance(content, Exception) else content

@@ -44,6 +44,7 @@ class Manifest:
         num_rows: number of pairs.
         id_hashes: (num_rows,) uint64, sorted: a hash of every pair_id.
         fingerprint: sha256 over the files' names and contents.
+        folder: the folder whose files it is; None when files or a glob were named.
     """
 
     fs: AbstractFileSystem
@@ -54,6 +55,13 @@ class Manifest:
     num_rows: int
     id_hashes: npt.NDArray[np.uint64]
     fingerprint: str
+    folder: str | None
+
+    def covers(self, uri: str) -> bool:
+        """Return whether a URI lies in the folder that is the manifest."""
+        fs, path = open_store(uri)
+        inside = self.folder is not None and f"{path}/".startswith(f"{self.folder}/")
+        return inside and type(fs) is type(self.fs)
 
 
 def open_manifest(config: ManifestConfig) -> Manifest:
@@ -102,7 +110,7 @@ def open_manifest(config: ManifestConfig) -> Manifest:
     entries = "\n".join(f"{name} {id_}" for name, id_ in zip(names, contents, strict=True))
     return Manifest(
         fs, paths, schema, config.pair_id_column, image_columns, num_rows, id_hashes,
-        hashlib.sha256(entries.encode()).hexdigest(),
+        hashlib.sha256(entries.encode()).hexdigest(), root if fs.isdir(root) else None,
     )  # fmt: skip
 
 
@@ -149,7 +157,7 @@ def _hash(ids: pa.Array) -> npt.NDArray[np.uint64]:
 
 def _find_files(fs: AbstractFileSystem, root: str) -> tuple[str, list[str]]:
     """Return the Parquet files that a path, folder or glob names, and the folder they share."""
-    wildcard = None if fs.isfile(root) else re.search(r"[*?\[]", root)
+    wildcard = None if fs.exists(root) else re.search(r"[*?\[]", root)
     if wildcard:
         base = root[: wildcard.start()].rpartition("/")[0]
         found = [path for path in fs.glob(root) if fs.isfile(path)]
@@ -231,6 +239,11 @@ def _check_schema(
         for name in schema.names
         if name in RESERVED_COLUMNS
     ]
+    problems += [
+        f"manifest: expected column {field.name!r} as string or binary, got {field.type}"
+        for field in schema
+        if pa.types.is_string_view(field.type) or pa.types.is_binary_view(field.type)
+    ]
     repeated = {name for name in schema.names if schema.names.count(name) > 1}
     problems += [
         f"manifest: expected one column {name!r}, got several" for name in sorted(repeated)
@@ -263,6 +276,6 @@ def _check_repeats(
     twice = sorted(id_ for id_, count in counts.items() if count > 1)
     if not twice:  # two ids with one hash
         return []
-    shown = ", ".join(repr(id_) for id_ in twice[:MAX_LISTED])
+    shown = ", ".join(redact(repr(id_)) for id_ in twice[:MAX_LISTED])
     more = ", ..." if len(twice) > MAX_LISTED else ""
     return [f"manifest: expected unique {column!r}, got {len(twice)} more than once: {shown}{more}"]

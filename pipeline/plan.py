@@ -16,7 +16,7 @@ from pipeline.manifest import Manifest, open_manifest
 from pipeline.run import Json, RunFolder, fingerprint, open_run_folder
 from pipeline.schema import Status, carried_schema
 from pipeline.score import ModelInfo, describe_model, load_model
-from pipeline.storage import arrow_filesystem, redact
+from pipeline.storage import STORE_ERRORS, arrow_filesystem, check_writable, describe, redact
 from spips_core import SpipsError
 
 SAMPLE_ROWS = 8
@@ -79,7 +79,17 @@ def make_plan(config: ScoreManifestConfig) -> Plan:
         model = describe_model(load_model(config.model))
     except (SpipsError, FaultError) as error:
         problems.append(f"model: {redact(str(error))}")
-    if manifest is None or model is None:
+    try:
+        check_writable(config.output.uri)
+        if manifest is not None and manifest.covers(config.output.uri):
+            problems.append(
+                "output.uri: expected a folder outside the manifest's, got "
+                f"{redact(config.output.uri)}, whose results the manifest would take in"
+            )
+    except STORE_ERRORS as error:
+        uri = redact(config.output.uri)
+        problems.append(f"output.uri: {uri} cannot be used: {describe(error)}")
+    if problems or manifest is None or model is None:
         raise ContractError(problems)
 
     fingerprints = {

@@ -1,6 +1,7 @@
 """Publish a run: results reconciled against the manifest, then run.json, then _SUCCESS."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -35,7 +36,8 @@ def start_attempt(plan: Plan) -> Attempt:
     Args:
         plan: the run.
     """
-    return Attempt(datetime.now(UTC), time.monotonic(), len(_result_ids(plan)))
+    num_rows = len(_result_ids(plan, plan.folder.score_files()))
+    return Attempt(datetime.now(UTC), time.monotonic(), num_rows)
 
 
 def publish(plan: Plan, attempt: Attempt, workers: Json) -> Json:
@@ -53,10 +55,12 @@ def publish(plan: Plan, attempt: Attempt, workers: Json) -> Json:
         FaultError: ids are lost or repeated; nothing is published.
     """
     elapsed_s = time.monotonic() - attempt.start_s
-    _reconcile(plan)
-    counts = count_by_status(plan.folder)
+    files = plan.folder.score_files()
+    _reconcile(plan, files)
+    counts = count_by_status(plan.folder, files)
     num_rows = plan.manifest.num_rows
     record = plan.record() | {
+        "files": [path.removeprefix(plan.folder.path + "/") for path in files],
         "counts_by_status": counts,
         "failed_fraction": (num_rows - counts[Status.OK]) / num_rows,
         "workers": workers,
@@ -71,16 +75,15 @@ def publish(plan: Plan, attempt: Attempt, workers: Json) -> Json:
     return record
 
 
-def _result_ids(plan: Plan) -> npt.NDArray[np.uint64]:
+def _result_ids(plan: Plan, files: Sequence[str]) -> npt.NDArray[np.uint64]:
     """Return the sorted hashes of the ids that have a result."""
-    files = plan.folder.score_files()
     if not files:
         return np.empty(0, np.uint64)
     return hash_ids(plan.folder.fs, files, plan.manifest.pair_id_column)[0]
 
 
-def _reconcile(plan: Plan) -> None:
-    expected, got = plan.manifest.id_hashes, _result_ids(plan)
+def _reconcile(plan: Plan, files: Sequence[str]) -> None:
+    expected, got = plan.manifest.id_hashes, _result_ids(plan, files)
     if not np.array_equal(got, expected):
         num_lost = len(np.setdiff1d(expected, got))
         num_repeated = len(got) - len(np.unique(got))

@@ -11,6 +11,7 @@
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -119,7 +120,7 @@ def open_run_folder(output_uri: str, run_id: str, fingerprints: dict[str, str]) 
                 raise ContractError([f"output.run_id: expected a free folder or a run, got {got}"])
             return folder
         held = folder.read("plan.json")["fingerprints"]
-    except (*STORE_ERRORS, KeyError) as error:
+    except (*STORE_ERRORS, KeyError, TypeError) as error:
         raise ContractError(
             [f"output.uri: {redact(output_uri)} cannot be used: {describe(error)}"]
         ) from error
@@ -134,14 +135,15 @@ def open_run_folder(output_uri: str, run_id: str, fingerprints: dict[str, str]) 
     return folder
 
 
-def count_by_status(folder: RunFolder) -> dict[str, int]:
+def count_by_status(folder: RunFolder, files: Sequence[str]) -> dict[str, int]:
     """Return the number of result rows with each status, statuses without rows included.
 
     Args:
         folder: of a run whose results are written.
+        files: the result files.
     """
     counts: Counter[str] = Counter()
-    for batch in _dataset(folder).to_batches(columns=["status"]):
+    for batch in _dataset(folder, files).to_batches(columns=["status"]):
         for entry in pyarrow.compute.value_counts(batch.column(0)).to_pylist():
             counts[entry["values"]] += entry["counts"]
     return {status.value: counts[status.value] for status in Status}
@@ -163,19 +165,21 @@ def open_scores(run_uri: str, *, allow_unfinished: bool = False) -> pyarrow.data
     try:
         fs, path = open_store(run_uri)
         folder = RunFolder(fs, path, redact(run_uri))
-        state, num_files = folder.state(), len(folder.score_files())
+        state, files = folder.state(), folder.score_files()
+        if state == "finished":  # and nothing that another process may have added since
+            files = [f"{folder.path}/{name}" for name in folder.read("run.json")["files"]]
     except STORE_ERRORS as error:
         problem = f"{redact(run_uri)} cannot be read: {describe(error)}"
         raise ContractError([problem]) from error
     if state == "new" or (state == "unfinished" and not allow_unfinished):
         got = "no run" if state == "new" else "an unfinished one (no _SUCCESS)"
         raise ContractError([f"expected a finished run at {folder.uri}, got {got}"])
-    if not num_files:
+    if not files:
         raise ContractError([f"expected results at {folder.uri}, got a run without any yet"])
-    return _dataset(folder)
+    return _dataset(folder, files)
 
 
-def _dataset(folder: RunFolder) -> pyarrow.dataset.Dataset:
+def _dataset(folder: RunFolder, files: Sequence[str]) -> pyarrow.dataset.Dataset:
     return pyarrow.dataset.dataset(
-        folder.score_files(), filesystem=arrow_filesystem(folder.fs), format="parquet"
+        list(files), filesystem=arrow_filesystem(folder.fs), format="parquet"
     )

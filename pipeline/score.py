@@ -56,12 +56,10 @@ def load_model(source: ModelSourceConfig) -> SPIPS:
         FaultError: a file cannot be fetched, or has another sha256.
         CheckpointError: a file is not what the model expects.
     """
-    checkpoint: Any = source.checkpoint
-    if checkpoint not in packaged_checkpoints():
-        checkpoint = local_copy(checkpoint, source.checkpoint_sha256)
+    checkpoint = str(packaged_checkpoints().get(source.checkpoint, source.checkpoint))
     weights = source.backbone_weights
     return SPIPS.load(
-        checkpoint,
+        local_copy(checkpoint, source.checkpoint_sha256),
         backbone_weights=local_copy(weights, source.backbone_weights_sha256) if weights else None,
         precision=PRECISIONS[source.precision],
     )

@@ -8,6 +8,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.data.checkpoint import CheckpointConfig
 
 from pipeline.config import ComputeConfig
+from pipeline.errors import ContractError
 from pipeline.load import PairLoader
 from pipeline.plan import Plan
 from pipeline.publish import publish, start_attempt
@@ -53,12 +54,23 @@ def choose_workers(compute: ComputeConfig, resources: Mapping[str, float]) -> Wo
         One process per GPU; without GPUs, one for three quarters of the CPUs. Ray keeps a CPU for
         each as long as CPUS_FOR_OTHER_STAGES are left, and none beyond: scorers that hold every
         CPU would wait forever for pairs that nothing can load.
+
+    Raises:
+        ContractError: GPUs are asked for, the cluster has none, and nothing says how many
+            processes to wait for.
     """
     num_cpus, num_gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0)
     most_scorers = min(num_cpus * 3 // 4, num_cpus - CPUS_FOR_OTHER_STAGES)
     gpus_per_actor = compute.gpus_per_actor
     if gpus_per_actor is None:
         gpus_per_actor = 1.0 if num_gpus else 0.0
+    if gpus_per_actor and not num_gpus and compute.actors is None:
+        raise ContractError(
+            [
+                "compute.gpus_per_actor: expected 0 on a cluster without GPUs, got "
+                f"{gpus_per_actor:g}; on one that scales, give compute.actors as well"
+            ]
+        )
     by_cluster = int(num_gpus / gpus_per_actor) if gpus_per_actor else most_scorers
     actors = compute.actors or max(1, by_cluster)
     return Workers(actors, gpus_per_actor, 1.0 if actors <= most_scorers else 0.0)
@@ -89,7 +101,9 @@ def score_pairs(plan: Plan, workers: Workers) -> Dataset:
         .map_batches(
             PairScorer,
             fn_constructor_kwargs=score,
-            batch_size=None,  # a block of the load stage, cut at the pixel budget
+            # A block of the load stage, cut at the pixel budget. For GPUs Ray wants a number of
+            # rows, to which it joins small blocks; the scorer keeps to the pixel budget itself.
+            batch_size=ROWS_PER_LOAD_TASK if workers.gpus_per_actor else None,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=workers.actors),
             num_cpus=workers.cpus_per_actor,

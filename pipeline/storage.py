@@ -27,9 +27,29 @@ CACHE_FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
 STORE_ERRORS = (OSError, ValueError, ImportError, BotoCoreError)
 """What a store that cannot be reached, read or written raises; BotoCoreError: without keys, say."""
 
-_USER_INFO = re.compile(r"(://)[^/\s?#]*@")
+_PASSWORD = re.compile(r"((?<!abfs)(?<!abfss)(?<!wasb)(?<!wasbs)://)[^/\s?#]*@")
+_HTTP_TAIL = re.compile(r"(https?://[^\s?#;]*)([?#;]\S*?)(?=['\")\],.]*(?:\s|$))", re.IGNORECASE)
+_QUERY = re.compile(r"(://[^\s?]*)(\?[\w.-]+=\S*?)(?=['\")\],.]*(?:\s|$))")
 _NOT_SENT = re.compile(r"[\x00-\x1f]")  # clients leave these out of what they ask for
-_QUERY_VALUE = re.compile(r"([?&](?!versionId=)[^=&\s'\"]+=)[^&\s'\"]+")
+
+
+def check_writable(uri: str) -> None:
+    """Raise when a local folder cannot be written; another store tells at the first write.
+
+    Args:
+        uri: a local path or fsspec URI.
+
+    Raises:
+        OSError: it is a file, or its nearest existing parent may not be written.
+        ValueError: the store keeps nothing that another process could read.
+    """
+    fs, path = open_store(uri)
+    if fs.protocol == "memory" or "http" in fs.protocol:
+        raise ValueError(f"expected a store that all processes can write, got {redact(uri)}")
+    if isinstance(fs, LocalFileSystem):
+        existing = next(folder for folder in (Path(path), *Path(path).parents) if folder.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK):
+            raise NotADirectoryError(f"expected a writable folder, got {existing}")
 
 
 def open_store(uri: str) -> tuple[AbstractFileSystem, str]:
@@ -73,10 +93,24 @@ def arrow_filesystem(fs: AbstractFileSystem) -> pyarrow.fs.FileSystem:
 def redact(text: str) -> str:
     """Return the text with user info and query values of URIs replaced by ***.
 
+    Paths stay as they are, even with = and & in them, and so does abfs's container@account.
+
     Args:
         text: a URI, or an error message with URIs in it.
     """
-    return _QUERY_VALUE.sub(r"\1***", _USER_INFO.sub(r"\1***@", text))
+    for tail in (_HTTP_TAIL, _QUERY):
+        text = tail.sub(lambda match: match[1] + _without_values(match[2]), text)
+    return _PASSWORD.sub(r"\1***@", text)
+
+
+def _without_values(tail: str) -> str:
+    """Return a query or fragment with names only; versionId, which is no secret, is kept."""
+    parts = re.split(r"([?&#;])", tail)
+    for index, part in enumerate(parts[2::2], start=1):
+        name, separator, _ = part.partition("=")
+        if part and name != "versionId":
+            parts[2 * index] = f"{name}=***" if separator else "***"
+    return "".join(parts)
 
 
 def is_relative(uri: str) -> bool:
@@ -140,7 +174,7 @@ def fetch(uris: Sequence[str], max_bytes: int) -> list[bytes | Exception]:
         paths = [path for _, path in entries]
         fetched = fs.cat_ranges(paths, 0, max_bytes + 1, on_error="return")
         for (index, _), content in zip(entries, fetched, strict=True):
-            results[index] = b"" if _is_empty_object(content) else content
+            results[index] = b"" if _is_empty_object(content) else _named(content)
     return results
 
 
@@ -148,6 +182,14 @@ def _is_empty_object(result: bytes | Exception) -> bool:
     """Return whether S3 refused a range because the object has no bytes at all."""
     response: dict[str, Any] = getattr(getattr(result, "__cause__", None), "response", {})
     return bool(response.get("Error", {}).get("Code") == "InvalidRange")
+
+
+def _named(result: bytes | Exception) -> bytes | Exception:
+    """Return an HTTP server's refusal as the error that other stores raise."""
+    kind = {401: PermissionError, 403: PermissionError, 410: FileNotFoundError}.get(
+        getattr(result, "status", 0)
+    )
+    return kind(describe(result)) if kind and isinstance(result, Exception) else result
 
 
 def content_id(fs: AbstractFileSystem, path: str) -> str:

@@ -82,7 +82,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"checkpoint {path}: expected a safetensors file: {error}") from error
+        names = ", ".join(packaged_checkpoints())
+        raise CheckpointError(
+            f"checkpoint {path}: expected a safetensors file, or one of the package ({names}): "
+            f"{error}"
+        ) from error
     version = metadata.get("spips_version")
     if version != FORMAT_VERSION:
         got = "none: not a SPIPS checkpoint" if version is None else version

@@ -22,6 +22,8 @@ def check_pair(reference: Tensor, distorted: Tensor) -> None:
         ImageError: a shape or type differs from the above, or a side is below MIN_SIDE_PX.
     """
     for name, images in (("reference", reference), ("distorted", distorted)):
+        if not isinstance(images, Tensor):
+            raise ImageError(f"{name}: expected a torch tensor, got {type(images).__name__}")
         if images.ndim != 4 or images.shape[1] != 3:
             raise ImageError(f"{name}: expected shape (N, 3, H, W), got {tuple(images.shape)}")
         if images.dtype != torch.uint8 and not images.is_floating_point():

@@ -200,6 +200,7 @@ class SPIPS(nn.Module):
         Raises:
             ImageError: wrong shapes or types, or sides below 96 px.
         """
+        check_pair(reference, distorted)
         reference, distorted = self._prepare(reference, distorted)
         pyramid = structure_pyramid(reference, distorted) if "tradition" in self.streams else []
         return self._fuse(self._means(self._features(reference, distorted, pyramid)))
@@ -218,6 +219,7 @@ class SPIPS(nn.Module):
         Raises:
             ImageError: wrong shapes, types or range, or sides below 96 px.
         """
+        check_pair(reference, distorted)
         check_range("reference", reference)
         check_range("distorted", distorted)
         reference, distorted = self._prepare(reference, distorted)
@@ -246,6 +248,7 @@ class SPIPS(nn.Module):
         Raises:
             ImageError: wrong shapes, types or range, or sides below 96 px.
         """
+        check_pair(reference, distorted)
         check_range("reference", reference)
         check_range("distorted", distorted)
         reference, distorted = self._prepare(reference, distorted)
@@ -254,7 +257,6 @@ class SPIPS(nn.Module):
         return {name: stream_map(maps, height_px, width_px) for name, maps in features.items()}
 
     def _prepare(self, reference: Tensor, distorted: Tensor) -> tuple[Tensor, Tensor]:
-        check_pair(reference, distorted)
         own = next(self.streams.parameters())
         reference, distorted = reference.to(own.device), distorted.to(own.device)
         return to_unit_range(reference, own.dtype), to_unit_range(distorted, own.dtype)

@@ -38,4 +38,4 @@ def psnr_db(reference: Tensor, distorted: Tensor) -> Tensor:
         (N,) in decibels; +inf for identical images, higher is better.
     """
     squared_error = (reference - distorted).square()
-    return -10 * torch.log10(squared_error.mean(dim=(1, 2, 3)))
+    return 10 * torch.log10(1 / squared_error.mean(dim=(1, 2, 3)))

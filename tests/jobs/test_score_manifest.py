@@ -1,14 +1,19 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ray.data import DataContext
 
 from jobs import score_manifest
+from pipeline.config import ScoreManifestConfig
+from pipeline.plan import make_plan
 from pipeline.run import open_scores
 from pipeline.schema import Status, result_schema
+from pipeline.score_pipeline import Workers, execution_context, score_pairs
 from spips_core import SPIPS, ModelConfig
 from tests.jobs.conftest import make_rows, write_manifest
 
@@ -206,3 +211,41 @@ def test_a_wrong_manifest_is_refused_before_anything_is_written(image_folder, tm
     assert "'a'" in problems[1]
     assert "/nowhere/model.safetensors" in problems[2]
     assert not (tmp_path / "out").exists()
+
+
+def test_the_graph_can_be_built_for_gpus(manifest, tmp_path):
+    config = ScoreManifestConfig.model_validate(
+        {"manifest": {"uri": manifest}, "output": {"uri": str(tmp_path / "out")}}
+    )
+    plan = make_plan(config)
+    with DataContext.current(execution_context(plan)):
+        for gpus_per_actor in (0.5, 1.0):
+            assert "PairScorer" in str(score_pairs(plan, Workers(2, gpus_per_actor, 1.0)))
+
+
+def test_results_that_another_process_adds_later_are_not_read(finished, tmp_path):
+    (run,) = shutil.copytree(finished, tmp_path / "out").glob("run_id=*")
+    file = next(run.glob("scores/*.parquet"))
+    shutil.copy(file, file.with_name("late.parquet"))
+    assert open_scores(str(run)).count_rows() == 60
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ("{manifest}", "expected a writable folder"),
+        ("{manifest}/below", "expected a writable folder"),
+        ("memory://out", "expected a store that all processes can write"),
+        ("nosuch://out", "nosuch"),
+        ("{folder}/scores", "expected a folder outside the manifest's"),
+    ],
+)
+def test_an_output_that_cannot_be_is_refused_in_a_dry_run(
+    manifest, tmp_path, capfd, output, expected
+):
+    folder = shutil.copytree(Path(manifest).parent, tmp_path / "in")
+    (folder / "pairs").rename(folder / "pairs.parquet")
+    uri = output.format(manifest=manifest, folder=folder)
+    assert score(str(folder), uri, "--dry-run") == score_manifest.WRONG
+    assert expected in capfd.readouterr().err
+    assert [path.name for path in folder.iterdir()] == ["pairs.parquet"]

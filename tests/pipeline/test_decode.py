@@ -2,6 +2,7 @@ import io
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from jobs.demo import empty_png
@@ -123,6 +124,17 @@ def test_16_bit_grey_keeps_the_high_byte(format_):
     samples = np.array([[0, 255, 256, 0x7FFF, 0x80FF, 0xFFFF]], dtype=np.uint16)
     pixels = decode(encode(Image.fromarray(samples), format_))
     assert pixels[0, :, 0].tolist() == [0, 0, 1, 0x7F, 0x80, 0xFF]
+
+
+def test_16_bit_grey_may_be_big_endian_inverted_or_transparent():
+    samples = np.array([[0x1234, 0xFF00]], dtype=np.uint16)
+    big_endian = Image.frombytes("I;16B", (2, 1), samples.astype(">u2").tobytes())
+    assert decode(encode(big_endian, "TIFF"))[0, :, 0].tolist() == [0x12, 0xFF]
+    inverted = io.BytesIO()
+    tifffile.imwrite(inverted, samples, photometric="miniswhite")
+    assert decode(inverted.getvalue())[0, :, 0].tolist() == [255 - 0x12, 0]
+    transparent = encode(Image.fromarray(samples), transparency=0x1234)
+    assert decode(transparent)[0, :, 0].tolist() == [255, 0xFF]
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])

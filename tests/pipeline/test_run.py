@@ -128,7 +128,7 @@ def test_rows_are_counted_by_status_over_all_files(folder):
     run = make_run(folder)
     write_scores(run, "a.parquet", ["ok", "missing", "ok"])
     write_scores(run, "b.parquet", ["ok", "too_small"])
-    counts = count_by_status(run)
+    counts = count_by_status(run, run.score_files())
     assert list(counts) == [status.value for status in Status]
     expected = {"ok": 3, "missing": 1, "too_small": 1}
     assert {status: count for status, count in counts.items() if count} == expected
@@ -141,7 +141,9 @@ def test_only_a_finished_run_is_read_unless_asked_otherwise(folder):
     (problem,) = problems_of(open_scores, run.uri)
     assert problem == f"expected a finished run at {run.uri}, got an unfinished one (no _SUCCESS)"
     assert open_scores(run.uri, allow_unfinished=True).count_rows() == 2
+    run.write("run.json", {"files": ["scores/a.parquet"]})
     run.write("_SUCCESS", None)
+    write_scores(run, "late.parquet", ["ok"])
     assert open_scores(f"{run.uri}/").to_table()["status"].to_pylist() == ["ok", "missing"]
 
 

@@ -1,6 +1,7 @@
 import pytest
 
 from pipeline.config import ComputeConfig
+from pipeline.errors import ContractError
 from pipeline.score_pipeline import Workers, choose_workers
 
 
@@ -23,3 +24,9 @@ from pipeline.score_pipeline import Workers, choose_workers
 )
 def test_workers_fit_the_cluster_and_leave_room_to_load(cluster, compute, expected):
     assert choose_workers(ComputeConfig(**compute), cluster) == expected
+
+
+def test_gpus_that_the_cluster_lacks_are_refused_unless_a_number_of_actors_is_waited_for():
+    with pytest.raises(ContractError, match="expected 0 on a cluster without GPUs, got 1"):
+        choose_workers(ComputeConfig(gpus_per_actor=1), {"CPU": 4})
+    assert choose_workers(ComputeConfig(gpus_per_actor=1, actors=3), {"CPU": 8}).actors == 3
