@@ -10,6 +10,7 @@ exit codes:
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -75,6 +76,8 @@ def _score(config: ScoreManifestConfig, *, dry_run: bool) -> int:
         ray.init(ignore_reinit_error=True)
     else:  # "local": without it, what a dead cluster left behind would be waited for
         ray.init("local", ignore_reinit_error=True, include_dashboard=False)
+    # As on Ctrl-C, where Ray's own handler would abort the process: schedulers stop jobs so.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
     workers = choose_workers(config.compute, resources)
     sys.stdout.write(f"workers   {workers.actors} scoring, {workers.gpus_per_actor:g} GPUs each\n")
