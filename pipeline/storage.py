@@ -27,7 +27,9 @@ CACHE_FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
 STORE_ERRORS = (OSError, ValueError, ImportError, BotoCoreError)
 """What a store that cannot be reached, read or written raises; BotoCoreError: without keys, say."""
 
-_PASSWORD = re.compile(r"((?<!abfs)(?<!abfss)(?<!wasb)(?<!wasbs)://)[^/\s?#]*@")
+_USER_INFO = re.compile(
+    r"://[^/\s?#]*:[^/\s?#]*@|(?<!abfs)(?<!abfss)(?<!wasb)(?<!wasbs)://[^/\s?#]*@"
+)
 _HTTP_TAIL = re.compile(r"(https?://[^\s?#;]*)([?#;]\S*?)(?=['\")\],.]*(?:\s|$))", re.IGNORECASE)
 _QUERY = re.compile(r"(://[^\s?]*)(\?[\w.-]+=\S*?)(?=['\")\],.]*(?:\s|$))")
 _NOT_SENT = re.compile(r"[\x00-\x1f]")  # clients leave these out of what they ask for
@@ -100,7 +102,7 @@ def redact(text: str) -> str:
     """
     for tail in (_HTTP_TAIL, _QUERY):
         text = tail.sub(lambda match: match[1] + _without_values(match[2]), text)
-    return _PASSWORD.sub(r"\1***@", text)
+    return _USER_INFO.sub("://***@", text)
 
 
 def _without_values(tail: str) -> str:

@@ -65,6 +65,13 @@ def test_a_file_that_holds_no_settings_is_refused(text, tmp_path, capfd):
     assert str(path) in problem
 
 
+def test_a_section_without_settings_stands_for_its_defaults(tmp_path, capfd):
+    path = tmp_path / "config.yaml"
+    path.write_text("images:\n  # max_pixels: 1\ncompute:\n")
+    (problem,) = problems_of([*GIVEN, f"--config={path}", "--compute.actors=0"], capfd)
+    assert "compute.actors" in problem
+
+
 def test_the_command_line_overrides_the_file_field_by_field(tmp_path):
     import argparse
 

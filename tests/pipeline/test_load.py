@@ -1,4 +1,6 @@
+import http.server
 import io
+import threading
 
 import numpy as np
 import pyarrow as pa
@@ -96,16 +98,22 @@ def test_the_reference_s_problem_is_told_before_the_distorted_one_s(tmp_path):
 def test_bytes_in_the_row_are_loaded_and_not_carried_on():
     rows = pa.table(
         {
-            "pair_id": ["good", "broken", "null", "large"],
-            "reference_bytes": [png("red")] * 4,
-            "distorted_bytes": [png("blue"), b"junk", None, png("blue") + bytes(1000)],
-            "label": [1, 2, 3, 4],
+            "pair_id": ["good", "broken", "null", "large", "empty"],
+            "reference_bytes": [png("red")] * 5,
+            "distorted_bytes": [png("blue"), b"junk", None, png("blue") + bytes(1000), b""],
+            "label": [1, 2, 3, 4, 5],
         }
     )
     (block,) = load(rows, ("reference_bytes", "distorted_bytes"), max_bytes=1000)
-    assert block["status"].to_pylist() == ["ok", "decode_error", "missing", "too_large"]
+    assert block["status"].to_pylist() == [
+        "ok",
+        "decode_error",
+        "missing",
+        "too_large",
+        "decode_error",
+    ]
     assert "column distorted_bytes" in block["error"][1].as_py()
-    assert block["label"].to_pylist() == [1, 2, 3, 4]
+    assert block["label"].to_pylist() == [1, 2, 3, 4, 5]
     assert "reference_bytes" not in block.column_names
 
 
@@ -160,3 +168,31 @@ def test_other_columns_pass_through_untouched(good):
     (block,) = load(rows)
     for name in ("model", "tags", "when", "note"):
         assert block[name].equals(rows[name])
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        (401, "forbidden"),
+        (403, "forbidden"),
+        (404, "missing"),
+        (410, "missing"),
+        (418, "unreadable"),
+    ],
+)
+def test_an_http_server_s_answer_becomes_a_status(code, status):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(code)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        uri = f"http://127.0.0.1:{server.server_port}/a.png"
+        row = load_one(uri, uri)
+        server.shutdown()
+    assert row["status"] == status

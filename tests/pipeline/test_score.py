@@ -166,6 +166,11 @@ def test_a_checkpoint_with_another_sha256_is_a_fault(tmp_path):
         load_model(ModelSourceConfig(checkpoint=str(path), checkpoint_sha256="0" * 64))
 
 
+def test_a_packaged_checkpoint_is_checked_too():
+    with pytest.raises(FaultError, match=f"expected sha256 {'0' * 64}"):
+        load_model(ModelSourceConfig(checkpoint="embedded", checkpoint_sha256="0" * 64))
+
+
 def test_a_checkpoint_that_does_not_exist_is_an_error(tmp_path):
     with pytest.raises((CheckpointError, FaultError), match=r"absent\.safetensors"):
         load_model(ModelSourceConfig(checkpoint=str(tmp_path / "absent.safetensors")))

@@ -118,6 +118,14 @@ def test_a_relative_path_is_told_from_a_uri(uri, expected):
         ("s3://bucket/icon@2x.png", "s3://bucket/icon@2x.png"),
         ("expected a = b, got what? c = d & e", "expected a = b, got what? c = d & e"),
         ("/data/a.png", "/data/a.png"),
+        ("/img/a&b=c?d=e.png", "/img/a&b=c?d=e.png"),
+        ("s3://b/k&v=1/dir#2/img.png", "s3://b/k&v=1/dir#2/img.png"),
+        ("abfs://container@account/x", "abfs://container@account/x"),
+        ("abfs://user:password@account/x", "abfs://***@account/x"),
+        ("https://h/a?TOKEN", "https://h/a?***"),
+        ("https://h/a#access_token=abc", "https://h/a#access_token=***"),
+        ("https://h/a;sig=abc?x=1", "https://h/a;sig=***?x=***"),
+        ("got 'https://h/a?sig=ab'cd' (x)", "got 'https://h/a?sig=***' (x)"),
     ],
 )
 def test_secrets_of_uris_are_hidden_and_nothing_else(text, expected):
