@@ -11,3 +11,11 @@ class ImageError(SpipsError, ValueError):
 
 class CheckpointError(SpipsError, ValueError):
     """A checkpoint or a weights file is not what the model expects."""
+
+
+class DatasetError(SpipsError, ValueError):
+    """A data set's files are not what training or evaluation expects."""
+
+
+class BaselineError(SpipsError):
+    """A metric to compare with cannot be had."""

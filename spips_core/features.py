@@ -6,10 +6,12 @@ importing torch, and every scoring process would pay for it.
 
 import hashlib
 import pickle
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -23,7 +25,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 UNREADABLE = (
     OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError,
-    pickle.UnpicklingError, safetensors.SafetensorError,
+    pickle.UnpicklingError, safetensors.SafetensorError, zipfile.BadZipFile,
 )  # fmt: skip
 """What a missing, damaged or foreign weights file raises."""
 
@@ -158,8 +160,8 @@ def load_trunk_weights(trunk: Trunk, path: str | Path | None) -> None:
 
     Args:
         trunk: the trunk to fill, in place.
-        path: a .safetensors file, or a .pth state dict as torchvision publishes them (read as
-            data only, never unpickled into objects); None lets torchvision fetch its ImageNet
+        path: a .safetensors or .npz file, or a .pth state dict as torchvision publishes them (read
+            as data only, never unpickled into objects); None lets torchvision fetch its ImageNet
             weights, or take them from its cache.
 
     Raises:
@@ -194,12 +196,15 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return dict(safetensors.torch.load_file(path))
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
         state = dict(torch.load(path, map_location="cpu", weights_only=True))
         if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
             raise ValueError("its entries are not tensors by name")
     except UNREADABLE as error:
         raise CheckpointError(
-            f"backbone weights {path}: expected a .safetensors file or a .pth state dict: "
+            f"backbone weights {path}: expected a .safetensors or .npz file or a .pth state dict: "
             f"{_first_line(error)}"
         ) from error
     return state

@@ -55,3 +55,14 @@ class PerceptronFusion(nn.Module):
         hidden = torch.tanh((means[:, None, :] * functional.softplus(self.hidden)).sum(dim=2))
         linear = (means * functional.softplus(self.skip)).sum(dim=1)
         return linear + (hidden * functional.softplus(self.output)).sum(dim=1)
+
+    @torch.no_grad()
+    def rescale(self, factor: float) -> None:
+        """Multiply every score by a factor, in place.
+
+        Args:
+            factor: > 0.
+        """
+        for parameter in (self.skip, self.output):
+            scaled = functional.softplus(parameter.double()) * factor
+            parameter.copy_(scaled + torch.log(-torch.expm1(-scaled)))  # softplus inverted

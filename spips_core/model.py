@@ -200,10 +200,52 @@ class SPIPS(nn.Module):
         Raises:
             ImageError: wrong shapes or types, or sides below 96 px.
         """
+        return self.fuse(self.stream_means(self.quality(reference, distorted)))
+
+    def quality(self, reference: Tensor, distorted: Tensor) -> dict[str, list[Tensor]]:
+        """Return the quality maps Q of every stream in use, before anything that is fitted.
+
+        Args:
+            reference: (N, 3, H, W), uint8, or floating point in [0, 1]; the undistorted images.
+            distorted: (N, 3, H, W), the same scenes.
+
+        Returns:
+            By stream's name, Eqs. (1)-(3) as one tensor (N, 11, H, W), Eqs. (7) and (8) as
+            tensors (N, C_l, H_l, W_l); all >= 0, 0 where the images are identical.
+
+        Raises:
+            ImageError: wrong shapes or types, or sides below 96 px.
+        """
         check_pair(reference, distorted)
         reference, distorted = self._prepare(reference, distorted)
         pyramid = structure_pyramid(reference, distorted) if "tradition" in self.streams else []
-        return self._fuse(self._means(self._features(reference, distorted, pyramid)))
+        return self._quality(reference, distorted, pyramid)
+
+    def stream_means(self, quality: dict[str, list[Tensor]]) -> dict[str, Tensor]:
+        """Return the mean of every stream, Eqs. (9)-(11) and the bars of Eq. (12).
+
+        A trained stream's convolutions are 1 x 1 with weights >= 0, so the means of the maps, given
+        as maps of one pixel, have the same stream means as the maps themselves.
+
+        Args:
+            quality: as `quality` returns it.
+
+        Returns:
+            By stream's name, (N,) >= 0.
+        """
+        return {name: stream_mean(maps) for name, maps in self._features(quality).items()}
+
+    def fuse(self, means: dict[str, Tensor]) -> Tensor:
+        """Return the score, Eq. (12) or its perceptron.
+
+        Args:
+            means: as `stream_means` returns them.
+
+        Returns:
+            (N,) >= 0, lower is better.
+        """
+        score: Tensor = self.fusion(torch.stack([means[name] for name in self.streams], dim=1))
+        return score
 
     @torch.no_grad()
     def score(self, reference: Tensor, distorted: Tensor) -> Scores:
@@ -224,9 +266,9 @@ class SPIPS(nn.Module):
         check_range("distorted", distorted)
         reference, distorted = self._prepare(reference, distorted)
         pyramid = structure_pyramid(reference, distorted)
-        means = self._means(self._features(reference, distorted, pyramid))
+        means = self.stream_means(self._quality(reference, distorted, pyramid))
         return Scores(
-            score=self._fuse(means).float(),
+            score=self.fuse(means).float(),
             **{name: means[name].float() if name in means else None for name in STREAMS},
             psnr_db=psnr_db(reference, distorted).float(),
             ssim=pyramid[0].ssim_map.mean(dim=(1, 2, 3)).float(),
@@ -252,7 +294,8 @@ class SPIPS(nn.Module):
         check_range("reference", reference)
         check_range("distorted", distorted)
         reference, distorted = self._prepare(reference, distorted)
-        features = self._features(reference, distorted, structure_pyramid(reference, distorted))
+        pyramid = structure_pyramid(reference, distorted)
+        features = self._features(self._quality(reference, distorted, pyramid))
         height_px, width_px = reference.shape[-2:]
         return {name: stream_map(maps, height_px, width_px) for name, maps in features.items()}
 
@@ -261,10 +304,10 @@ class SPIPS(nn.Module):
         reference, distorted = reference.to(own.device), distorted.to(own.device)
         return to_unit_range(reference, own.dtype), to_unit_range(distorted, own.dtype)
 
-    def _features(
+    def _quality(
         self, reference: Tensor, distorted: Tensor, pyramid: list[StructureLoss]
     ) -> dict[str, list[Tensor]]:
-        """Return F of every stream in use, Eqs. (1)-(11)."""
+        """Return Q of every stream, Eqs. (1)-(8)."""
         quality: dict[str, list[Tensor]] = {}
         if "tradition" in self.streams:
             maps = psnr_map(reference, distorted), pyramid[0].quality_map, ms_ssim_map(pyramid)
@@ -273,6 +316,10 @@ class SPIPS(nn.Module):
             squared = self._squared_differences(reference, distorted)
             quality["percept"] = squared[:-NUM_SEMANTIC_TAPS]  # Eq. (7)
             quality["semantic"] = squared[-NUM_SEMANTIC_TAPS:]  # Eq. (8)
+        return {name: quality[name] for name in self.streams}
+
+    def _features(self, quality: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
+        """Return F of every stream, Eqs. (9)-(11)."""
         return {name: stream(quality[name]) for name, stream in self.streams.items()}
 
     def _squared_differences(self, reference: Tensor, distorted: Tensor) -> list[Tensor]:
@@ -284,11 +331,3 @@ class SPIPS(nn.Module):
             feature_r, feature_d = feature.chunk(2)
             maps.append((feature_d - feature_r).square())
         return maps
-
-    def _means(self, features: dict[str, list[Tensor]]) -> dict[str, Tensor]:
-        return {name: stream_mean(maps) for name, maps in features.items()}
-
-    def _fuse(self, means: dict[str, Tensor]) -> Tensor:
-        """Return Eq. (12), or its perceptron."""
-        score: Tensor = self.fusion(torch.stack([means[name] for name in self.streams], dim=1))
-        return score

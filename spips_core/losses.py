@@ -1,0 +1,94 @@
+"""What training minimises, one loss for each kind of judgement.
+
+All but LPIPS's compare scores on a logarithmic scale: people's ratings grow about with the
+logarithm of a squared difference, and a loss on ratios cannot be lowered by shrinking the scores.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+SMALLEST_SCORE = 1e-8
+CLEAR_DIFFERENCE = 5.0
+RATING_TEMPERATURE = 0.1
+LADDER_TEMPERATURE = 0.2
+"""The differences of log scores beyond which a loss becomes linear, chosen by cross-validation."""
+STEP = 0.1
+"""The least by which the logarithm of the score should rise from one level to the next."""
+
+
+class PreferenceNet(nn.Module):
+    """LPIPS's G (Zhang et al. 2018, section 3): from two distances to the share that prefers one.
+
+    Trained beside the model and thrown away afterwards.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(5, 32), nn.LeakyReLU(0.2), nn.Linear(32, 32), nn.LeakyReLU(0.2),
+            nn.Linear(32, 1),
+        )  # fmt: skip
+
+    def forward(self, scores_0: Tensor, scores_1: Tensor) -> Tensor:
+        """Return the logit of the share of people who prefer the second image.
+
+        Args:
+            scores_0: (N,) >= 0 of the first images, lower is better.
+            scores_1: (N,) >= 0 of the second images.
+
+        Returns:
+            (N,).
+        """
+        d0, d1 = scores_0, scores_1
+        channels = [d0, d1, d0 - d1, d0 / (d1 + 0.1), d1 / (d0 + 0.1)]
+        logits: Tensor = self.layers(torch.stack(channels, dim=1))
+        return logits.squeeze(1)
+
+
+def preference_loss(net: PreferenceNet, scores: Tensor, preferences: Tensor) -> Tensor:
+    """Return LPIPS's loss on triplets: the binary cross entropy of G(d0, d1) and people's share.
+
+    Args:
+        net: G, trained with the model.
+        scores: (N, 2) of the two distorted images.
+        preferences: (N,) in [0, 1], the share of people who preferred the second.
+
+    Returns:
+        A scalar.
+    """
+    logits = net(scores[:, 0], scores[:, 1])
+    return functional.binary_cross_entropy_with_logits(logits, preferences)
+
+
+def rating_loss(scores: Tensor, dmos: Tensor) -> Tensor:
+    """Return RankNet's loss (Burges et al. 2005) on rated pairs: the cross entropy of their order.
+
+    Every two pairs of the batch whose ratings are clearly apart are compared.
+
+    Args:
+        scores: (N, 1) or (N,) >= 0, lower is better.
+        dmos: (N,), higher is worse, on a scale of 100.
+
+    Returns:
+        A scalar; 0 when no two ratings are clearly apart.
+    """
+    logs = (scores.reshape(-1) + SMALLEST_SCORE).log()
+    is_clear = dmos[:, None] - dmos[None] > CLEAR_DIFFERENCE
+    rises = (logs[:, None] - logs[None])[is_clear]
+    if len(rises) == 0:
+        return logs.sum() * 0
+    return functional.softplus(-rises / RATING_TEMPERATURE).mean()
+
+
+def ladder_loss(scores: Tensor) -> Tensor:
+    """Return the loss on ladders: the log score should rise by a step from level to level.
+
+    Args:
+        scores: (N, levels) >= 0, weak to strong.
+
+    Returns:
+        A scalar.
+    """
+    rises = (scores + SMALLEST_SCORE).log().diff(dim=1)
+    return functional.softplus((STEP - rises) / LADDER_TEMPERATURE).mean()
