@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: setup demo check test test-s3 format constraints
+.PHONY: setup demo check test format constraints training-data checkpoints evaluation
 
 setup: $(READY)
 
@@ -36,3 +36,38 @@ constraints:
 	.venv-new/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	(head -n 1 constraints.txt; .venv-new/bin/python -m pip freeze --exclude-editable) > constraints.new
 	mv constraints.new constraints.txt && rm -rf .venv-new
+
+# What the packaged checkpoints were made from, laid out for conf/checkpoints/; see CONTRIBUTING.md.
+DATA ?= data
+TRAINING := build/training
+training-data: $(READY)
+	mkdir -p $(TRAINING)/photos $(TRAINING)/photos_held_out
+	ln -sfn $(abspath $(DATA))/weights $(TRAINING)/weights
+	find $(abspath $(DATA))/photos -name '*0.jpg' -exec ln -sf -t $(TRAINING)/photos_held_out {} +
+	find $(abspath $(DATA))/photos -name '*[1-9].jpg' -exec ln -sf -t $(TRAINING)/photos {} +
+	test -f $(TRAINING)/live/pairs.csv || $(BIN)/python $(DATA)/live/rebuild.py $(TRAINING)/live
+
+# The packaged checkpoints, one command each. Their folds stay in build/training for the evaluation.
+checkpoint-%: training-data
+	$(BIN)/python jobs/train.py --config conf/checkpoints/$*.yaml
+	cp $(TRAINING)/$*.safetensors spips_core/checkpoints/
+
+checkpoint-embedded: $(TRAINING)/embedded_trunk.safetensors
+
+$(TRAINING)/embedded_trunk.safetensors: | training-data
+	$(BIN)/python jobs/distill_trunk.py --config conf/checkpoints/embedded_trunk.yaml
+
+# Models with something left out or exchanged, and the tables in docs/evaluation.md.
+VARIANTS := $(foreach b,embedded alexnet squeezenet1_1,$(foreach v,no-semantic no-tradition mlp,$(b)-$(v)))
+VARIANTS += alexnet-none
+no-semantic := --model.streams='["tradition","percept"]'
+no-tradition := --model.streams='["percept","semantic"]'
+mlp := --model.fusion=mlp
+none := --model.feature_norm=none
+
+variant-%: training-data
+	$(BIN)/python jobs/train.py --config conf/checkpoints/$(firstword $(subst -, ,$*)).yaml \
+		--output.name=$* $($(subst $(firstword $(subst -, ,$*))-,,$*))
+
+evaluation: $(addprefix variant-,$(VARIANTS))
+	$(BIN)/python jobs/evaluate.py --config conf/checkpoints/evaluation.yaml

@@ -72,18 +72,29 @@ def _score(config: ScoreManifestConfig, *, dry_run: bool) -> int:
     if plan.folder.state() == "finished":
         sys.stdout.write(f"this run is finished: {plan.folder.uri}\n")
         return _report(config, plan.folder.read("run.json"))
-    if "RAY_ADDRESS" in os.environ:  # as in a submitted job
-        ray.init(ignore_reinit_error=True)
-    else:  # "local": without it, what a dead cluster left behind would be waited for
-        ray.init("local", ignore_reinit_error=True, include_dashboard=False)
-    # As on Ctrl-C, where Ray's own handler would abort the process: schedulers stop jobs so.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    start_ray()
     resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
     workers = choose_workers(config.compute, resources)
     sys.stdout.write(f"workers   {workers.actors} scoring, {workers.gpus_per_actor:g} GPUs each\n")
     record = run(plan, workers)
     sys.stdout.write(f"results   {plan.folder.uri}\n")
     return _report(config, record)
+
+
+def start_ray(*, dashboard: bool = False) -> None:
+    """Join the cluster that a submitted job runs on, or start Ray on this machine.
+
+    Args:
+        dashboard: start Ray's own web server too, on loopback; Ray Train asks it for states.
+    """
+    import ray
+
+    if "RAY_ADDRESS" in os.environ:  # as in a submitted job
+        ray.init(ignore_reinit_error=True)
+    else:  # "local": without it, what a dead cluster left behind would be waited for
+        ray.init("local", ignore_reinit_error=True, include_dashboard=dashboard)
+    # As on Ctrl-C, where Ray's own handler would abort the process: schedulers stop jobs so.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _report(config: ScoreManifestConfig, record: dict[str, Any]) -> int:

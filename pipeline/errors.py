@@ -10,8 +10,12 @@ class ContractError(Exception):
 
     def __init__(self, problems: Sequence[str]) -> None:
         """Keep every problem, one line each, so that a user mends them all at once."""
-        super().__init__("\n".join(problems))
+        super().__init__(list(problems))  # what unpickling in another process passes again
         self.problems = list(problems)
+
+    def __str__(self) -> str:
+        """Return the problems, one a line."""
+        return "\n".join(self.problems)
 
 
 class RowError(Exception):

@@ -192,6 +192,21 @@ class PairLoader:
         return pa.table(columns, schema=loaded_schema(self.carried))
 
 
+def load_pair(reference: str, distorted: str, rules: ImagesConfig) -> pa.Table:
+    """Return one pair as the load stage does: a row with pixels, or with a status and error.
+
+    Args:
+        reference: URI or absolute path of the undistorted image.
+        distorted: of the image to judge.
+        rules: which images are accepted, and their size.
+    """
+    columns = {"reference_uri": [reference], "distorted_uri": [distorted]}
+    manifest = pa.table(columns)
+    names = ("reference_uri", "distorted_uri")
+    loader = PairLoader(rules, names, manifest.schema, pixels_per_block=1)
+    return next(loader(manifest))
+
+
 def _explain(error: Exception) -> RowError:
     """Return why an image could not be fetched, as a row's status."""
     if isinstance(error, FileNotFoundError):

@@ -160,12 +160,8 @@ class PairScorer:
 
     def _score(self, rows: pa.Table, indices: list[int]) -> dict[str, Any]:
         """Return the scores of a few rows of one size, by result column."""
-        size = (
-            rows.column("height_px")[indices[0]].as_py(),
-            rows.column("width_px")[indices[0]].as_py(),
-        )
-        reference = _stack(rows.column("reference_pixels"), indices, size)
-        distorted = _stack(rows.column("distorted_pixels"), indices, size)
+        reference = stack_pixels(rows, "reference_pixels", indices)
+        distorted = stack_pixels(rows, "distorted_pixels", indices)
         scores: Scores = self.model.score(reference, distorted)
         named = {"spips_score": scores.score, "psnr_db": scores.psnr_db}
         named |= {"ssim": scores.ssim, "ms_ssim": scores.ms_ssim}
@@ -175,8 +171,19 @@ class PairScorer:
         return {name: values.cpu().numpy() for name, values in named.items()}
 
 
-def _stack(pixels: pa.ChunkedArray, indices: list[int], size: tuple[int, int]) -> Tensor:
-    """Return images of one size as a tensor (N, 3, H, W), uint8."""
+def stack_pixels(rows: pa.Table, column: str, indices: list[int]) -> Tensor:
+    """Return some loaded images, all of one size.
+
+    Args:
+        rows: as the load stage makes them, with height_px and width_px.
+        column: reference_pixels or distorted_pixels.
+        indices: which rows.
+
+    Returns:
+        (len(indices), 3, H, W) uint8.
+    """
+    size = rows.column("height_px")[indices[0]].as_py(), rows.column("width_px")[indices[0]].as_py()
+    pixels = rows.column(column)
     images = [
         np.frombuffer(pixels[index].as_buffer(), np.uint8).reshape(*size, 3) for index in indices
     ]

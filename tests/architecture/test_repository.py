@@ -10,28 +10,55 @@ import yaml
 from jobs.config import load_config
 from pipeline.config import MIN_SIDE_PX, ScoreManifestConfig
 from pipeline.schema import PIXEL_FIELDS, RESERVED_COLUMNS, Status
+from pipeline.training_config import DistillTrunkConfig, EvaluateConfig, TrainConfig
 from spips_core import MIN_SIDE_PX as MODEL_MIN_SIDE_PX
 
 REPOSITORY = Path(__file__).parents[2]
-GIVEN = ["--manifest.uri=in", "--output.uri=out"]
 
 
-@pytest.mark.parametrize("name", ["conf/score_manifest.yaml", "conf/debug/score_manifest.yaml"])
-def test_every_settings_file_is_complete_but_for_the_two_uris(name):
-    path = REPOSITORY / name
-    config, _ = load_config(
-        ScoreManifestConfig, argparse.ArgumentParser(), [*GIVEN, f"--config={path}"]
+JOBS = {
+    "score_manifest": (ScoreManifestConfig, {"manifest": {"uri": "in"}, "output": {"uri": "out"}}),
+    "train": (TrainConfig, {"data": {}, "output": {"uri": "out"}}),
+    "evaluate": (EvaluateConfig, {"data": {}, "output": {"uri": "out"}}),
+    "distill_trunk": (
+        DistillTrunkConfig,
+        {"photos": {"path": "in"}, "output": {"path": "t.safetensors"}},
+    ),
+}
+"""The settings class of each job, and what a user must give."""
+
+
+def options(given):
+    return [f"--{s}.{key}={value}" for s, values in given.items() for key, value in values.items()]
+
+
+@pytest.mark.parametrize("folder", ["conf", "conf/debug"])
+@pytest.mark.parametrize("job", JOBS)
+def test_every_settings_file_is_complete_but_for_what_a_user_must_give(folder, job):
+    config_class, given = JOBS[job]
+    path = REPOSITORY / folder / f"{job}.yaml"
+    load_config(config_class, argparse.ArgumentParser(), [*options(given), f"--config={path}"])
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_the_main_settings_file_lists_every_setting_at_its_default(job):
+    config_class, given = JOBS[job]
+    listed = yaml.safe_load((REPOSITORY / f"conf/{job}.yaml").read_text())
+    defaults = config_class.model_validate(given).model_dump(mode="json")
+    for section, values in given.items():
+        for key in values:
+            del defaults[section][key]
+    assert listed == {section: values for section, values in defaults.items() if values}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "conf/checkpoints").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_the_settings_of_every_packaged_checkpoint_are_valid(path):
+    config_class = {"embedded_trunk": DistillTrunkConfig, "evaluation": EvaluateConfig}.get(
+        path.stem, TrainConfig
     )
-    assert config.manifest.uri == "in"
-
-
-def test_the_main_settings_file_lists_every_setting_at_its_default():
-    listed = yaml.safe_load((REPOSITORY / "conf/score_manifest.yaml").read_text())
-    defaults = ScoreManifestConfig.model_validate(
-        {"manifest": {"uri": "in"}, "output": {"uri": "out"}}
-    ).model_dump(mode="json")
-    del defaults["manifest"]["uri"], defaults["output"]["uri"]
-    assert listed == defaults
+    load_config(config_class, argparse.ArgumentParser(), [f"--config={path}"])
 
 
 def test_the_pipeline_s_smallest_side_is_the_model_s():
@@ -46,7 +73,12 @@ def test_every_status_and_result_column_is_explained():
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "CONTRIBUTING.md", "docs/model.md", "docs/results.md"]
+    "name",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        *(f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md")),
+    ],
 )
 def test_every_link_and_path_in_a_document_leads_somewhere(name):
     document = REPOSITORY / name

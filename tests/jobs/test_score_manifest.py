@@ -95,7 +95,7 @@ def test_every_row_comes_back_once_with_its_status(image_folder, tmp_path, finis
     record = json.loads((run / "run.json").read_text())
     assert record["counts_by_status"] == {s.value: expected.count(s.value) for s in Status}
     assert record["failed_fraction"] == pytest.approx(26 / 260)
-    assert record["model"]["trained"] is False
+    assert record["model"]["trained"] is True
     assert set(results["model_digest"].to_pylist()) == {record["model"]["digest"]}
     assert set(results["run_id"].to_pylist()) == {record["run_id"]} == {run.name[len("run_id=") :]}
     weights = record["model"]["fusion_weights"]
@@ -171,7 +171,7 @@ def test_bytes_in_the_manifest_score_as_files_do(finished, images, tmp_path):
 def test_a_dry_run_prints_the_plan_and_the_config_and_writes_nothing(manifest, tmp_path, capfd):
     assert score(manifest, tmp_path / "out", "--dry-run") == score_manifest.DONE
     out = capfd.readouterr().out
-    for expected in ("60 pairs in 1 files", "NOT trained", "8 of 8 rows", "rows_per_file: 100"):
+    for expected in ("60 pairs in 1 files", ", trained", "8 of 8 rows", "rows_per_file: 100"):
         assert expected in out
     assert not (tmp_path / "out").exists()
 

@@ -1,13 +1,17 @@
 import copy
 import json
 
+import numpy as np
 import pytest
 import safetensors
 import torch
 from safetensors.torch import save_file
+from skimage import data
 
 from spips_core import SPIPS, CheckpointError, ModelConfig, packaged_checkpoints
-from spips_core.checkpoint import known_pair
+from spips_core.checkpoint import known_pair, read_checkpoint
+from spips_core.distortions import DISTORTIONS, NUM_LEVELS, distort
+from spips_core.metrics import rising_share
 
 
 @pytest.fixture
@@ -41,10 +45,34 @@ def refuse(path, *parts, **keywords):
         assert part in str(error.value)
 
 
-def test_packaged_checkpoint_is_small_and_says_that_it_is_untrained(embedded):
-    assert packaged_checkpoints()["embedded"].stat().st_size < 5_000_000
-    assert embedded.training_record == {}
-    assert not embedded.training
+def test_packaged_checkpoints_are_small_trained_and_have_a_card():
+    assert set(packaged_checkpoints()) == {"embedded", "alexnet", "squeezenet1_1"}
+    for name, path in packaged_checkpoints().items():
+        assert path.stat().st_size < 5_000_000
+        stored = read_checkpoint(path)
+        assert stored.training["blind_to_fold"] == "none"
+        assert f"make checkpoint-{name}" in path.with_suffix(".md").read_text()
+
+
+def test_the_embedded_checkpoint_scores_stronger_distortions_higher(embedded):
+    rising = {}
+    for kind in DISTORTIONS:
+        scores = []
+        for number, photo in enumerate((data.astronaut(), data.coffee())):
+            pixels = np.ascontiguousarray(photo[60:252, 120:312])
+            levels = [distort(pixels, kind, level, number) for level in range(1, NUM_LEVELS + 1)]
+            images = torch.stack([torch.tensor(p).permute(2, 0, 1) for p in (pixels, *levels)])
+            reference = images[:1].expand_as(images[1:])
+            scores.append(embedded.score(reference, images[1:]).score.numpy())
+        rising[kind] = rising_share(np.stack(scores))
+    assert np.mean(list(rising.values())) >= 0.99
+    assert min(rising.values()) >= 0.9, rising
+
+
+@pytest.mark.parametrize("name", ["alexnet", "squeezenet1_1"])
+def test_packaged_streams_refuse_a_trunk_that_they_were_not_trained_on(name, trunk_files):
+    refuse(packaged_checkpoints()[name], "expected the trunk with digest",
+           backbone_weights=trunk_files[name])  # fmt: skip
 
 
 def test_known_pair_is_the_same_as_when_checkpoints_were_made():

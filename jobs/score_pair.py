@@ -1,0 +1,100 @@
+"""Score one image pair; print its scores, and draw where each stream sees a difference.
+
+exit codes:
+  0  done
+  1  fault: the checkpoint or the weights cannot be fetched, or the map cannot be written
+  2  an image or the checkpoint is not what it should be
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobs.score_manifest import DONE, FAULT, WRONG
+from pipeline.config import ImagesConfig, ModelSourceConfig
+from pipeline.errors import ContractError, FaultError
+from pipeline.schema import Status
+from pipeline.storage import is_relative
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job.
+
+    Args:
+        arguments: command line; None takes the process's.
+
+    Returns:
+        The exit code.
+    """
+    parser = argparse.ArgumentParser(
+        prog="score_pair.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("reference", help="undistorted image: a path or fsspec URI")
+    parser.add_argument("distorted", help="image to judge, of the same size")
+    parser.add_argument("--map", type=Path, metavar="PNG", help="draw the heat maps into this file")
+    parser.add_argument(
+        "--checkpoint", default="embedded", help="name of one in the package, or a path (embedded)"
+    )
+    parser.add_argument(
+        "--backbone-weights", metavar="FILE", help="the trunk's weights; torchvision's otherwise"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        return _score(options)
+    except ContractError as error:
+        for problem in error.problems:
+            sys.stderr.write(f"error: {problem}\n")
+        return WRONG
+    except FaultError as error:
+        sys.stderr.write(f"fault: {error}\n")
+        return FAULT
+
+
+def _score(options: argparse.Namespace) -> int:
+    # torch takes seconds to import; --help need not wait for it.
+    from pipeline.load import load_pair
+    from pipeline.score import load_model, stack_pixels
+    from spips_core.errors import SpipsError
+
+    source = ModelSourceConfig(
+        checkpoint=options.checkpoint, backbone_weights=options.backbone_weights
+    )
+    row = load_pair(_absolute(options.reference), _absolute(options.distorted), ImagesConfig())
+    status, error = (row.column(name)[0].as_py() for name in ("status", "error"))
+    if status != Status.OK:
+        raise ContractError([f"{status}: {error}"])
+    try:
+        model = load_model(source)
+    except SpipsError as problem:
+        raise ContractError([str(problem)]) from problem
+    reference, distorted = (
+        stack_pixels(row, f"{role}_pixels", [0]) for role in ("reference", "distorted")
+    )
+    scores = model.score(reference, distorted)
+    named = {"spips_score": scores.score}
+    named |= {f"{stream}_score": getattr(scores, stream) for stream in model.config.streams}
+    named |= {"psnr_db": scores.psnr_db, "ssim": scores.ssim, "ms_ssim": scores.ms_ssim}
+    for name, value in named.items():
+        sys.stdout.write(f"{name:<16}{value.item():>10.4f}\n")
+    if options.map is not None:
+        from spips_core.heat_maps import draw_heat_maps  # matplotlib takes a second to import
+
+        maps = {name: map_[0] for name, map_ in model.quality_maps(reference, distorted).items()}
+        picture = draw_heat_maps(reference[0], distorted[0], maps, scores)
+        try:
+            options.map.write_bytes(picture)
+        except OSError as problem:
+            raise FaultError(f"--map: cannot be written: {problem}") from problem
+        sys.stdout.write(f"map             {options.map}\n")
+    return DONE
+
+
+def _absolute(uri: str) -> str:
+    return str(Path(uri).absolute()) if is_relative(uri) and "://" not in uri else uri
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""Train a SPIPS model on what people judged, and write its checkpoint.
+
+exit codes:
+  0    done
+  1    fault: mend the cause and run the same command again; it resumes after the last epoch
+  2    the config, the data or the trunk's weights are wrong; nothing was trained
+  130  interrupted; the same command goes on after the last epoch
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from jobs.config import load_config
+from jobs.score_manifest import DONE, FAULT, INTERRUPTED, WRONG, start_ray
+from pipeline.errors import ContractError, FaultError
+from pipeline.training_config import TrainConfig
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job.
+
+    Args:
+        arguments: command line; None takes the process's.
+
+    Returns:
+        The exit code.
+    """
+    parser = argparse.ArgumentParser(
+        prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    try:
+        config, _ = load_config(TrainConfig, parser, arguments)
+        return _train(config)
+    except ContractError as error:
+        for problem in error.problems:
+            sys.stderr.write(f"error: {problem}\n")
+        return WRONG
+    except FaultError as error:
+        sys.stderr.write(f"fault: {error}\n")
+        return FAULT
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: run the same command again to go on\n")
+        return INTERRUPTED
+
+
+def _train(config: TrainConfig) -> int:
+    # torch and ray take seconds to import; --help and a wrong config need not wait for them.
+    from pipeline.training import check_training, run_training
+
+    # An epoch in mode lin takes a second; Ray Train by default looks after a report every two.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    check_training(config)
+    start_ray(dashboard=True)
+    for uri in run_training(config):
+        sys.stdout.write(f"checkpoint  {uri}\n")
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

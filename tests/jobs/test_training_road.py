@@ -1,0 +1,331 @@
+"""Train, resume, evaluate and score one pair, as a user would, on a set in BAPPS layout."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from skimage import data
+
+from jobs import distill_trunk, evaluate, score_pair, train
+from pipeline.storage import open_store
+from spips_core import SPIPS
+from spips_core.distortions import distort
+
+REPOSITORY = Path(__file__).parents[2]
+TRAIN = [sys.executable, "jobs/train.py", "--config=conf/debug/train.yaml"]
+SIDE_PX = 112
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """A BAPPS-like 2AFC and JND subset, rated pairs, and photographs."""
+    root = tmp_path_factory.mktemp("judged")
+    photos = [photo()[:224, :224] for photo in (data.astronaut, data.coffee, data.chelsea)]
+    for name in ("ref", "p0", "p1", "judge"):
+        (root / "2afc" / name).mkdir(parents=True)
+    for name in ("p0", "p1", "same"):
+        (root / "jnd" / name).mkdir(parents=True)
+    (root / "photos").mkdir()
+    rows = []
+    for number, photo in enumerate(photos):
+        Image.fromarray(photo).save(root / "photos" / f"{number}.png")
+        for part in range(4):
+            top, left = 112 * (part // 2), 112 * (part % 2)
+            reference = np.ascontiguousarray(photo[top : top + SIDE_PX, left : left + SIDE_PX])
+            stem = f"{number}-{part}"
+            weak, strong = (distort(reference, "gaussian_noise", level, part) for level in (1, 4))
+            images = {"ref": reference, "p0": weak, "p1": strong}
+            if part % 2:
+                images |= {"p0": strong, "p1": weak}
+            for name, pixels in images.items():
+                Image.fromarray(pixels).save(root / "2afc" / name / f"{stem}.png")
+            np.save(root / "2afc" / "judge" / f"{stem}.npy", np.array([[0.9 * (part % 2)]]))
+            Image.fromarray(reference).save(root / "jnd" / "p0" / f"{stem}.png")
+            Image.fromarray(weak if part < 2 else strong).save(root / "jnd" / "p1" / f"{stem}.png")
+            np.save(root / "jnd" / "same" / f"{stem}.npy", np.array([1.0 * (part < 2)]))
+            for level in (1, 3, 5):
+                path = root / "jnd" / f"{stem}-{level}.png"
+                Image.fromarray(distort(reference, "gaussian_blur", level)).save(path)
+                rows.append((f"2afc/ref/{stem}.png", str(path), 20.0 * level + part))
+    names = ("reference", "distorted", "dmos")
+    columns = {
+        name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)
+    }
+    pq.write_table(pa.table(columns), root / "pairs.parquet")
+    return root
+
+
+def sets(judged, *kinds):
+    known = {
+        "rated": [{"name": "rated", "path": str(judged / "pairs.parquet")}],
+        "triplets": [{"name": "2afc", "path": str(judged / "2afc")}],
+        "just_noticeable": [{"name": "jnd", "path": str(judged / "jnd")}],
+        "ladders": [
+            {"name": "ladders", "path": str(judged / "photos"), "num_ladders": 6, "side_px": 112}
+        ],
+    }
+    return [f"--data.{kind}={json.dumps(known[kind])}" for kind in kinds]
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=300)
+    return output
+
+
+def start(*arguments):
+    return subprocess.Popen(
+        [*TRAIN, *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(judged, tmp_path_factory):
+    """Output judged of a training on a mixture, with two folds, that was killed and run again."""
+    output = tmp_path_factory.mktemp("trained")
+    arguments = [
+        *sets(judged, "rated", "triplets", "ladders"),
+        f"--data.cache={output / 'cache'}",
+        f"--output.uri={output}",
+        "--training.num_folds=2",
+        "--training.epochs=15",
+    ]
+    process = start(*arguments)
+    deadline = time.monotonic() + 240
+    while not list(output.glob("training/*/checkpoint_*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    finish(process)
+    assert not list(output.glob("*.safetensors"))
+    process = start(*arguments)
+    text = finish(process)
+    assert process.returncode == 0, text
+    return output, text
+
+
+def test_a_killed_training_goes_on_after_its_last_epoch(trained):
+    output, text = trained
+    assert "resumed after epoch" in text
+    history = json.loads((output / "debug.json").read_text())
+    assert [epoch["epoch"] for epoch in history] == list(range(1, 16))
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert {"rated_srcc", "2afc_two_afc", "ladders_rising"} <= history[-1].keys()
+
+
+def test_checkpoints_say_what_they_learned_from_and_not_where_it_lay(trained, judged):
+    output, _ = trained
+    model = SPIPS.load(output / "debug.safetensors")
+    assert (
+        model.training_record["data"] == "rated (36 rated), 2afc (12 triplets), ladders (6 ladders)"
+    )
+    assert str(judged) not in json.dumps(model.training_record)
+    fold = SPIPS.load(output / "debug-fold1.safetensors")
+    assert fold.training_record["blind_to_fold"] == "1 of 2"
+
+
+def test_evaluation_judges_folds_and_baselines_on_every_kind_of_set(
+    trained, judged, tmp_path, capsys
+):
+    output, _ = trained
+    models = [
+        {"name": "all", "checkpoint": str(output / "debug.safetensors")},
+        {
+            "name": "blind",
+            "checkpoint": str(output / "debug-fold{fold}.safetensors"),
+            "num_folds": 2,
+        },
+    ]
+    arguments = [
+        "--config=conf/debug/evaluate.yaml",
+        *sets(judged, "rated", "triplets", "just_noticeable", "ladders"),
+        f"--models={json.dumps(models)}",
+        f"--output.uri={tmp_path}",
+    ]
+    assert evaluate.main(arguments) == 0
+    rows = pq.read_table(tmp_path / "evaluation.parquet").to_pylist()
+    value = {
+        (row["model"], row["set"], row["figure"]): row["value"] for row in rows if not row["subset"]
+    }
+    assert {model for model, _, _ in value} == {"all", "blind", "psnr", "ssim", "vif"}
+    for model in ("all", "blind"):
+        assert value[model, "2afc", "two_afc"] == pytest.approx(0.95)  # people agree to 9 in 10
+        assert value[model, "jnd", "map"] == 1
+        assert value[model, "rated", "rank_agreement"] == 1
+        assert value[model, "ladders", "rising"] > 0.5
+    assert value["psnr", "2afc", "two_afc"] == pytest.approx(0.95)
+    text = (tmp_path / "evaluation.md").read_text()
+    assert text in capsys.readouterr().out
+    with Image.open(tmp_path / "evaluation.png") as picture:
+        assert picture.width > 500
+    scores = pq.read_table(tmp_path / "scores.parquet").to_pylist()
+    assert len(scores) == 5 * (36 + 12 + 12 + 6)
+
+
+def test_evaluation_says_which_baseline_it_could_not_measure(judged, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    arguments = [*sets(judged, "triplets"), f"--output.uri={tmp_path}", "--models=[]"]
+    arguments += ['--baselines.names=["psnr","dists"]', "--output.bootstrap_samples=0"]
+    assert evaluate.main(arguments) == 0
+    table = pq.read_table(tmp_path / "evaluation.parquet").to_pylist()
+    notes = {row["model"]: (row["value"], row["note"]) for row in table if row["note"]}
+    assert notes["dists"][0] is None
+    assert (
+        "dists could not be measured: dists: its weights cannot be had" in capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize("mode", ["tune", "scratch"])
+def test_the_trunk_can_be_trained_too(judged, tmp_path, mode):
+    process = start(
+        *sets(judged, "triplets"),
+        f"--training.mode={mode}",
+        "--training.epochs=1",
+        f"--output.uri={tmp_path}",
+    )
+    text = finish(process)
+    assert process.returncode == 0, text
+    model = SPIPS.load(tmp_path / "debug.safetensors")
+    assert model.trunk.digest() != SPIPS.untrained(model.config).trunk.digest()
+
+
+def test_every_problem_of_a_training_is_told_before_it_starts(judged, tmp_path, capsys):
+    (tmp_path / "judge").mkdir()
+    arguments = [
+        '--data.rated=[{"name": "a", "path": "nowhere.csv"}]',
+        f'--data.triplets=[{{"name": "a", "path": "{tmp_path}"}}]',
+        '--data.ladders=[{"name": "c", "path": "nowhere", "held_out": ["jpg"]}]',
+        "--model.backbone_weights=nothing.safetensors",
+        f"--output.uri={tmp_path / 'out'}",
+    ]
+    assert train.main(arguments) == 2
+    error = capsys.readouterr().err
+    for part in ("data.rated a: nowhere.csv", "data.triplets a:", "expected different names, got a",
+                 "data.ladders c:", "model: backbone weights nothing.safetensors"):  # fmt: skip
+        assert part in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--training.mode=lin2"], "training.mode"),
+        (["--training.epochs=0"], "training.epochs"),
+        (["--training.num_folds=1"], "training.num_folds"),
+        (["--output.name=a/b"], "output.name"),
+        (["--model.backbone=resnet"], "model.backbone"),
+    ],
+)
+def test_a_wrong_setting_is_refused(tmp_path, capsys, arguments, problem):
+    assert train.main([*arguments, f"--output.uri={tmp_path}", "--data.ladders=[]"]) == 2
+    assert f"error: {problem}" in capsys.readouterr().err
+
+
+def test_more_folds_than_references_are_refused(judged, tmp_path, capsys):
+    arguments = [*sets(judged, "ladders"), "--training.num_folds=4", f"--output.uri={tmp_path}"]
+    assert train.main(arguments) == 2
+    expected = "training.num_folds: expected at most the 3 references of ladders, got 4"
+    assert expected in capsys.readouterr().err
+
+
+def test_two_workers_train_one_model_into_an_object_store(judged, s3_store):
+    process = start(
+        *sets(judged, "rated"),
+        "--workers.num_workers=2",
+        "--training.num_folds=2",
+        f"--output.uri={s3_store.bucket}/models",
+    )
+    text = finish(process)
+    assert process.returncode == 0, text
+    fs, path = open_store(f"{s3_store.bucket}/models")
+    names = {name.rsplit("/", 1)[1] for name in fs.ls(path, detail=False)}
+    assert {"debug.safetensors", "debug-fold0.safetensors", "debug.json", "training"} <= names
+    history = json.loads(fs.cat_file(f"{path}/debug.json"))
+    assert len(history) == 2
+    assert -1 <= history[-1]["rated_srcc"] <= 1
+
+
+def test_an_image_that_cannot_be_read_stops_a_training_with_its_name(judged, tmp_path):
+    broken = tmp_path / "2afc"
+    for name in ("ref", "p0", "p1", "judge"):
+        (broken / name).mkdir(parents=True)
+        for path in sorted((judged / "2afc" / name).iterdir())[:2]:
+            (broken / name / path.name).write_bytes(path.read_bytes())
+    victim = sorted((broken / "p1").iterdir())[1]
+    victim.write_bytes(victim.read_bytes()[:200])
+    process = start(
+        f'--data.triplets=[{{"name": "2afc", "path": "{broken}"}}]',
+        f"--output.uri={tmp_path / 'o'}",
+    )
+    text = finish(process)
+    assert process.returncode == 1
+    assert f"fault: training stopped: DatasetError: {victim}: expected an image" in text
+
+
+def test_a_distilled_trunk_can_be_trained_on(judged, tmp_path, trunk_file, capsys):
+    path = tmp_path / "trunk.safetensors"
+    arguments = [
+        "--config=conf/debug/distill_trunk.yaml",
+        f"--photos.path={judged / 'photos'}",
+        f"--teacher.backbone_weights={trunk_file}",
+        f"--output.path={path}",
+    ]
+    assert distill_trunk.main(arguments) == 0
+    assert str(path) in capsys.readouterr().out
+    assert list(tmp_path.glob("*.unfinished")) == []
+    from spips_core import ModelConfig
+
+    SPIPS.untrained(ModelConfig(), backbone_weights=path)
+
+
+@pytest.fixture(scope="module")
+def trunk_file(tmp_path_factory):
+    """AlexNet's features with random weights."""
+    from safetensors.torch import save_file
+
+    from spips_core.features import Trunk
+
+    trunk = Trunk("alexnet")
+    trunk.initialise()
+    path = tmp_path_factory.mktemp("trunk") / "alexnet.safetensors"
+    save_file(trunk.state_dict(), path)
+    return path
+
+
+def test_a_pair_s_scores_and_maps_are_what_the_model_gives(judged, tmp_path, capsys):
+    reference = judged / "2afc/ref/0-0.png"
+    distorted = judged / "2afc/p1/0-0.png"
+    picture = tmp_path / "map.png"
+    assert score_pair.main([str(reference), str(distorted), f"--map={picture}"]) == 0
+    shown = dict(line.split() for line in capsys.readouterr().out.splitlines()[:7])
+    assert float(shown["spips_score"]) > 0
+    assert score_pair.main([str(reference), str(reference)]) == 0
+    same = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert (same["spips_score"], same["psnr_db"], same["ssim"]) == ("0.0000", "inf", "1.0000")
+    with Image.open(picture) as image:
+        assert image.width > 4 * image.height * 0.8
+
+
+def test_a_pair_that_cannot_be_scored_is_told_in_one_line(judged, tmp_path, capsys):
+    photo, crop = judged / "photos/0.png", judged / "2afc/ref/0-0.png"
+    for arguments, problem in (
+        ([photo, crop], "size_mismatch: pair: expected"),
+        ([photo, tmp_path / "no.png"], "missing: distorted: expected"),
+        ([photo, photo, "--checkpoint=none"], "checkpoint none: expected"),
+    ):
+        assert score_pair.main([str(argument) for argument in arguments]) in (1, 2)
+        error = capsys.readouterr().err
+        assert problem in error
+        assert error.count("\n") == 1
