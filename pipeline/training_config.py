@@ -144,7 +144,7 @@ class TeacherConfig(Section):
 class DistillLoopConfig(Section):
     """How to train the small trunk."""
 
-    num_steps: int = Field(4000, ge=10, description="number of steps")
+    num_steps: int = Field(4000, ge=20, description="number of steps")
     batch_size: int = Field(32, ge=2, description="pairs of crops in a step")
     side_px: int = Field(128, ge=96, description="side of the crops in pixels")
     learning_rate: float = Field(0.003, gt=0, description="highest, of one cycle")

@@ -323,7 +323,7 @@ def test_a_pair_that_cannot_be_scored_is_told_in_one_line(judged, tmp_path, caps
     for arguments, problem in (
         ([photo, crop], "size_mismatch: pair: expected"),
         ([photo, tmp_path / "no.png"], "missing: distorted: expected"),
-        ([photo, photo, "--checkpoint=none"], "checkpoint none: expected"),
+        ([photo, photo, "--checkpoint=none"], "fault: none: cannot be read"),
     ):
         assert score_pair.main([str(argument) for argument in arguments]) in (1, 2)
         error = capsys.readouterr().err
