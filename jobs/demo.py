@@ -226,6 +226,7 @@ def show(run_folder: Path) -> None:
     )
     table = Table(title="mean spips_score by distortion and level (0: identical; lower is better)")
     table.add_column("distortion")
+    means = means.sort_index(axis="columns")  # rows come in the order of writing
     for level in means.columns:
         table.add_column(f"level {int(level)}", justify="right")
     for distortion, values in means.iterrows():
