@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs import score_manifest
+from jobs.exit_codes import DONE
 from pipeline.run import open_scores
 
 WIDTH_PX, HEIGHT_PX = 384, 256
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"--output.uri={folder / 'scores'}",
         ]
     )
-    if code == score_manifest.DONE:
+    if code == DONE:
         newest = max((folder / "scores").glob("run_id=*/_SUCCESS"), key=lambda p: p.stat().st_mtime)
         show(newest.parent)
     return code

@@ -6,13 +6,11 @@ exit codes:
   130  interrupted; the same command goes on where it stopped
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 
-from jobs.config import load_config
-from jobs.score_manifest import DONE, INTERRUPTED, WRONG
-from pipeline.errors import ContractError
+from jobs.config import load_config, make_parser
+from jobs.exit_codes import DONE, exit_code_of
 from pipeline.training_config import DistillTrunkConfig
 
 
@@ -25,12 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    parser = argparse.ArgumentParser(
-        prog="distill_trunk.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    try:
+    parser = make_parser("distill_trunk.py", __doc__)
+
+    def work() -> int:
         config, _ = load_config(DistillTrunkConfig, parser, arguments)
         # torch takes seconds to import; --help and a wrong config need not wait for it.
         from pipeline.distillation import distill_trunk
@@ -38,13 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         path = distill_trunk(config, report=_say)
         _say(f"trunk        {path}")
         return DONE
-    except ContractError as error:
-        for problem in error.problems:
-            sys.stderr.write(f"error: {problem}\n")
-        return WRONG
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted: run the same command again to go on\n")
-        return INTERRUPTED
+
+    return exit_code_of(work)
 
 
 def _say(line: str) -> None:

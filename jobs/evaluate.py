@@ -6,12 +6,11 @@ exit codes:
   130  interrupted
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 
-from jobs.config import load_config
-from jobs.score_manifest import DONE, INTERRUPTED, WRONG
+from jobs.config import load_config, make_parser
+from jobs.exit_codes import DONE, exit_code_of
 from pipeline.errors import ContractError
 from pipeline.training_config import EvaluateConfig
 
@@ -25,21 +24,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    parser = argparse.ArgumentParser(
-        prog="evaluate.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    try:
+    parser = make_parser("evaluate.py", __doc__)
+
+    def work() -> int:
         config, _ = load_config(EvaluateConfig, parser, arguments)
         return _evaluate(config)
-    except ContractError as error:
-        for problem in error.problems:
-            sys.stderr.write(f"error: {problem}\n")
-        return WRONG
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted: nothing was written\n")
-        return INTERRUPTED
+
+    return exit_code_of(work, interrupted="nothing was written")
 
 
 def _evaluate(config: EvaluateConfig) -> int:

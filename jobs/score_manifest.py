@@ -8,7 +8,6 @@ exit codes:
   130  interrupted; the same command goes on where it was
 """
 
-import argparse
 import os
 import signal
 import sys
@@ -17,11 +16,9 @@ from typing import Any
 
 import yaml
 
-from jobs.config import load_config
+from jobs.config import load_config, make_parser
+from jobs.exit_codes import DONE, TOO_MANY_FAILED, exit_code_of
 from pipeline.config import ScoreManifestConfig
-from pipeline.errors import ContractError, FaultError
-
-DONE, FAULT, WRONG, TOO_MANY_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,27 +30,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    parser = argparse.ArgumentParser(
-        prog="score_manifest.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("score_manifest.py", __doc__)
     parser.add_argument(
         "--dry-run", action="store_true", help="check everything, print the plan, score nothing"
     )
-    try:
+
+    def work() -> int:
         config, options = load_config(ScoreManifestConfig, parser, arguments)
         return _score(config, dry_run=options.dry_run)
-    except ContractError as error:
-        for problem in error.problems:
-            sys.stderr.write(f"error: {problem}\n")
-        return WRONG
-    except FaultError as error:
-        sys.stderr.write(f"fault: {error}\n")
-        return FAULT
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted: run the same command again to go on\n")
-        return INTERRUPTED
+
+    return exit_code_of(work)
 
 
 def _score(config: ScoreManifestConfig, *, dry_run: bool) -> int:

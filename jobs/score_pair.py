@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.score_manifest import DONE, FAULT, WRONG
+from jobs.config import make_parser
+from jobs.exit_codes import DONE, exit_code_of
 from pipeline.config import ImagesConfig, ModelSourceConfig
 from pipeline.errors import ContractError, FaultError
 from pipeline.schema import Status
@@ -27,11 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    parser = argparse.ArgumentParser(
-        prog="score_pair.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("score_pair.py", __doc__)
     parser.add_argument("reference", help="undistorted image: a path or fsspec URI")
     parser.add_argument("distorted", help="image to judge, of the same size")
     parser.add_argument("--map", type=Path, metavar="PNG", help="draw the heat maps into this file")
@@ -42,15 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--backbone-weights", metavar="FILE", help="the trunk's weights; torchvision's otherwise"
     )
     options = parser.parse_args(arguments)
-    try:
-        return _score(options)
-    except ContractError as error:
-        for problem in error.problems:
-            sys.stderr.write(f"error: {problem}\n")
-        return WRONG
-    except FaultError as error:
-        sys.stderr.write(f"fault: {error}\n")
-        return FAULT
+    return exit_code_of(lambda: _score(options))
 
 
 def _score(options: argparse.Namespace) -> int:

@@ -7,14 +7,13 @@ exit codes:
   130  interrupted; the same command goes on after the last epoch
 """
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 
-from jobs.config import load_config
-from jobs.score_manifest import DONE, FAULT, INTERRUPTED, WRONG, start_ray
-from pipeline.errors import ContractError, FaultError
+from jobs.config import load_config, make_parser
+from jobs.exit_codes import DONE, exit_code_of
+from jobs.score_manifest import start_ray
 from pipeline.training_config import TrainConfig
 
 
@@ -27,22 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    parser = argparse.ArgumentParser(
-        prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    try:
+    parser = make_parser("train.py", __doc__)
+
+    def work() -> int:
         config, _ = load_config(TrainConfig, parser, arguments)
         return _train(config)
-    except ContractError as error:
-        for problem in error.problems:
-            sys.stderr.write(f"error: {problem}\n")
-        return WRONG
-    except FaultError as error:
-        sys.stderr.write(f"fault: {error}\n")
-        return FAULT
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted: run the same command again to go on\n")
-        return INTERRUPTED
+
+    return exit_code_of(work)
 
 
 def _train(config: TrainConfig) -> int:

@@ -53,6 +53,11 @@ class Plan:
             "run_id": self.run_id,
             "fingerprints": self.fingerprints,
             "num_rows": self.manifest.num_rows,
+            "columns": {
+                "pair_id": self.manifest.pair_id_column,
+                "reference": self.manifest.image_columns[0],
+                "distorted": self.manifest.image_columns[1],
+            },
             "model": asdict(self.model),
             "config": _redacted(self.config.model_dump(mode="json")),
             "versions": {"python": platform.python_version()}

@@ -20,7 +20,7 @@ import pyarrow.dataset
 from fsspec import AbstractFileSystem
 
 from pipeline.errors import ContractError, FaultError
-from pipeline.schema import Status
+from pipeline.schema import RESERVED_COLUMNS, Status
 from pipeline.storage import (
     STORE_ERRORS,
     arrow_filesystem,
@@ -147,6 +147,118 @@ def count_by_status(folder: RunFolder, files: Sequence[str]) -> dict[str, int]:
         for entry in pyarrow.compute.value_counts(batch.column(0)).to_pylist():
             counts[entry["values"]] += entry["counts"]
     return {status.value: counts[status.value] for status in Status}
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run with _SUCCESS.
+
+    Attributes:
+        uri: its folder's, without secrets, for people.
+        record: the content of run.json.
+        scores: the results.
+    """
+
+    uri: str
+    record: Json
+    scores: pyarrow.dataset.Dataset
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run."""
+        return str(self.record["run_id"])
+
+    @property
+    def finished_at(self) -> str:
+        """When it was published, UTC, ISO 8601."""
+        return str(self.record["finished_at"])
+
+    @property
+    def pair_id_column(self) -> str:
+        """Column with each pair's id."""
+        return str(self.record["columns"]["pair_id"])
+
+    @property
+    def image_columns(self) -> tuple[str, str] | None:
+        """Columns with the URIs of reference and distorted; None if the manifest held the bytes."""
+        columns = self.record["columns"]
+        reference, distorted = columns["reference"], columns["distorted"]
+        own = self.own_columns
+        return (reference, distorted) if reference in own and distorted in own else None
+
+    @property
+    def own_columns(self) -> list[str]:
+        """The manifest's columns in the results."""
+        return [name for name in self.scores.schema.names if name not in RESERVED_COLUMNS]
+
+
+def open_run(run_uri: str) -> FinishedRun:
+    """Open a finished run's record and results.
+
+    Args:
+        run_uri: the run's folder, <output.uri>/run_id=<id>.
+
+    Raises:
+        ContractError: there is no such run, or it is unfinished.
+    """
+    scores = open_scores(run_uri)
+    fs, path = open_store(run_uri)
+    folder = RunFolder(fs, path, redact(run_uri.rstrip("/")))
+    return FinishedRun(folder.uri, folder.read("run.json"), scores)
+
+
+def open_newest_run(uri: str) -> FinishedRun:
+    """Open a finished run, or of a folder of runs the one finished last.
+
+    Args:
+        uri: a run's folder, or the folder that holds run_id=<id> folders.
+
+    Raises:
+        ContractError: there is no finished run.
+    """
+    if is_run(uri):
+        return open_run(uri)
+    runs = find_runs(uri)
+    if not runs:
+        got = f"neither at {redact(uri)}"
+        raise ContractError([f"expected a finished run or a folder of runs, got {got}"])
+    return runs[-1]
+
+
+def is_run(uri: str) -> bool:
+    """Return whether a folder is that of one run, finished or not.
+
+    Args:
+        uri: the folder's.
+
+    Raises:
+        ContractError: it cannot be read.
+    """
+    try:
+        fs, path = open_store(uri)
+        return bool(fs.exists(f"{path}/plan.json") or fs.exists(f"{path}/_SUCCESS"))
+    except STORE_ERRORS as error:
+        raise ContractError([f"{redact(uri)} cannot be read: {describe(error)}"]) from error
+
+
+def find_runs(output_uri: str) -> list[FinishedRun]:
+    """Open the finished runs in a folder of runs, those finished last at the end.
+
+    Args:
+        output_uri: the folder that holds run_id=<id> folders.
+
+    Raises:
+        ContractError: the folder cannot be read.
+    """
+    try:
+        fs, root = open_store(output_uri)
+        names = [path.rstrip("/").rsplit("/", 1)[-1] for path in fs.ls(root, detail=False)]
+        uris = [f"{output_uri.rstrip('/')}/{name}" for name in names if name.startswith("run_id=")]
+        finished = [uri for uri in uris if fs.exists(f"{open_store(uri)[1]}/_SUCCESS")]
+    except STORE_ERRORS as error:
+        problem = f"{redact(output_uri)} cannot be read: {describe(error)}"
+        raise ContractError([problem]) from error
+    return sorted((open_run(uri) for uri in finished), key=lambda run: run.finished_at)
 
 
 def open_scores(run_uri: str, *, allow_unfinished: bool = False) -> pyarrow.dataset.Dataset:

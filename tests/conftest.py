@@ -143,3 +143,72 @@ def open_bucket(request: pytest.FixtureRequest) -> Iterator[S3Store]:
         patch.setattr(S3FileSystem, "_cache", server.instances)
         yield S3Store(f"s3://{bucket}", server)
     server.others.rm(bucket, recursive=True)
+
+
+@pytest.fixture
+def write_run(tmp_path: Path) -> Any:
+    """A function that writes a finished run, as the scoring job does, from columns of results."""
+    import json
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from pipeline.schema import SCORE_FIELDS, Status, result_schema
+
+    def write(
+        columns: dict[str, Any],
+        run_id: str = "night",
+        *,
+        finished_at: str = "2026-01-02T02:00:00+00:00",
+        digest: str = "a" * 64,
+        config: dict[str, Any] | None = None,
+        is_finished: bool = True,
+        folder: Path = tmp_path / "scores",
+    ) -> str:
+        num_rows = len(columns["pair_id"])
+        own = {name: pa.array(values) for name, values in columns.items()}
+        own |= {
+            "reference_uri": pa.array(columns.get("reference_uri", ["/r.png"] * num_rows)),
+            "distorted_uri": pa.array(columns.get("distorted_uri", ["/d.png"] * num_rows)),
+        }
+        scored = {field.name for field in SCORE_FIELDS} | {"status", "error"}
+        carried = pa.schema([(name, v.type) for name, v in own.items() if name not in scored])
+        status = columns.get("status", ["ok"] * num_rows)
+        blank = {field.name: pa.nulls(num_rows, field.type) for field in result_schema(carried)}
+        rest = {
+            "status": status,
+            "error": columns.get("error", ["" if s == "ok" else "expected x" for s in status]),
+            "model_digest": [digest] * num_rows,
+            "run_id": [run_id] * num_rows,
+        }
+        table = pa.table(blank | own | rest, schema=result_schema(carried))
+        path = folder / f"run_id={run_id}"
+        (path / "scores").mkdir(parents=True)
+        half = max(num_rows // 2, 1)
+        files = []
+        for number, part in enumerate((table.slice(0, half), table.slice(half))):
+            files.append(f"scores/{number}.parquet")
+            pq.write_table(part, path / files[-1])
+        counts = {name.value: status.count(name.value) for name in Status}
+        record = {
+            "run_id": run_id,
+            "num_rows": num_rows,
+            "columns": {"pair_id": "pair_id", "reference": "reference_uri",
+                        "distorted": "distorted_uri"},
+            "fingerprints": {"manifest": "m", "model": digest, "scoring": "s"},
+            "model": {"digest": digest, "trained": True, "config": {
+                "streams": ["tradition", "percept", "semantic"]},
+                "fusion_weights": {"tradition": 0.2, "percept": 0.3, "semantic": 0.5}},
+            "config": {"images": {}, "model": {"checkpoint": "embedded"}} | (config or {}),
+            "files": files,
+            "counts_by_status": counts,
+            "failed_fraction": 1 - counts["ok"] / max(num_rows, 1),
+            "finished_at": finished_at,
+        }  # fmt: skip
+        (path / "plan.json").write_text(json.dumps(record))
+        if is_finished:
+            (path / "run.json").write_text(json.dumps(record))
+            (path / "_SUCCESS").touch()
+        return str(path)
+
+    return write

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from jobs.config import load_config
+from pipeline.audit_config import AuditScoresConfig, FilterScoresConfig
 from pipeline.config import MIN_SIDE_PX, ScoreManifestConfig
 from pipeline.schema import PIXEL_FIELDS, RESERVED_COLUMNS, Status
 from pipeline.training_config import DistillTrunkConfig, EvaluateConfig, TrainConfig
@@ -18,6 +19,8 @@ REPOSITORY = Path(__file__).parents[2]
 
 JOBS = {
     "score_manifest": (ScoreManifestConfig, {"manifest": {"uri": "in"}, "output": {"uri": "out"}}),
+    "audit_scores": (AuditScoresConfig, {"scores": {"uri": "in"}, "output": {"uri": "out"}}),
+    "filter_scores": (FilterScoresConfig, {"scores": {"uri": "in"}, "output": {"uri": "out"}}),
     "train": (TrainConfig, {"data": {}, "output": {"uri": "out"}}),
     "evaluate": (EvaluateConfig, {"data": {}, "output": {"uri": "out"}}),
     "distill_trunk": (
@@ -90,4 +93,5 @@ def test_every_link_and_path_in_a_document_leads_somewhere(name):
 def test_the_readme_lists_every_job():
     jobs = {f"`jobs/{path.name}`" for path in (REPOSITORY / "jobs").glob("*.py")}
     text = (REPOSITORY / "README.md").read_text()
-    assert {job for job in jobs if job not in text} == {"`jobs/__init__.py`", "`jobs/config.py`"}
+    own = {f"`jobs/{name}.py`" for name in ("__init__", "config", "exit_codes")}
+    assert {job for job in jobs if job not in text} == own

@@ -82,6 +82,25 @@ def write_manifest(path: Path, rows: pa.Table) -> str:
     return str(path)
 
 
+@pytest.fixture(scope="session")
+def manifest(image_folder, tmp_path_factory) -> str:
+    """Sixty good pairs."""
+    path = tmp_path_factory.mktemp("manifest") / "pairs"  # read as Parquet whatever its name
+    return write_manifest(path, make_rows(str(image_folder), 60))
+
+
+@pytest.fixture(scope="session")
+def bytes_manifest(images, tmp_path_factory) -> str:
+    """Ten good pairs whose images are in the manifest itself."""
+    names = [(f"r{i % 5}.png", f"d{i % 5}_{i // 5}.png") for i in range(10)]
+    columns = {
+        "pair_id": [f"pair-{i}" for i in range(10)],
+        "reference_bytes": [images[reference] for reference, _ in names],
+        "distorted_bytes": [images[distorted] for _, distorted in names],
+    }
+    return write_manifest(tmp_path_factory.mktemp("bytes") / "pairs.parquet", pa.table(columns))
+
+
 def start_job(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
     """Start the job as a user would, in a process of its own."""
     return subprocess.Popen(

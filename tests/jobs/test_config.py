@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from jobs import score_manifest
+from jobs.exit_codes import WRONG
 from pipeline.config import ScoreManifestConfig
 from tests.jobs.conftest import REPOSITORY
 
@@ -11,7 +12,7 @@ GIVEN = ["--manifest.uri=in.parquet", "--output.uri=out"]
 
 
 def problems_of(arguments, capfd) -> list[str]:
-    assert score_manifest.main(arguments) == score_manifest.WRONG
+    assert score_manifest.main(arguments) == WRONG
     captured = capfd.readouterr()
     assert captured.out == ""
     return captured.err.splitlines()

@@ -9,6 +9,7 @@ import pytest
 from ray.data import DataContext
 
 from jobs import score_manifest
+from jobs.exit_codes import DONE, TOO_MANY_FAILED, WRONG
 from pipeline.config import ScoreManifestConfig
 from pipeline.plan import make_plan
 from pipeline.run import open_scores
@@ -37,16 +38,10 @@ def listing(folder: Path) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def manifest(image_folder, tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("manifest") / "pairs"  # read as Parquet whatever its name
-    return write_manifest(path, make_rows(str(image_folder), 60))
-
-
-@pytest.fixture(scope="module")
 def finished(ray_cluster, manifest, tmp_path_factory) -> Path:
     """The output folder of a finished run over `manifest`."""
     output = tmp_path_factory.mktemp("finished")
-    assert score(manifest, output) == score_manifest.DONE
+    assert score(manifest, output) == DONE
     return output
 
 
@@ -77,7 +72,7 @@ def test_every_row_comes_back_once_with_its_status(image_folder, tmp_path, finis
     rows, expected = plant(make_rows(str(image_folder), 260), image_folder)
     path = write_manifest(tmp_path / "pairs.parquet", rows)
     arguments = [f"--images.allowed_uri_prefixes={image_folder}", "--failure.max_failed_fraction=1"]
-    assert score(path, tmp_path / "out", *arguments) == score_manifest.DONE
+    assert score(path, tmp_path / "out", *arguments) == DONE
 
     results = read(tmp_path / "out")
     assert results.schema.equals(result_schema(rows.schema))
@@ -112,7 +107,7 @@ def test_every_row_comes_back_once_with_its_status(image_folder, tmp_path, finis
 
 def test_a_finished_run_is_left_alone(finished, manifest, capfd):
     before = listing(finished)
-    assert score(manifest, finished) == score_manifest.DONE
+    assert score(manifest, finished) == DONE
     assert "this run is finished" in capfd.readouterr().out
     assert listing(finished) == before
 
@@ -120,12 +115,12 @@ def test_a_finished_run_is_left_alone(finished, manifest, capfd):
 def test_too_many_failed_rows_publish_and_alarm(image_folder, tmp_path, capfd):
     rows, _ = plant(make_rows(str(image_folder), 20), image_folder)
     path = write_manifest(tmp_path / "pairs.parquet", rows)
-    assert score(path, tmp_path / "out") == score_manifest.TOO_MANY_FAILED
+    assert score(path, tmp_path / "out") == TOO_MANY_FAILED
     assert "got 10.0000%" in capfd.readouterr().err
     assert read(tmp_path / "out").num_rows == 20
     # A scheduler that tries again must not turn the alarm into a success.
-    assert score(path, tmp_path / "out") == score_manifest.TOO_MANY_FAILED
-    assert score(path, tmp_path / "out", "--failure.max_failed_fraction=0.1") == score_manifest.DONE
+    assert score(path, tmp_path / "out") == TOO_MANY_FAILED
+    assert score(path, tmp_path / "out", "--failure.max_failed_fraction=0.1") == DONE
 
 
 @pytest.mark.parametrize(
@@ -141,7 +136,7 @@ def test_scores_do_not_depend_on_actors_or_batches_or_order(
 ):
     rows = make_rows(str(image_folder), 60).take(np.random.default_rng(0).permutation(60))
     path = write_manifest(tmp_path / "pairs.parquet", rows)
-    assert score(path, tmp_path / "out", *arguments) == score_manifest.DONE
+    assert score(path, tmp_path / "out", *arguments) == DONE
     scores = ["pair_id", "spips_score", "tradition_score", "percept_score", "semantic_score"]
     assert read(tmp_path / "out").select(scores).equals(read(finished).select(scores))
 
@@ -159,8 +154,8 @@ def test_bytes_in_the_manifest_score_as_files_do(finished, images, tmp_path):
     (tmp_path / "in" / "_notes.txt").write_text("not a manifest")
     columns = ["pair_id_column=id", "reference_column=ref", "distorted_column=dist"]
     arguments = [f"--manifest.{column}" for column in columns]
-    assert score(str(tmp_path / "in"), tmp_path / "out", *arguments) == score_manifest.DONE
-    assert score(f"{tmp_path}/in/*.parquet", tmp_path / "glob", *arguments) == score_manifest.DONE
+    assert score(str(tmp_path / "in"), tmp_path / "out", *arguments) == DONE
+    assert score(f"{tmp_path}/in/*.parquet", tmp_path / "glob", *arguments) == DONE
 
     (run,) = (tmp_path / "out").glob("run_id=*")
     results = open_scores(str(run)).to_table().sort_by("id")
@@ -169,7 +164,7 @@ def test_bytes_in_the_manifest_score_as_files_do(finished, images, tmp_path):
 
 
 def test_a_dry_run_prints_the_plan_and_the_config_and_writes_nothing(manifest, tmp_path, capfd):
-    assert score(manifest, tmp_path / "out", "--dry-run") == score_manifest.DONE
+    assert score(manifest, tmp_path / "out", "--dry-run") == DONE
     out = capfd.readouterr().out
     for expected in ("60 pairs in 1 files", ", trained", "8 of 8 rows", "rows_per_file: 100"):
         assert expected in out
@@ -180,7 +175,7 @@ def test_an_explicit_run_id_keeps_out_other_manifests_models_and_settings(
     manifest, image_folder, tmp_path, capfd
 ):
     output, run_id = tmp_path / "out", "--output.run_id=nightly"
-    assert score(manifest, output, run_id) == score_manifest.DONE
+    assert score(manifest, output, run_id) == DONE
     before = listing(output)
     other = write_manifest(tmp_path / "other.parquet", make_rows(str(image_folder), 59))
     SPIPS.untrained(ModelConfig(), seed=1).save(tmp_path / "other.safetensors")
@@ -193,9 +188,9 @@ def test_an_explicit_run_id_keeps_out_other_manifests_models_and_settings(
             "another model",
         ),
     ):
-        assert score(*arguments) == score_manifest.WRONG
+        assert score(*arguments) == WRONG
         assert named in capfd.readouterr().err
-    assert score(manifest, output, run_id, "--compute.actors=2") == score_manifest.DONE
+    assert score(manifest, output, run_id, "--compute.actors=2") == DONE
     assert listing(output) == before
 
 
@@ -204,7 +199,7 @@ def test_a_wrong_manifest_is_refused_before_anything_is_written(image_folder, tm
     ids = pa.array(["a", "a", "b", None])
     path = write_manifest(tmp_path / "pairs.parquet", rows.set_column(0, "pair_id", ids))
     arguments = ["--model.checkpoint=/nowhere/model.safetensors"]
-    assert score(path, tmp_path / "out", *arguments) == score_manifest.WRONG
+    assert score(path, tmp_path / "out", *arguments) == WRONG
     problems = capfd.readouterr().err.splitlines()
     assert len(problems) == 3
     assert "expected no null 'pair_id', got 1" in problems[0]
@@ -246,6 +241,6 @@ def test_an_output_that_cannot_be_is_refused_in_a_dry_run(
     folder = shutil.copytree(Path(manifest).parent, tmp_path / "in")
     (folder / "pairs").rename(folder / "pairs.parquet")
     uri = output.format(manifest=manifest, folder=folder)
-    assert score(str(folder), uri, "--dry-run") == score_manifest.WRONG
+    assert score(str(folder), uri, "--dry-run") == WRONG
     assert expected in capfd.readouterr().err
     assert [path.name for path in folder.iterdir()] == ["pairs.parquet"]

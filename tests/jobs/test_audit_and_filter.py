@@ -1,0 +1,147 @@
+"""From scores to decisions, by the jobs as people run them."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from jobs import audit_scores, filter_scores, score_manifest
+from jobs.config import load_config
+from jobs.exit_codes import DONE, GATE_BROKEN, WRONG
+from pipeline.run import open_scores
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def run(ray_cluster, manifest, tmp_path_factory):
+    """The folder of a run of sixty pairs."""
+    folder = tmp_path_factory.mktemp("runs")
+    code = score_manifest.main(
+        ["--config=conf/debug/score_manifest.yaml", f"--manifest.uri={manifest}",
+         f"--output.uri={folder}"]
+    )  # fmt: skip
+    assert code == DONE
+    (path,) = folder.glob("run_id=*")
+    return path
+
+
+def test_a_run_is_audited_and_what_is_kept_can_be_scored_again(run, tmp_path, capfd):
+    audited = [f"--scores.uri={run}", f"--output.uri={tmp_path}/audit", "--group_by=[]"]
+    assert audit_scores.main(["--config=conf/debug/audit_scores.yaml", *audited]) == DONE
+    assert "verdict    passed" in capfd.readouterr().out
+    content = json.loads((tmp_path / "audit/audit.json").read_text())
+    assert content["run"]["rows"] == 60
+    page = (tmp_path / "audit/audit.html").read_text()
+    assert page.count("data:image/webp") == 16 * 5  # worst and random, with three heat maps each
+    assert len(page) < 5e6
+    assert pq.read_table(tmp_path / "audit/audit.parquet").num_rows > 50
+
+    filtered = [f"--scores.uri={run}", f"--output.uri={tmp_path}/kept"]
+    bounds = '--bounds=[{"column": "spips_score", "at_most_quantile": 0.5}]'
+    assert filter_scores.main([*filtered, bounds, "--dry-run"]) == DONE
+    assert not (tmp_path / "kept").exists()
+    assert filter_scores.main([*filtered, bounds]) == DONE
+    again = ["--config=conf/debug/score_manifest.yaml", f"--manifest.uri={tmp_path}/kept/manifest",
+             f"--output.uri={tmp_path}/again"]  # fmt: skip
+    assert score_manifest.main(again) == DONE
+    (second,) = (tmp_path / "again").glob("run_id=*")
+    before = open_scores(str(run)).to_table().to_pandas().set_index("pair_id").spips_score
+    after = open_scores(str(second)).to_table().to_pandas().set_index("pair_id").spips_score
+    assert len(after) == 30
+    assert after.max() <= before.median()
+    assert (after - before.reindex(after.index)).abs().max() < 1e-6
+
+
+def test_a_broken_gate_is_an_exit_code_and_the_report_is_there(run, tmp_path, capfd):
+    gate = '--gates=[{"column": "spips_score", "figure": "p95", "at_most": 0}]'
+    arguments = [f"--scores.uri={run}", f"--output.uri={tmp_path}/audit", gate]
+    assert audit_scores.main([*arguments, "--report.pairs_per_sheet=0"]) == GATE_BROKEN
+    assert "1 gates BROKEN" in capfd.readouterr().out
+    assert "Failed: 1 of 1 gates broken" in (tmp_path / "audit/audit.html").read_text()
+
+
+def test_images_in_the_manifest_itself_are_kept_with_it(
+    ray_cluster, bytes_manifest, tmp_path, capfd
+):
+    runs = tmp_path / "runs"
+    scored = ["--config=conf/debug/score_manifest.yaml", f"--manifest.uri={bytes_manifest}"]
+    assert score_manifest.main([*scored, f"--output.uri={runs}"]) == DONE
+    (run,) = runs.glob("run_id=*")
+    bounds = '--bounds=[{"column": "spips_score", "at_most_quantile": 0.5}]'
+    arguments = [f"--scores.uri={run}", bounds, f"--output.uri={tmp_path}/kept"]
+    assert filter_scores.main(arguments) == DONE
+    kept = pq.read_table(tmp_path / "kept/manifest")
+    assert kept.schema.names == pq.read_schema(bytes_manifest).names
+    assert kept.num_rows == 5
+    assert kept["distorted_bytes"].null_count == 0
+    assert audit_scores.main([f"--scores.uri={run}", f"--output.uri={tmp_path}/audit"]) == DONE
+    assert "the manifest held the images" in (tmp_path / "audit/audit.html").read_text()
+
+
+@pytest.mark.parametrize("job", [audit_scores, filter_scores])
+def test_an_unfinished_run_is_one_clear_line(job, write_run, tmp_path, capfd):
+    unfinished = write_run({"pair_id": ["a"]}, is_finished=False)
+    assert job.main([f"--scores.uri={unfinished}", f"--output.uri={tmp_path}/out"]) == WRONG
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "expected a finished run" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_nightly_script_scores_audits_and_filters(manifest, tmp_path):
+    script = ["bash", "conf/nightly/nightly.sh", str(manifest), str(tmp_path / "store"), "night"]
+    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        script, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
+    )
+    store = tmp_path / "store"
+    assert done.returncode == DONE, done.stderr[-2000:]
+    assert (store / "audits/night/audit.html").exists()
+    assert pq.read_table(store / "filtered/night/manifest").num_rows == 60
+
+
+def test_the_kubernetes_files_run_the_nightly_script_with_settings_that_are_valid():
+    folder = REPOSITORY / "conf/nightly"
+    job = yaml.safe_load((folder / "rayjob.yaml").read_text())
+    cron = yaml.safe_load((folder / "raycronjob.yaml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    assert (cron["apiVersion"], cron["kind"]) == ("ray.io/v1", "RayCronJob")
+    assert cron["spec"]["jobTemplate"] == job["spec"]
+    assert re.fullmatch(r"(\S+ ){4}\S+", cron["spec"]["schedule"])
+    spec = job["spec"]
+    assert "conf/nightly/nightly.sh s3://" in spec["entrypoint"]
+    assert spec["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+    assert yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"]
+    pinned = re.search(r"^ray==(.*)$", (REPOSITORY / "constraints.txt").read_text(), re.MULTILINE)
+    assert spec["rayClusterSpec"]["rayVersion"] == pinned[1]
+    for group in (
+        spec["rayClusterSpec"]["headGroupSpec"],
+        *spec["rayClusterSpec"]["workerGroupSpecs"],
+    ):
+        (container,) = group["template"]["spec"]["containers"]
+        assert container["resources"]["limits"] == container["resources"]["requests"]
+    assert set(yaml.safe_load((folder / "runtime_env.yaml").read_text())) == {
+        "env_vars",
+        "excludes",
+    }
+
+
+def test_every_command_of_the_nightly_script_names_settings_that_hold():
+    from argparse import ArgumentParser
+
+    from pipeline.audit_config import AuditScoresConfig, FilterScoresConfig
+    from pipeline.config import ScoreManifestConfig
+
+    classes = {"score_manifest": ScoreManifestConfig, "audit_scores": AuditScoresConfig,
+               "filter_scores": FilterScoresConfig}  # fmt: skip
+    script = (REPOSITORY / "conf/nightly/nightly.sh").read_text().replace("\\\n", " ")
+    commands = re.findall(r"^python jobs/(\w+)\.py (.*?)(?: \|\| .*)?$", script, re.MULTILINE)
+    assert [name for name, _ in commands] == list(classes)
+    for name, arguments in commands:
+        options = arguments.replace('"', "").replace("$night", "night").split()
+        load_config(classes[name], ArgumentParser(), options)

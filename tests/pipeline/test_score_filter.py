@@ -1,0 +1,158 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from pipeline.audit_config import FilterScoresConfig
+from pipeline.errors import ContractError
+from pipeline.run import open_run
+from pipeline.score_filter import (
+    REASON,
+    describe_summary,
+    make_rules,
+    open_output,
+    summarise,
+    write_filtered,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_cluster():
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def columns(n=200):
+    generator = np.random.default_rng(0)
+    status = ["missing"] * 5 + ["ok"] * (n - 5)
+    ok = np.array(status) == "ok"
+    score = np.where(ok, generator.lognormal(-2, 0.8, n), np.nan)
+    return {
+        "pair_id": [f"p{i}" for i in range(n)],
+        "maker": [["a", "b", None][i % 3] for i in range(n)],
+        "status": status,
+        "spips_score": [None if np.isnan(s) else float(np.float32(s)) for s in score],
+        "psnr_db": [40 - i % 20 if s == "ok" else None for i, s in enumerate(status)],
+    }
+
+
+def filter_run(run, folder, **settings):
+    config = FilterScoresConfig.model_validate(
+        {"scores": {"uri": run}, "output": {"uri": str(folder)}} | settings
+    )
+    opened = open_run(run)
+    rules = make_rules(config, opened)
+    output, state = open_output(config, opened)
+    if state == "finished":
+        return "finished"
+    summary = summarise(rules, opened)
+    return write_filtered(config, output, opened, rules, summary)
+
+
+def problems_of(*arguments, **settings):
+    with pytest.raises(ContractError) as caught:
+        filter_run(*arguments, **settings)
+    return caught.value.problems
+
+
+BOUNDS = [
+    {"column": "spips_score", "at_most": 0.3},
+    {"column": "psnr_db", "at_least": 25},
+    {"column": "spips_score", "at_most_quantile": 0.8, "within": ["maker"]},
+]
+
+
+def test_every_row_is_kept_or_rejected_with_all_its_reasons(write_run, tmp_path):
+    told = filter_run(write_run(columns()), tmp_path / "out", bounds=BOUNDS)
+    frame = pd.DataFrame(columns())
+    ok = frame.status == "ok"
+    limits = frame[ok].groupby("maker", dropna=False).spips_score.quantile(0.8)
+    limit = frame.maker.map(
+        lambda m: limits[limits.index.isna()].item() if pd.isna(m) else limits[m]
+    )
+    broken = pd.DataFrame({
+        "status is ok": ~ok,
+        "spips_score at most 0.3": ok & ~(frame.spips_score <= 0.3),
+        "psnr_db at least 25": ok & ~(frame.psnr_db >= 25),
+        "spips_score at most the 0.8 quantile of its maker":
+            ok & ~(frame.spips_score <= limit.astype("float32")),
+    })  # fmt: skip
+    kept = pq.read_table(tmp_path / "out/manifest").to_pandas()
+    rejected = pq.read_table(tmp_path / "out/rejects").to_pandas()
+    expected = frame[~broken.any(axis=1)]
+    assert sorted(kept.pair_id) == sorted(expected.pair_id)
+    assert set(kept.columns) == {"pair_id", "maker", "reference_uri", "distorted_uri"}
+    assert sorted([*kept.pair_id, *rejected.pair_id]) == sorted(frame.pair_id)
+    for row in rejected.itertuples():
+        names = broken.columns[broken.loc[frame.pair_id == row.pair_id].iloc[0]]
+        assert getattr(row, REASON) == "; ".join(names)
+    assert told["kept"] == len(expected)
+    alone = broken[broken.sum(axis=1) == 1]
+    for rule in told["rules"]:
+        assert rule["removes"] == broken[rule["rule"]].sum()
+        assert rule["removes_alone"] == alone[rule["rule"]].sum()
+    assert json.loads((tmp_path / "out/summary.json").read_text()) == told
+
+
+def test_a_finished_filtering_is_left_alone_and_an_unfinished_one_replaced(write_run, tmp_path):
+    run, out = write_run(columns()), tmp_path / "out"
+    told = filter_run(run, out, bounds=BOUNDS)
+    assert filter_run(run, out, bounds=BOUNDS) == "finished"
+    (problem,) = problems_of(run, out, bounds=BOUNDS[:1])
+    assert "expected a free folder or one of the same filtering" in problem
+    (out / "summary.json").unlink()
+    assert filter_run(run, out, bounds=BOUNDS) == told
+    assert pq.read_table(out / "manifest").num_rows == told["kept"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").touch()
+    assert problems_of(run, tmp_path / "mine", bounds=BOUNDS)
+
+
+def test_failed_rows_can_be_picked_to_be_scored_again(write_run, tmp_path):
+    told = filter_run(write_run(columns()), tmp_path / "out", statuses=["missing"])
+    assert told["kept"] == 5
+    assert pq.read_table(tmp_path / "out/manifest")["pair_id"].to_pylist() == [
+        f"p{i}" for i in range(5)
+    ]
+
+
+def test_bounds_that_keep_nothing_are_refused_with_what_each_removes(write_run, tmp_path):
+    (problem,) = problems_of(
+        write_run(columns()), tmp_path / "out", bounds=[{"column": "spips_score", "at_most": 0}]
+    )
+    assert "expected rows to keep, got none of 200: 5 break 'status is ok'; 195 break" in problem
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_columns_are_named_all_at_once(write_run, tmp_path):
+    bounds = [
+        {"column": "ssim", "at_least": 0.5},
+        {"column": "spips_score", "at_most_quantile": 0.5, "within": ["prompt"]},
+    ]
+    first, second = problems_of(write_run(columns()), tmp_path / "out", bounds=bounds)
+    assert first.startswith("bounds.0.column: expected one with values")
+    assert "got 'prompt'" in second
+
+
+def test_the_summary_shows_a_histogram_and_what_each_bound_removes(write_run):
+    run = open_run(write_run(columns()))
+    config = FilterScoresConfig.model_validate(
+        {"scores": {"uri": run.uri}, "output": {"uri": "unused"}, "bounds": BOUNDS}
+    )
+    summary = summarise(make_rules(config, run), run)
+    text = describe_summary(summary)
+    assert "not: psnr_db at least 25" in text
+    assert summary.histogram.sum() == 195
+    assert text.count("\n0.") + text.count("\n   0.") == 20
+
+
+def test_a_run_without_any_score_has_no_values_to_bound(write_run, tmp_path):
+    failed = {"pair_id": ["a", "b"], "status": ["missing", "missing"]}
+    (problem,) = problems_of(
+        write_run(failed), tmp_path / "out", bounds=[{"column": "spips_score", "at_most": 1}]
+    )
+    assert "expected one with values, none, got 'spips_score'" in problem
