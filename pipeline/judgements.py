@@ -39,7 +39,7 @@ def open_sets(data: TrainingDataConfig) -> list[JudgedSet]:
     makers: list[tuple[str, str, float, Callable[[], Examples]]] = []
     for r in data.rated:
         makers.append(("rated", r.name, r.weight, lambda r=r: RatedPairs(
-            r.path, reference=r.reference_column, distorted=r.distorted_column
+            r.path, reference=r.reference_column, distorted=r.distorted_column, quarters=r.quarters
         )))  # type: ignore[misc]  # fmt: skip
     for t in data.triplets:
         makers.append(("triplets", t.name, t.weight, lambda t=t: Triplets(t.path)))  # type: ignore[misc]

@@ -45,6 +45,7 @@ from spips_core.train import (
     mean_quality,
     predict,
     rate_factor,
+    reference_numbers,
     train_epoch,
 )
 
@@ -247,7 +248,8 @@ def _make_sources(
         )  # fmt: skip
         targets = torch.tensor(item.examples.targets[shard], dtype=torch.float32, device=device)
         on_device = {name: [q.to(device) for q in qs] for name, qs in quality.items()}
-        sources.append(EmbeddedSource(item.kind, item.weight, targets, on_device))
+        numbers = reference_numbers(item.examples.references)[shard].to(device)
+        sources.append(EmbeddedSource(item.kind, item.weight, targets, numbers, on_device))
     return sources
 
 

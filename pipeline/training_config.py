@@ -17,6 +17,9 @@ class RatedSetConfig(Section):
     path: str = Field(description="list of the pairs, .parquet or .csv, with mos or dmos")
     reference_column: str = Field("reference", description="column with the reference's path")
     distorted_column: str = Field("distorted", description="column with the distorted one's path")
+    quarters: bool = Field(
+        False, description="take each pair's four quarters, rated as the whole, instead of it"
+    )
     weight: float = Field(1.0, gt=0, description="factor of its loss")
 
 

@@ -7,6 +7,7 @@ people (or the order of strengths) say about them.
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -29,6 +30,9 @@ TRIPLET_SPLITS = {
 }
 JND_SUBSETS = ("traditional", "cnn")
 NUM_COLOURS = 3
+NUM_QUARTERS = 4
+MAX_PLACES = 8
+"""How often a place is drawn in a photograph to find one that every level changes."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,10 @@ def list_photographs(folder: str | Path) -> list[Path]:
 
 
 class RatedPairs(Dataset[Example]):
-    """Pairs that people rated, from a list in Parquet or CSV.
+    """Pairs that people rated, from a list in Parquet or CSV; or their quarters.
+
+    A few hundred ratings of a few pictures say little about how one picture compares with another.
+    Its quarters, rated as the whole was, are more pictures to learn that from.
 
     Attributes:
         targets: (N,) float64, dmos: higher is worse, stretched to 0..100 over the list.
@@ -109,7 +116,12 @@ class RatedPairs(Dataset[Example]):
     """
 
     def __init__(
-        self, path: str | Path, *, reference: str = "reference", distorted: str = "distorted"
+        self,
+        path: str | Path,
+        *,
+        reference: str = "reference",
+        distorted: str = "distorted",
+        quarters: bool = False,
     ) -> None:
         """Read and check the list.
 
@@ -118,6 +130,7 @@ class RatedPairs(Dataset[Example]):
                 worse); relative image paths are relative to its folder.
             reference: column with the reference's path.
             distorted: column with the distorted image's path.
+            quarters: give each pair's four quarters, with its rating, instead of the whole.
 
         Raises:
             DatasetError: it cannot be read, is empty, lacks a column, or a rating is no number.
@@ -138,7 +151,8 @@ class RatedPairs(Dataset[Example]):
         if spread == 0:
             raise DatasetError(f"{path}: expected different ratings, got {ratings[0]:g} only")
         worse = ratings - ratings.min() if rated == ["dmos"] else ratings.max() - ratings
-        self.targets = worse / spread * 100
+        self._num_parts = NUM_QUARTERS if quarters else 1
+        self.targets = (worse / spread * 100).repeat(self._num_parts)
         folder = self.path.parent
         self._files = [
             (folder / r, folder / d)
@@ -147,24 +161,36 @@ class RatedPairs(Dataset[Example]):
                 strict=True,
             )
         ]  # fmt: skip
-        self.references = [str(files[0]) for files in self._files]
+        self.references = [
+            str(reference_path) for reference_path, _ in self._files for _ in range(self._num_parts)
+        ]
         kinds = table.column("distortion").to_pylist() if "distortion" in table.column_names else []
-        self.kinds = [str(kind) for kind in kinds] or [""] * len(self._files)
+        kinds = [str(kind) for kind in kinds for _ in range(self._num_parts)]
+        self.kinds = kinds or [""] * len(self.references)
 
     def __len__(self) -> int:
-        """Return the number of pairs."""
-        return len(self._files)
+        """Return the number of pairs, or of quarters."""
+        return len(self.references)
 
     def __getitem__(self, index: int) -> Example:
-        """Return a pair, at its own size."""
-        reference_path, distorted_path = self._files[index]
+        """Return a pair at its own size, or a quarter of one."""
+        number, part = divmod(index, self._num_parts)
+        reference_path, distorted_path = self._files[number]
         reference, distorted = read_image(reference_path), read_image(distorted_path)
         if reference.shape != distorted.shape:
             raise DatasetError(
                 f"{distorted_path}: expected the reference's size {_size(reference)}, "
                 f"got {_size(distorted)}"
             )
+        if self._num_parts == NUM_QUARTERS:
+            reference, distorted = _quarter(reference, part), _quarter(distorted, part)
         return Example(reference, distorted[None], float(self.targets[index]))
+
+
+def _quarter(image: Tensor, part: int) -> Tensor:
+    height_px, width_px = image.shape[1] // 2, image.shape[2] // 2
+    top, left = part // 2 * height_px, part % 2 * width_px
+    return image[:, top : top + height_px, left : left + width_px]
 
 
 def _size(image: Tensor) -> str:
@@ -351,12 +377,16 @@ class Ladders(Dataset[Example]):
         side_px = self._side_px
         if min(height_px, width_px) < side_px:
             raise DatasetError(f"{path}: expected sides of at least {side_px} px")
-        top = int(generator.integers(0, height_px - side_px + 1))
-        left = int(generator.integers(0, width_px - side_px + 1))
-        cut = np.ascontiguousarray(photo[top : top + side_px, left : left + side_px])
         seed = zlib.crc32(f"{self._seed} {index}".encode())
-        levels = [
-            distort(cut, self.kinds[index], level, seed) for level in range(1, NUM_LEVELS + 1)
-        ]
-        reference, *distorted = (torch.tensor(p).permute(2, 0, 1) for p in (cut, *levels))
+        for _ in range(MAX_PLACES):
+            top = int(generator.integers(0, height_px - side_px + 1))
+            left = int(generator.integers(0, width_px - side_px + 1))
+            cut = np.ascontiguousarray(photo[top : top + side_px, left : left + side_px])
+            levels = [cut] + [
+                distort(cut, self.kinds[index], level, seed) for level in range(1, NUM_LEVELS + 1)
+            ]
+            # Where there is nothing to spoil, such as in a black sky, levels have no order.
+            if not any(np.array_equal(a, b) for a, b in pairwise(levels)):
+                break
+        reference, *distorted = (torch.tensor(pixels).permute(2, 0, 1) for pixels in levels)
         return Example(reference, torch.stack(distorted), 0.0)

@@ -314,7 +314,8 @@ DISTORTIONS = {
     "speckle_noise": Distortion("noise", (0.04, 0.09, 0.17, 0.32, 0.6), _speckle_noise),
     "impulse_noise": Distortion("noise", (0.002, 0.008, 0.025, 0.08, 0.22), _impulse_noise),
     "chroma_noise": Distortion("noise", (5, 10, 18, 32, 56), _chroma_noise),
-    "resample_nearest": Distortion("resampling", (1.3, 2, 3, 4.5, 7), _resampled(NEAREST)),
+    # Not by 2 or 4, which also moves the image, nor by 3, which samples pixels at their centres.
+    "resample_nearest": Distortion("resampling", (1.5, 2.5, 3.5, 5, 7), _resampled(NEAREST)),
     "resample_bilinear": Distortion("resampling", (1.5, 2, 3, 4.5, 7), _resampled(BILINEAR)),
     "resample_bicubic": Distortion("resampling", (1.5, 2, 3, 4.5, 7), _resampled(BICUBIC)),
     "resample_lanczos": Distortion("resampling", (1.5, 2, 3, 4.5, 7), _resampled(LANCZOS)),

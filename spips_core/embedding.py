@@ -88,15 +88,17 @@ def _fingerprint(model: SPIPS, examples: Examples, indices: Sequence[int]) -> st
     """Return a name for what `embed` would compute: same name, same numbers.
 
     It holds the trunk, what the maps make of a known pair (so that a change in their code shows),
-    the order of the examples, and the pixels of a few.
+    the order of the examples, and the pixels of a few, each kind of distortion among them.
     """
     sha256 = hashlib.sha256(f"{model.trunk.digest()} {list(indices)}".encode())
     reference, distorted = known_pair()
     for means in quality_means(model, reference[0], distorted).values():
         for q in means:
             sha256.update(q.numpy().tobytes())
-    sha256.update(repr((examples.references, getattr(examples, "kinds", None))).encode())
-    for index in sorted({indices[0], indices[len(indices) // 2], indices[-1]}):
+    kinds = getattr(examples, "kinds", [""] * len(examples))
+    sha256.update(repr((examples.references, kinds)).encode())
+    first_of_kind = {kinds[index]: index for index in reversed(indices)}
+    for index in sorted({*first_of_kind.values(), indices[len(indices) // 2], indices[-1]}):
         example = examples[index]
         sha256.update(example.reference.numpy().tobytes())
         sha256.update(example.distorted.numpy().tobytes())

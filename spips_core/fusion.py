@@ -57,12 +57,19 @@ class PerceptronFusion(nn.Module):
         return linear + (hidden * functional.softplus(self.output)).sum(dim=1)
 
     @torch.no_grad()
-    def rescale(self, factor: float) -> None:
-        """Multiply every score by a factor, in place.
+    def rescale(self, factor: float, mean_factors: Tensor) -> None:
+        """Multiply every score by a factor, for means that are multiplied too, in place.
 
         Args:
-            factor: > 0.
+            factor: > 0, of the score.
+            mean_factors: (num_streams,) > 0, of the means.
         """
-        for parameter in (self.skip, self.output):
-            scaled = functional.softplus(parameter.double()) * factor
-            parameter.copy_(scaled + torch.log(-torch.expm1(-scaled)))  # softplus inverted
+        hidden = functional.softplus(self.hidden.double()) / mean_factors
+        self.hidden.copy_(_softplus_inverted(hidden))
+        skip = functional.softplus(self.skip.double()) * factor / mean_factors
+        self.skip.copy_(_softplus_inverted(skip))
+        self.output.copy_(_softplus_inverted(functional.softplus(self.output.double()) * factor))
+
+
+def _softplus_inverted(values: Tensor) -> Tensor:
+    return values + torch.log(-torch.expm1(-values))

@@ -73,9 +73,30 @@ def rating_loss(scores: Tensor, dmos: Tensor) -> Tensor:
     Returns:
         A scalar; 0 when no two ratings are clearly apart.
     """
-    logs = (scores.reshape(-1) + SMALLEST_SCORE).log()
+    return _order_loss(scores, dmos[:, None] - dmos[None] > CLEAR_DIFFERENCE)
+
+
+def within_reference_loss(scores: Tensor, dmos: Tensor, references: Tensor) -> Tensor:
+    """Return the same loss, comparing only pairs that share a reference.
+
+    They are a small part of all, but what a user compares: two versions of one picture.
+
+    Args:
+        scores: (N, 1) or (N,) >= 0, lower is better.
+        dmos: (N,), higher is worse, on a scale of 100.
+        references: (N,), the number of each pair's reference.
+
+    Returns:
+        A scalar; 0 when no two ratings of one reference are clearly apart.
+    """
     is_clear = dmos[:, None] - dmos[None] > CLEAR_DIFFERENCE
-    rises = (logs[:, None] - logs[None])[is_clear]
+    return _order_loss(scores, is_clear & (references[:, None] == references[None]))
+
+
+def _order_loss(scores: Tensor, is_worse: Tensor) -> Tensor:
+    """Return the mean cross entropy of the pairs (i, j) where i is worse than j."""
+    logs = (scores.reshape(-1) + SMALLEST_SCORE).log()
+    rises = (logs[:, None] - logs[None])[is_worse]
     if len(rises) == 0:
         return logs.sum() * 0
     return functional.softplus(-rises / RATING_TEMPERATURE).mean()

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
@@ -170,6 +172,22 @@ def test_other_column_names_can_be_given(images):
     assert torch.equal(pairs[1].distorted[0], as_tensor(pixels(3)))
     expected = f"{path}: expected columns reference, distorted and either mos or dmos"
     refuse(lambda: RatedPairs(path), expected, "got original, spoiled, mos")
+
+
+def test_quarters_are_the_pairs_cut_in_four_with_the_rating_of_the_whole(images):
+    columns = {**COLUMNS, "mos": [1, 2, 3], "distortion": ["jpeg", "blur", "noise"]}
+    path = write_list(images / "pairs.csv", **columns)
+    whole, quarters = RatedPairs(path), RatedPairs(path, quarters=True)
+    assert len(quarters) == 12
+    for name in ("targets", "references", "kinds"):
+        got, expected = (list(getattr(set_, name)) for set_ in (quarters, whole))
+        assert got == [value for value in expected for _ in range(4)]
+    for image in ("reference", "distorted"):
+        parts = [getattr(quarters[4 + part], image) for part in range(4)]
+        rows = [torch.cat(parts[start : start + 2], dim=-1) for start in (0, 2)]
+        full = getattr(whole[1], image)
+        height, width = (side // 2 * 2 for side in full.shape[-2:])
+        assert torch.equal(torch.cat(rows, dim=-2), full[..., :height, :width])
 
 
 def test_kinds_are_the_column_distortion(images):
@@ -427,6 +445,16 @@ def test_a_ladder_is_a_cut_of_its_photograph_at_five_rising_levels(photo_folder)
             assert torch.equal(example.distorted, torch.stack(expected))
         errors = (example.distorted - example.reference.float()).square().mean(dim=(1, 2, 3))
         assert (errors.diff() > 0).all()
+
+
+def test_a_place_with_nothing_to_spoil_is_not_used(tmp_path):
+    picture = np.zeros((200, 200, 3), np.uint8)
+    picture[100:, 100:] = pixels(1, (100, 100))
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(picture).save(tmp_path / "photos" / "sky.png")
+    for example in ladders(tmp_path / "photos", ["gaussian_blur"], num_ladders=30):
+        levels = [example.reference, *example.distorted]
+        assert not any(torch.equal(a, b) for a, b in pairwise(levels))
 
 
 def test_levels_of_a_ladder_share_their_random_numbers(photo_folder):

@@ -156,6 +156,13 @@ def test_changed_pixels_of_a_few_examples_are_noticed(model, pairs, tmp_path, na
         run(model, pairs, tmp_path)
 
 
+def test_changed_pixels_of_the_first_example_of_a_kind_are_noticed(model, pairs, tmp_path):
+    pairs.kinds = ["jpeg"] * 4 + ["blur"] * 3
+    run(model, pairs, tmp_path)
+    write_image(tmp_path / "d4.png", torch.zeros(3, 96, 112, dtype=torch.uint8))
+    assert_equal(run(model, pairs, tmp_path), run(model, pairs))
+
+
 def test_a_run_that_failed_leaves_nothing_in_the_cache(model, pairs, tmp_path):
     (tmp_path / "d5.png").rename(tmp_path / "away.png")
     with pytest.raises(DatasetError, match=r"d5\.png: expected an image"):

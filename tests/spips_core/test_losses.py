@@ -9,6 +9,7 @@ from spips_core.losses import (
     ladder_loss,
     preference_loss,
     rating_loss,
+    within_reference_loss,
 )
 
 DMOS = torch.tensor([0.0, 30.0, 60.0, 100.0])
@@ -75,6 +76,19 @@ def test_ratings_that_are_close_give_0_and_no_push():
     value, gradient = value_and_gradient(lambda s: rating_loss(s, clear), scores)
     assert value > 0
     assert (gradient != 0).tolist() == [True, True, False]
+
+
+def test_within_a_reference_only_its_own_versions_are_compared():
+    scores = torch.tensor([0.1, 0.5, 0.3, 0.2])
+    dmos = torch.tensor([10.0, 60.0, 20.0, 80.0])
+    references = torch.tensor([0, 1, 0, 1])
+    got = within_reference_loss(scores, dmos, references)
+    expected = torch.stack(
+        [rating_loss(scores[chosen], dmos[chosen]) for chosen in ([0, 2], [1, 3])]
+    ).mean()
+    assert got.item() == pytest.approx(expected.item())
+    assert got != rating_loss(scores, dmos)
+    assert within_reference_loss(scores, dmos, torch.arange(4)) == 0
 
 
 def test_ladder_loss_pushes_the_ends_apart():

@@ -179,8 +179,9 @@ def test_quality_maps_are_highest_where_a_patch_was_changed(embedded, photos):
     for map_ in embedded.quality_maps(photos, distorted).values():
         for one in map_:
             row, column = divmod(one.argmax().item(), one.shape[1])
-            assert top - 16 <= row < top + side + 16  # the deepest features are 16 px apart
-            assert left - 16 <= column < left + side + 16
+            # The deepest features are 16 px apart, a pixel of MS-SSIM's fifth scale is 16 px wide.
+            assert top - 24 <= row < top + side + 24
+            assert left - 24 <= column < left + side + 24
             assert one[patch].mean() > 10 * one[96:, :48].mean()
 
 

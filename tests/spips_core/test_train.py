@@ -1,6 +1,7 @@
 """The trainer on quality means of made-up pairs, and on images."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ from spips_core.datasets import Example
 from spips_core.embedding import quality_means
 from spips_core.errors import DatasetError
 from spips_core.train import (
-    Batch,
     EmbeddedSource,
     ImageSource,
     Trainee,
@@ -44,7 +44,7 @@ def made_up(model, kind, num, k, seed, weight=1.0):
         targets = (strength[:, 0] > strength[:, 1]).float()
     else:
         targets = 100 * strength[:, 0]
-    return EmbeddedSource(kind, weight, targets, quality)
+    return EmbeddedSource(kind, weight, targets, torch.arange(num) % 5, quality)
 
 
 def everything(source):
@@ -80,7 +80,7 @@ def model(request):
 @pytest.mark.parametrize(("kind", "k"), [("rated", 1), ("ladders", 5), ("triplets", 2)])
 def test_the_loss_of_every_kind_of_judgement_falls(model, kind, k):
     sources = [made_up(model, kind, 40, k, seed=1)]
-    losses = train(trainee_of(model, sources), sources, 10, learning_rate=0.2)
+    losses = train(trainee_of(model, sources), sources, 10, learning_rate=1.0)
     assert losses[-1] < 0.95 * losses[0]
 
 
@@ -116,6 +116,7 @@ def test_finishing_changes_no_order_and_sets_the_scale(model):
     before = [predict(trainee, everything(source)).flatten() for source in sources]
     model = finish(trainee, (batch for source in sources for batch in everything(source)))
     after = []
+    of_streams = {name: [] for name in model.config.streams}
     with torch.no_grad():
         for source in sources:
             pooled = {
@@ -124,9 +125,14 @@ def test_finishing_changes_no_order_and_sets_the_scale(model):
             }
             means = model.stream_means(pooled)
             after.append(model.fuse(means))
+            for name, mean in means.items():
+                of_streams[name].append(mean)
     ratio = torch.cat(after) / torch.cat(before)
     assert torch.allclose(ratio, ratio[0].expand_as(ratio), rtol=1e-3)
     assert torch.quantile(torch.cat(after), 0.95).item() == pytest.approx(1, rel=1e-3)
+    for name, mean in of_streams.items():
+        expected = torch.cat(after).mean().item()
+        assert torch.cat(mean).mean().item() == pytest.approx(expected, rel=1e-3), name
 
 
 def test_finished_fusion_weights_are_the_streams_shares_of_the_score():
@@ -201,7 +207,8 @@ def test_images_are_scored_as_their_quality_means_are(photos, noisy_photos):
         name: [torch.cat([q[name][tap] for q in quality]) for tap in range(len(taps))]
         for name, taps in quality[0].items()
     }
-    embedded = EmbeddedSource("rated", 1.0, torch.tensor([90.0, 10.0]), joined)
+    dmos, references = torch.tensor([90.0, 10.0]), torch.tensor([1, 0])
+    embedded = EmbeddedSource("rated", 1.0, dmos, references, joined)
     trainee = trainee_of(model, [embedded])
     by_images = predict(trainee, images.batches([[0, 1]]))
     by_means = predict(trainee, embedded.batches([[0, 1]]))
@@ -253,7 +260,7 @@ def test_a_batch_of_means_and_its_weight_decide_the_loss():
     source = made_up(model, "ladders", 10, 5, seed=1)
     trainee = trainee_of(model, [source])
     batch = next(source.batches([list(range(10))]))
-    double = Batch(batch.kind, 2.0, batch.targets, batch.quality)
+    double = dataclasses.replace(batch, weight=2.0)
     assert trainee([double]).item() == pytest.approx(2 * trainee([batch]).item())
 
 
