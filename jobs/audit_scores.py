@@ -45,10 +45,10 @@ def _audit(config: AuditScoresConfig, *, allow_different_models: bool) -> int:
     # torch and matplotlib take seconds to import; --help and a wrong run need not wait for them.
     from pipeline.audit import audit, describe_audit, open_runs
     from pipeline.report import write_report
-    from pipeline.score_tables import open_tables
+    from pipeline.score_tables import open_tables, told_as_faults
 
     run, baseline, notes = open_runs(config, allow_different_models=allow_different_models)
-    with open_tables(run, baseline, config.group_by) as tables:
+    with told_as_faults(), open_tables(run, baseline, config.group_by) as tables:
         found = audit(config, tables, run, baseline, notes)
     sys.stdout.write(describe_audit(found.content) + "\n")
     for uri, num_bytes in write_report(found, run, config).items():

@@ -7,7 +7,12 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError, create_model
-from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from pipeline.errors import ContractError
 from pipeline.storage import redact
@@ -56,8 +61,12 @@ def load_config(
         cli_parse_args=False,
     )
     options, unknown = parser.parse_known_args(arguments)
-    overrides = source(parsed_args=options)()
     problems = [f"command line: unknown option {redact(option)}" for option in unknown]
+    try:
+        overrides = source(parsed_args=options)()
+    except SettingsError as error:  # a list or mapping that is not JSON
+        line = redact(f"{error}: {error.__cause__}")
+        raise ContractError([*problems, f"command line: {line}; or give it in YAML"]) from error
     values: dict[str, Any] = {}
     if options.config is not None:
         try:
@@ -83,8 +92,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ContractError(
             [f"--config: expected sections in {path}, got {type(content).__name__}"]
         )
-    # A section whose every line is commented out is empty, not null.
-    return {section: {} if value is None else value for section, value in (content or {}).items()}
+    # A section whose every line is commented out is not given.
+    return {section: value for section, value in (content or {}).items() if value is not None}
 
 
 def _merge(values: Any, overrides: Any) -> Any:
@@ -104,5 +113,5 @@ def _explain(entry: Any) -> str:
         return f"{setting}: required, but not given"
     message = entry["msg"].removeprefix("Value error, ")
     if isinstance(entry["input"], dict):
-        return f"{setting}: {message}"
+        return f"{setting}: {message}" if setting else message
     return f"{setting}: {message}, got {redact(repr(entry['input']))}"

@@ -40,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _filter(config: FilterScoresConfig, *, dry_run: bool) -> int:
     # ray takes seconds to import; --help and a wrong config need not wait for it.
+    from ray.exceptions import RayError
+
     from jobs.score_manifest import start_ray
     from pipeline.run import open_newest_run
     from pipeline.score_filter import (
@@ -49,22 +51,26 @@ def _filter(config: FilterScoresConfig, *, dry_run: bool) -> int:
         summarise,
         write_filtered,
     )
+    from pipeline.score_tables import told_as_faults
 
-    run = open_newest_run(config.scores.uri)
-    rules = make_rules(config, run)
-    folder, state = open_output(config, run)
-    if state == "finished" and not dry_run:
-        sys.stdout.write(f"this filtering is finished: {folder.uri}\n")
+    with told_as_faults(RayError):
+        run = open_newest_run(config.scores.uri)
+        rules = make_rules(config, run)
+        folder, state = open_output(config, run)
+        if state == "finished" and not dry_run:
+            sys.stdout.write(f"this filtering is finished: {folder.uri}\n")
+            return DONE
+        summary = summarise(rules, run)
+        sys.stdout.write(describe_summary(summary) + "\n")
+        if dry_run:
+            sys.stdout.write("dry run: nothing was written\n")
+            return DONE
+        start_ray()
+        write_filtered(config, folder, run, rules, summary)
+        sys.stdout.write(
+            f"{folder.uri}/manifest, {folder.uri}/rejects, {folder.uri}/summary.json\n"
+        )
         return DONE
-    summary = summarise(rules, run)
-    sys.stdout.write(describe_summary(summary) + "\n")
-    if dry_run:
-        sys.stdout.write("dry run: nothing was written\n")
-        return DONE
-    start_ray()
-    write_filtered(config, folder, run, rules, summary)
-    sys.stdout.write(f"{folder.uri}/manifest, {folder.uri}/rejects, {folder.uri}/summary.json\n")
-    return DONE
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import stats
 
-from pipeline.audit_config import AuditScoresConfig, BaselineConfig, ReportConfig
+from pipeline.audit_config import AuditScoresConfig, ReportConfig
 from pipeline.distribution import (
     Distribution,
     Floats,
@@ -23,7 +23,7 @@ from pipeline.gates import judge
 from pipeline.run import FinishedRun, Json, find_runs, is_run, open_newest_run, open_run
 from pipeline.schema import Status
 from pipeline.score_tables import ALL_ROWS, QUANTILES, Key, Row, ScoreTables
-from pipeline.storage import redact
+from pipeline.storage import STORE_ERRORS, check_writable, describe, redact
 
 SCORE = "spips_score"
 PAIRED_SHARE = 0.5
@@ -70,10 +70,16 @@ def open_runs(
         The run, the runs of the baseline, oldest first, and notes for people.
 
     Raises:
-        ContractError: a run is missing or unfinished, or another model scored the baseline.
+        ContractError: a run is missing or unfinished, another model scored the baseline, or the
+            output cannot be written; every problem is listed.
     """
     problems: list[str] = []
     run = None
+    try:
+        check_writable(config.output.uri)
+    except STORE_ERRORS as error:
+        uri = redact(config.output.uri)
+        problems.append(f"output.uri: {uri} cannot be used: {describe(error)}")
     try:
         run = open_newest_run(config.scores.uri)
     except ContractError as error:
@@ -83,7 +89,7 @@ def open_runs(
     try:
         if run is not None and config.baseline.uri is not None:
             baseline, notes = _open_baseline(
-                config.baseline, run, allow_different_models=allow_different_models
+                config, run, allow_different_models=allow_different_models
             )
     except ContractError as error:
         problems += [f"baseline.uri: {problem}" for problem in error.problems]
@@ -93,9 +99,9 @@ def open_runs(
 
 
 def _open_baseline(
-    config: BaselineConfig, run: FinishedRun, *, allow_different_models: bool
+    config: AuditScoresConfig, run: FinishedRun, *, allow_different_models: bool
 ) -> tuple[list[FinishedRun], list[str]]:
-    uri = str(config.uri)
+    uri = str(config.baseline.uri)
     if is_run(uri):
         baseline = open_run(uri)
         if _digest(baseline) != _digest(run) and not allow_different_models:
@@ -109,17 +115,31 @@ def _open_baseline(
     found = find_runs(uri)
     if not found:
         raise ContractError([f"expected a run or a folder of runs, got neither at {redact(uri)}"])
-    earlier = [one for one in found if one.finished_at < run.finished_at]
-    same = [one for one in earlier if allow_different_models or _digest(one) == _digest(run)]
-    notes = []
-    if len(same) < len(earlier):
-        notes.append(
-            f"{len(earlier) - len(same)} earlier runs at {redact(uri)} were passed over: another "
-            f"model scored them"
-        )
-    if not same:
+    notes, chosen = [], []
+    for one in reversed([one for one in found if one.finished_at < run.finished_at]):
+        reason = _why_not(one, run, config.group_by, any_model=allow_different_models)
+        if reason:
+            notes.append(f"run {one.run_id} was passed over: {reason}")
+        else:
+            chosen.append(one)
+        if len(chosen) == config.baseline.last_runs:
+            break
+    if not chosen:
         notes.append(f"no earlier run to compare with at {redact(uri)}")
-    return same[-config.last_runs :], notes
+    return chosen[::-1], notes
+
+
+def _why_not(
+    one: FinishedRun, run: FinishedRun, group_by: Sequence[str], *, any_model: bool
+) -> str:
+    """Return why an earlier run of a folder cannot be compared with, or nothing."""
+    if _digest(one) != _digest(run) and not any_model:
+        return "another model scored it"
+    try:
+        missing = [name for name in group_by if name not in one.own_columns]
+    except (*STORE_ERRORS, pa.ArrowException) as error:
+        return f"its results cannot be read: {describe(error)}"
+    return f"it has no column {missing[0]!r}" if missing else ""
 
 
 def _digest(run: FinishedRun) -> str:
@@ -143,8 +163,7 @@ def audit(
         notes: for people.
 
     Raises:
-        ContractError: a gate or threshold asks for a column in which the run has no values
-            although rows are ok.
+        ContractError: a gate asks for a column in which the run has no values although rows are ok.
     """
     statuses = {name: tables.count_statuses(name) for name in ("run", "baseline")}
     _check_columns(config, tables, statuses["run"])
@@ -189,7 +208,7 @@ def audit(
 def _check_columns(
     config: AuditScoresConfig, tables: ScoreTables, statuses: dict[int, dict[str, int]]
 ) -> None:
-    """Refuse gates and thresholds on columns that the model does not fill."""
+    """Refuse gates on columns that the model does not fill."""
     if not statuses[ALL_ROWS][Status.OK]:
         return  # no column has values; the report says so
     problems = [
@@ -349,7 +368,15 @@ def label_of(values: Sequence[str | None]) -> str:
     Args:
         values: of the columns that make it; none for all rows.
     """
-    return ", ".join("(null)" if value is None else value for value in values) or "all rows"
+    return ", ".join(map(_text, values)) if values else "all rows"
+
+
+def _text(value: str | None) -> str:
+    """Return a value for people: it may hold secrets, and must not look like lines of our own."""
+    if value is None:
+        return "(null)"
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in redact(value))
+    return shown or '""'
 
 
 def _describe_run(run: FinishedRun) -> Json:
@@ -393,7 +420,7 @@ def _failures(tables: ScoreTables, run: FinishedRun) -> list[Json]:
     picked = tables.pick_failures(NUM_FAILURES)
     rows = _rows_of(run, [id_ for ids in picked.values() for id_ in ids])
     return [
-        {"status": status, "pair_id": redact(id_), "error": rows[id_]["error"]}
+        {"status": status, "pair_id": _text(id_), "error": rows[id_]["error"]}
         for status, ids in picked.items()
         for id_ in ids
     ]

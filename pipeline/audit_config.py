@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from pipeline.config import Section, Uri
 from pipeline.schema import Status
@@ -44,16 +44,20 @@ class GateConfig(Section):
         None, description="Column of the figure; null only for failed_fraction."
     )
     figure: Figure = Field(description="Figure of the column's values, over rows that are ok.")
-    threshold: float | None = Field(None, description="Of share_above: count values above this.")
-    at_most: float | None = Field(None, description="Broken above this.")
-    at_least: float | None = Field(None, description="Broken below this.")
-    rise_at_most: float | None = Field(
+    threshold: FiniteFloat | None = Field(
+        None, description="Of share_above: count values above this."
+    )
+    at_most: FiniteFloat | None = Field(None, description="Broken above this.")
+    at_least: FiniteFloat | None = Field(None, description="Broken below this.")
+    rise_at_most: FiniteFloat | None = Field(
         None, ge=0, description="Broken when the mean rose by more than this over the baseline's."
     )
-    fall_at_most: float | None = Field(
+    fall_at_most: FiniteFloat | None = Field(
         None, ge=0, description="Broken when the mean fell by more than this below the baseline's."
     )
-    each_group: bool = Field(False, description="Each group must keep it, not only all rows.")
+    each_group: bool = Field(
+        False, description="Hold each group against it, instead of all rows together."
+    )
     with_confidence: bool = Field(
         False,
         description="Broken only if the figure's whole confidence interval is beyond the bound.",
@@ -117,7 +121,7 @@ class AuditScoresConfig(Section):
     group_by: tuple[str, ...] = Field(
         (), description="Pass-through columns; each combination of their values is a group."
     )
-    thresholds: dict[Column, tuple[float, ...]] = Field(
+    thresholds: dict[Column, tuple[FiniteFloat, ...]] = Field(
         {"spips_score": (0.1, 0.3)},
         description="By column: tell the share of rows with values above each of these.",
     )
@@ -136,8 +140,8 @@ class BoundConfig(Section):
     """What a kept row's value must be."""
 
     column: Column = Field(description="Column of the value.")
-    at_most: float | None = Field(None, description="Largest value kept.")
-    at_least: float | None = Field(None, description="Smallest value kept.")
+    at_most: FiniteFloat | None = Field(None, description="Largest value kept.")
+    at_least: FiniteFloat | None = Field(None, description="Smallest value kept.")
     at_most_quantile: float | None = Field(
         None, ge=0, le=1, description="Keep values up to this quantile of all ok rows."
     )

@@ -107,6 +107,7 @@ def _model_of(run: FinishedRun) -> tuple[SPIPS | None, list[str]]:
 
 
 def _show(pair_id: str, row: Row, run: FinishedRun, model: SPIPS | None, side_px: int) -> ShownPair:
+    pair_id = redact(pair_id)
     if run.image_columns is None:
         return ShownPair(pair_id, row, (), (), "the manifest held the images, results do not")
     reference, distorted = (str(row[name]) for name in run.image_columns)

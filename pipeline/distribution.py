@@ -1,6 +1,7 @@
 """The distribution of one column in one group, small whatever the number of rows behind it."""
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -59,16 +60,23 @@ class Distribution:
     def quantile_interval(self, q: float, confidence: float) -> Interval:
         """Return the bootstrap's interval of a quantile, as with infinitely many draws.
 
-        A draw's quantile lies at or below a value as often as a binomial variable says, so no
-        draws are needed.
+        A draw's r-th smallest value lies at or below a value if at least r of its rows do, whose
+        number is a binomial variable, so no draws are needed.
 
         Args:
             q: 0 to 1.
             confidence: 0 to 1.
         """
-        tail = (1 - confidence) / 2
-        low, high = stats.binom.ppf([tail, 1 - tail], self.num_rows, q)
-        return self.quantile(low / self.num_rows), self.quantile(high / self.num_rows)
+        n, tail = self.num_rows, (1 - confidence) / 2
+        rank = min(max(math.ceil(q * n), 1), n)
+        below = np.cumsum(self.counts)
+
+        def share_of_draws(number: int) -> float:
+            return float(stats.binom.sf(rank - 1, n, below[number] / n))
+
+        bins = range(len(below))
+        low, high = (bisect_left(bins, share, key=share_of_draws) for share in (tail, 1 - tail))
+        return float(self.values[low]), float(self.values[min(high, len(below) - 1)])
 
     def mean_draws(self, num_draws: int, generator: np.random.Generator) -> Floats:
         """Return the means of bootstrap draws, (num_draws,).

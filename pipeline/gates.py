@@ -7,6 +7,8 @@ from pipeline.distribution import share_interval
 from pipeline.run import Json
 from pipeline.schema import Status
 
+NOTHING_BEFORE = "nothing to compare with"
+
 
 def judge(
     config: AuditScoresConfig,
@@ -39,7 +41,6 @@ def judge(
             yield _hold(gate, figure) | {
                 "group": row["group"],
                 "rule": _rule(gate),
-                "with_confidence": gate.with_confidence,
             }
 
 
@@ -63,7 +64,7 @@ def _find(
         return "no row has a value"
     if gate.compares:
         change = of_column(changes)
-        return "no baseline" if change is None else dict(change["rise"])
+        return NOTHING_BEFORE if change is None else dict(change["rise"])
     if gate.figure == "share_above":
         return next(dict(s) for s in row["share_above"] if s["threshold"] == gate.threshold)
     return dict(row[gate.figure])
@@ -79,14 +80,14 @@ def _rule(gate: GateConfig) -> str:
         "rise_at_most": ("rises by at most", gate.rise_at_most),
         "fall_at_most": ("falls by at most", gate.fall_at_most),
     }[gate.bound_name]
-    return f"{name} {words} {bound:g}"
+    return f"{name} {words} {bound:g}{', with confidence' if gate.with_confidence else ''}"
 
 
 def _hold(gate: GateConfig, figure: Json | str) -> Json:
     """Return how far the figure is from the bound; a margin below 0 is beyond it."""
     bound = getattr(gate, gate.bound_name)
     if isinstance(figure, str):
-        state = "not judged" if figure == "no baseline" else "broken"
+        state = "not judged" if figure == NOTHING_BEFORE else "broken"
         empty = dict.fromkeys(("figure", "low", "high", "margin"))
         return {**empty, "bound": bound, "state": state, "reason": figure}
     value, low, high = figure["value"], figure["low"], figure["high"]

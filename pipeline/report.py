@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -141,6 +142,6 @@ def _share(value: float | None) -> str:
 
 def _link(uri: str) -> str | None:
     """Return where a source's link leads, or None where it must not be one."""
-    if not uri.startswith(LINKABLE):
+    if not uri.startswith(LINKABLE) or uri.startswith("//") or "***" in uri:
         return None
-    return f"file://{uri}" if uri.startswith("/") else uri
+    return f"file://{quote(uri)}" if uri.startswith("/") else uri

@@ -12,7 +12,9 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import pyarrow.compute
@@ -154,14 +156,23 @@ class FinishedRun:
     """A run with _SUCCESS.
 
     Attributes:
-        uri: its folder's, without secrets, for people.
+        folder: where it is.
         record: the content of run.json.
-        scores: the results.
     """
 
-    uri: str
+    folder: RunFolder
     record: Json
-    scores: pyarrow.dataset.Dataset
+
+    @property
+    def uri(self) -> str:
+        """Its folder's URI, without secrets, for people."""
+        return self.folder.uri
+
+    @cached_property
+    def scores(self) -> pyarrow.dataset.Dataset:
+        """The results; raises an error of the store or of Arrow when a file is lost or damaged."""
+        files = [f"{self.folder.path}/{name}" for name in self.record["files"]]
+        return _dataset(self.folder, files)
 
     @property
     def run_id(self) -> str:
@@ -199,12 +210,25 @@ def open_run(run_uri: str) -> FinishedRun:
         run_uri: the run's folder, <output.uri>/run_id=<id>.
 
     Raises:
-        ContractError: there is no such run, or it is unfinished.
+        ContractError: there is no such run, or it is unfinished, empty, or an older version's.
     """
-    scores = open_scores(run_uri)
-    fs, path = open_store(run_uri)
-    folder = RunFolder(fs, path, redact(run_uri.rstrip("/")))
-    return FinishedRun(folder.uri, folder.read("run.json"), scores)
+    try:
+        fs, path = open_store(run_uri)
+        folder = RunFolder(fs, path, redact(run_uri.rstrip("/")))
+        state = folder.state()
+        record = folder.read("run.json") if state == "finished" else {}
+    except STORE_ERRORS as error:
+        problem = f"{redact(run_uri)} cannot be read: {describe(error)}"
+        raise ContractError([problem]) from error
+    if state != "finished":
+        got = "no run" if state == "new" else "an unfinished one (no _SUCCESS)"
+        raise ContractError([f"expected a finished run at {folder.uri}, got {got}"])
+    if "columns" not in record:
+        got = "one that an older version of this project scored"
+        raise ContractError([f"expected a run that names its columns at {folder.uri}, got {got}"])
+    if not record["num_rows"]:
+        raise ContractError([f"expected a run with rows at {folder.uri}, got an empty one"])
+    return FinishedRun(folder, record)
 
 
 def open_newest_run(uri: str) -> FinishedRun:
@@ -244,6 +268,8 @@ def is_run(uri: str) -> bool:
 def find_runs(output_uri: str) -> list[FinishedRun]:
     """Open the finished runs in a folder of runs, those finished last at the end.
 
+    Runs that cannot be read by this version are left out.
+
     Args:
         output_uri: the folder that holds run_id=<id> folders.
 
@@ -258,7 +284,11 @@ def find_runs(output_uri: str) -> list[FinishedRun]:
     except STORE_ERRORS as error:
         problem = f"{redact(output_uri)} cannot be read: {describe(error)}"
         raise ContractError([problem]) from error
-    return sorted((open_run(uri) for uri in finished), key=lambda run: run.finished_at)
+    runs = []
+    for uri in finished:
+        with suppress(ContractError):  # another version's, which cannot be compared
+            runs.append(open_run(uri))
+    return sorted(runs, key=lambda run: run.finished_at)
 
 
 def open_scores(run_uri: str, *, allow_unfinished: bool = False) -> pyarrow.dataset.Dataset:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,7 @@ from pipeline.errors import ContractError, FaultError
 from pipeline.manifest import open_manifest
 from pipeline.run import FinishedRun, Json, RunFolder
 from pipeline.schema import is_text
-from pipeline.score_tables import Key, count_values, quantiles
+from pipeline.score_tables import count_values, key_of, quantiles
 from pipeline.storage import (
     STORE_ERRORS,
     arrow_filesystem,
@@ -49,7 +49,7 @@ class Rule:
     name: str
     column: str
     is_upper: bool
-    limits: dict[Key, float]
+    limits: dict[tuple[Any, ...], float]
     within: tuple[str, ...]
 
     def holds(self, rows: pa.Table) -> Mask:
@@ -61,9 +61,9 @@ class Rule:
         return np.asarray(kept, np.bool_)
 
 
-def _keys(rows: pa.Table, columns: Sequence[str]) -> list[Key]:
-    texts = [rows.column(name).cast(pa.string()).to_pylist() for name in columns]
-    return list(zip(*texts, strict=True))
+def _keys(rows: pa.Table, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+    values = [rows.column(name).to_pylist() for name in columns]
+    return [key_of(row) for row in zip(*values, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class RejectRows:
         broken = self.rules.broken(rows)
         is_out = broken.any(axis=0)
         names = np.array(self.rules.names, object)
-        reasons = ["; ".join(names[column]) for column in broken[:, is_out].T]
+        reasons = ["; ".join(f"not: {n}" for n in names[column]) for column in broken[:, is_out].T]
         rejected = rows.filter(pa.array(is_out))
         return rejected.append_column(REASON, pa.array(reasons, pa.string()))
 
@@ -193,9 +193,15 @@ def make_rules(config: FilterScoresConfig, run: FinishedRun) -> Rules:
             for name in bound.within
             if name not in run.own_columns
         ]
+        problems += [
+            f"bounds.{number}.within: expected texts, numbers, flags or times in column {name!r}, "
+            f"got {run.scores.schema.field(name).type}"
+            for name in bound.within
+            if name in run.own_columns and pa.types.is_nested(run.scores.schema.field(name).type)
+        ]
     if problems:
         raise ContractError(problems)
-    rules = tuple(_make_rule(bound, run) for bound in config.bounds)
+    rules = tuple(_make_rule(bound, run) for bound in dict.fromkeys(config.bounds))
     return Rules(tuple(status.value for status in config.statuses), rules)
 
 
@@ -204,7 +210,7 @@ def _make_rule(bound: BoundConfig, run: FinishedRun) -> Rule:
     words = f"{bound.column} {'at most' if is_upper else 'at least'}"
     given = bound.at_most if is_upper else bound.at_least
     if given is not None:
-        return Rule(f"{words} {given:g}", bound.column, is_upper, {(): given}, ())
+        return Rule(f"{words} {_told(given)}", bound.column, is_upper, {(): given}, ())
     q = bound.at_most_quantile if is_upper else bound.at_least_quantile
     limits = quantiles(run, bound.column, float(q or 0), bound.within)
     if bound.within:
@@ -212,6 +218,11 @@ def _make_rule(bound: BoundConfig, run: FinishedRun) -> Rule:
     else:
         name = f"{words} {limits[()]:.6g} (the {q:g} quantile)"
     return Rule(name, bound.column, is_upper, limits, bound.within)
+
+
+def _told(value: float) -> str:
+    """Return a number so that different ones look different."""
+    return repr(value).removesuffix(".0")
 
 
 def summarise(rules: Rules, run: FinishedRun) -> Summary:
@@ -362,7 +373,7 @@ def write_filtered(
 
 
 def _tell_breaks(summary: Summary) -> str:
-    return "; ".join(f"{count} break {name!r}" for name, count in summary.breaks.items() if count)
+    return "; ".join(f"{count} are not: {name}" for name, count in summary.breaks.items() if count)
 
 
 def _read(files: Sequence[str], filesystem: pa.fs.FileSystem) -> ray.data.Dataset:

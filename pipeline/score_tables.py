@@ -14,11 +14,13 @@ from typing import Any, Literal
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.distribution import BINS_PER_OCTAVE, SMALLEST_MAGNITUDE, Distribution
-from pipeline.errors import ContractError
+from pipeline.errors import ContractError, FaultError
 from pipeline.run import FinishedRun
 from pipeline.schema import SCORE_FIELDS, Status
+from pipeline.storage import describe
 
 MEMORY_LIMIT = "800MB"
 MAX_GROUPS = 1000
@@ -78,11 +80,11 @@ class ScoreTables:
         )
         for number, run in enumerate(runs):
             columns = [run.pair_id_column, "status", *self.group_by]
-            reader = run.scores.scanner(columns=list({*columns, *VALUE_COLUMNS})).to_reader()
-            self._connection.register("source", reader)
-            texts = ", ".join(f"{_quoted(name)}::VARCHAR" for name in columns)
+            self._connection.register("source", _stream(run, [*columns, *VALUE_COLUMNS]))
+            texts = ", ".join(f"c{i}::VARCHAR" for i in range(len(columns)))
+            values = ", ".join(f"c{len(columns) + i}" for i in range(len(VALUE_COLUMNS)))
             self._connection.execute(
-                f"INSERT INTO {table} SELECT {number}, {texts}, {_each('{0}')} FROM source"
+                f"INSERT INTO {table} SELECT {number}, {texts}, {values} FROM source"
             )
             self._connection.unregister("source")
 
@@ -293,6 +295,22 @@ def open_tables(
         yield ScoreTables(connection, run, baseline, group_by)
 
 
+@contextmanager
+def told_as_faults(*others: type[Exception]) -> Iterator[None]:
+    """Turn what a lost or damaged results file or a full disk raises into a fault of one line.
+
+    Args:
+        others: further errors to be told so.
+
+    Raises:
+        FaultError: one of these errors was raised.
+    """
+    try:
+        yield
+    except (duckdb.Error, pa.ArrowException, OSError, *others) as error:
+        raise FaultError(describe(error)) from error
+
+
 def count_values(run: FinishedRun) -> dict[str, int]:
     """Return how many rows of a run have a value, by score column.
 
@@ -300,8 +318,9 @@ def count_values(run: FinishedRun) -> dict[str, int]:
         run: whose results are asked.
     """
     with duckdb.connect() as connection:
-        connection.register("source", run.scores.scanner(columns=list(VALUE_COLUMNS)).to_reader())
-        counts = connection.execute(f"SELECT {_each('count({0})')} FROM source").fetchone()
+        connection.register("source", _stream(run, VALUE_COLUMNS))
+        counted = ", ".join(f"count(c{i})" for i in range(len(VALUE_COLUMNS)))
+        counts = connection.execute(f"SELECT {counted} FROM source").fetchone()
     return dict(zip(VALUE_COLUMNS, counts or (), strict=True))
 
 
@@ -315,19 +334,27 @@ def quantiles(run: FinishedRun, column: str, q: float, within: Sequence[str]) ->
         within: pass-through columns; none makes one quantile of all rows, with key ().
 
     Returns:
-        By the values of `within` as text, None for null. Rows without values give nothing.
+        By the values of `within`, as `key_of` gives them. Rows without values give nothing.
     """
-    keys = ", ".join(f"{_quoted(name)}::VARCHAR" for name in within)
+    keys = "".join(f", c{i + 2}" for i in range(len(within)))
     with duckdb.connect() as connection:
         connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
-        columns = [*dict.fromkeys([column, "status", *within])]
-        connection.register("source", run.scores.scanner(columns=columns).to_reader())
+        connection.register("source", _stream(run, [column, "status", *within]))
         rows = connection.execute(
-            f"SELECT quantile_cont({column}::DOUBLE, {float(q)}){', ' if keys else ''}{keys} "
-            f"FROM source WHERE status = 'ok' AND {column} IS NOT NULL "
+            f"SELECT quantile_cont(c0::DOUBLE, {float(q)}){keys} "
+            f"FROM source WHERE c1 = 'ok' AND c0 IS NOT NULL "
             f"GROUP BY ALL HAVING count(*) > 0"
         ).fetchall()
-    return {tuple(key): float(value) for value, *key in rows}
+    return {key_of(key): float(value) for value, *key in rows}
+
+
+def key_of(values: Sequence[Any]) -> tuple[Any, ...]:
+    """Return values of a row so that equal ones, NaN too, are one key.
+
+    Args:
+        values: Python's own, as DuckDB and pyarrow give them.
+    """
+    return tuple("NaN" if value != value else value for value in values)
 
 
 def _each(template: str) -> str:
@@ -335,6 +362,7 @@ def _each(template: str) -> str:
     return ", ".join(template.format(name) for name in VALUE_COLUMNS)
 
 
-def _quoted(name: str) -> str:
-    """Return a column's name as SQL takes it, whatever is in it."""
-    return '"' + name.replace('"', '""') + '"'
+def _stream(run: FinishedRun, columns: Sequence[str]) -> pa.RecordBatchReader:
+    """Return columns of the results as c0, c1 ...: to SQL, names that differ in case are one."""
+    numbered = {f"c{i}": pc.field(name) for i, name in enumerate(columns)}
+    return run.scores.scanner(columns=numbered).to_reader()

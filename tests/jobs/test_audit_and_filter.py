@@ -12,7 +12,7 @@ import yaml
 
 from jobs import audit_scores, filter_scores, score_manifest
 from jobs.config import load_config
-from jobs.exit_codes import DONE, GATE_BROKEN, WRONG
+from jobs.exit_codes import DONE, FAULT, GATE_BROKEN, WRONG
 from pipeline.run import open_scores
 
 REPOSITORY = Path(__file__).parents[2]
@@ -91,6 +91,24 @@ def test_an_unfinished_run_is_one_clear_line(job, write_run, tmp_path, capfd):
     (line,) = capfd.readouterr().err.splitlines()
     assert "expected a finished run" in line
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("job", [audit_scores, filter_scores])
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"no parquet")])
+def test_a_lost_or_damaged_file_of_results_is_one_fault(job, damage, write_run, tmp_path, capfd):
+    run = write_run({"pair_id": ["a", "b"], "spips_score": [0.1, 0.2]})
+    damage(Path(run) / "scores/0.parquet")
+    assert job.main([f"--scores.uri={run}", f"--output.uri={tmp_path}/out"]) == FAULT
+    assert capfd.readouterr().err.startswith("fault: ")
+
+
+def test_a_run_of_an_older_version_is_refused(write_run, tmp_path, capfd):
+    run = Path(write_run({"pair_id": ["a"]}))
+    record = json.loads((run / "run.json").read_text())
+    del record["columns"]
+    (run / "run.json").write_text(json.dumps(record))
+    assert audit_scores.main([f"--scores.uri={run}", f"--output.uri={tmp_path}/out"]) == WRONG
+    assert "an older version of this project" in capfd.readouterr().err
 
 
 def test_the_nightly_script_scores_audits_and_filters(manifest, tmp_path):

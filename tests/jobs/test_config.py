@@ -39,6 +39,12 @@ def test_all_problems_of_config_and_command_line_are_listed_at_once(tmp_path, ca
     assert len(problems) == 9
 
 
+def test_a_list_that_is_not_json_is_one_line(capfd):
+    (problem,) = problems_of([*GIVEN, "--images.allowed_uri_prefixes=[s3://a"], capfd)
+    assert problem.startswith("error: command line: ")
+    assert "allowed_uri_prefixes" in problem
+
+
 @pytest.mark.parametrize(
     ("argument", "expected"),
     [

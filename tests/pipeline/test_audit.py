@@ -1,8 +1,10 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.audit import audit, describe_audit, open_runs, to_table
+from pipeline.audit import audit, describe_audit, label_of, open_runs, to_table
 from pipeline.audit_config import AuditScoresConfig
 from pipeline.errors import ContractError
 from pipeline.score_tables import open_tables
@@ -198,7 +200,7 @@ def test_the_newest_earlier_runs_of_a_folder_are_the_baseline(write_run, tmp_pat
     folder = str(tmp_path / "scores")
     content = run_audit(run, folder).content
     assert [one["run_id"] for one in content["trend"]] == ["day1", "day2", "day4", "day5"]
-    assert "1 earlier runs" in content["notes"][0]
+    assert content["notes"] == ["run day3 was passed over: another model scored it"]
     few = run_audit(run, baseline={"uri": folder, "last_runs": 2}).content
     assert [one["run_id"] for one in few["baseline"]] == ["day2", "day4"]
     assert run_audit(folder).content["run"]["run_id"] == "later"
@@ -211,6 +213,34 @@ def test_the_newest_earlier_runs_of_a_folder_are_the_baseline(write_run, tmp_pat
     assert find(content["changes"], column="spips_score")["rise"]["value"] == pytest.approx(
         rise, abs=1e-6
     )
+
+
+def test_an_earlier_run_that_cannot_be_compared_with_is_passed_over_with_a_note(
+    write_run, tmp_path
+):
+    old = scores(seed=1)
+    del old["maker"]
+    write_run(old, "before-makers", finished_at="2026-01-01T02:00:00+00:00")
+    lost = write_run(scores(seed=2), "lost", finished_at="2026-01-01T03:00:00+00:00")
+    (Path(lost) / "scores/0.parquet").unlink()
+    content = run_audit(write_run(scores()), str(tmp_path / "scores"), group_by=["maker"]).content
+    notes = content["notes"]
+    assert notes[0].startswith("run lost was passed over: its results cannot be read")
+    assert notes[1] == "run before-makers was passed over: it has no column 'maker'"
+    assert content["change"] == "not compared"
+
+
+def test_names_that_differ_in_case_and_values_that_look_like_others_stay_apart(write_run):
+    columns = scores(n=40) | {
+        "Maker": ["all rows", "", None, "a\nverdict    passed"] * 10,
+        "SSIM": ["text"] * 40,
+    }
+    found = run_audit(write_run(columns), group_by=["maker", "Maker", "SSIM"])
+    groups = {tuple(row["group"]) for row in found.content["statuses"]}
+    assert groups == {(), *zip(columns["maker"], columns["Maker"], columns["SSIM"], strict=True)}
+    labels = [label_of(group) for group in groups]
+    assert len(set(labels)) == len(groups)
+    assert not any("\n" in label for label in labels)
 
 
 def test_the_first_night_has_nothing_to_compare_with_and_says_so(write_run, tmp_path):
@@ -238,6 +268,7 @@ def test_what_cannot_be_audited_is_one_line_each(write_run, tmp_path):
     run = write_run(scores())
     unfinished = write_run(scores(), "unfinished", is_finished=False)
     assert "got neither" in problems_of(str(tmp_path))[0]
+    assert "output.uri" in problems_of(run, output={"uri": f"{run}/run.json"})[0]
     assert problems_of(unfinished)[0].startswith("scores.uri: expected a finished run")
     assert problems_of(run, unfinished)[0].startswith("baseline.uri: expected a finished run")
     assert "baseline.uri" in problems_of(run, str(tmp_path / "nowhere"))[0]

@@ -1,4 +1,5 @@
 import json
+from datetime import date, datetime
 
 import numpy as np
 import pandas as pd
@@ -67,7 +68,8 @@ BOUNDS = [
 
 
 def test_every_row_is_kept_or_rejected_with_all_its_reasons(write_run, tmp_path):
-    told = filter_run(write_run(columns()), tmp_path / "out", bounds=BOUNDS)
+    twice = [*BOUNDS, BOUNDS[0]]
+    told = filter_run(write_run(columns()), tmp_path / "out", bounds=twice)
     frame = pd.DataFrame(columns())
     ok = frame.status == "ok"
     limits = frame[ok].groupby("maker", dropna=False).spips_score.quantile(0.8)
@@ -89,7 +91,7 @@ def test_every_row_is_kept_or_rejected_with_all_its_reasons(write_run, tmp_path)
     assert sorted([*kept.pair_id, *rejected.pair_id]) == sorted(frame.pair_id)
     for row in rejected.itertuples():
         names = broken.columns[broken.loc[frame.pair_id == row.pair_id].iloc[0]]
-        assert getattr(row, REASON) == "; ".join(names)
+        assert getattr(row, REASON) == "; ".join(f"not: {name}" for name in names)
     assert told["kept"] == len(expected)
     alone = broken[broken.sum(axis=1) == 1]
     for rule in told["rules"]:
@@ -124,8 +126,38 @@ def test_bounds_that_keep_nothing_are_refused_with_what_each_removes(write_run, 
     (problem,) = problems_of(
         write_run(columns()), tmp_path / "out", bounds=[{"column": "spips_score", "at_most": 0}]
     )
-    assert "expected rows to keep, got none of 200: 5 break 'status is ok'; 195 break" in problem
+    assert (
+        "expected rows to keep, got none of 200: 5 are not: status is ok; 195 are not: spips"
+        in problem
+    )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1.5, 2.0],
+        [True, False],
+        [datetime(2026, 1, 1), datetime(2026, 1, 2, 3)],
+        [float("nan"), 1.0],
+        [10**12, -3],
+        [date(2026, 1, 1), None],
+    ],
+    ids=str,
+)
+def test_quantiles_within_columns_of_any_plain_type(values, write_run, tmp_path):
+    rows = columns(100) | {"maker": [values[i % 2] for i in range(100)]}
+    bounds = [{"column": "spips_score", "at_most_quantile": 0.5, "within": ["maker"]}]
+    run = open_run(write_run(rows))
+    config = FilterScoresConfig.model_validate(
+        {"scores": {"uri": run.uri}, "output": {"uri": "unused"}, "bounds": bounds}
+    )
+    frame = pd.DataFrame({name: rows[name] for name in ("status", "spips_score")})
+    expected = sum(
+        (half.spips_score.astype("float32") <= np.float32(half.spips_score.median())).sum()
+        for half in (frame[::2], frame[1::2])
+    )
+    assert summarise(make_rules(config, run), run).kept == expected
 
 
 def test_wrong_columns_are_named_all_at_once(write_run, tmp_path):
@@ -136,6 +168,10 @@ def test_wrong_columns_are_named_all_at_once(write_run, tmp_path):
     first, second = problems_of(write_run(columns()), tmp_path / "out", bounds=bounds)
     assert first.startswith("bounds.0.column: expected one with values")
     assert "got 'prompt'" in second
+    nested = columns() | {"tags": [["x"]] * 200}
+    bounds = [{"column": "spips_score", "at_most_quantile": 0.5, "within": ["tags"]}]
+    (problem,) = problems_of(write_run(nested, "nested"), tmp_path / "out", bounds=bounds)
+    assert "expected texts, numbers, flags or times in column 'tags'" in problem
 
 
 def test_the_summary_shows_a_histogram_and_what_each_bound_removes(write_run):
