@@ -14,6 +14,7 @@ from jobs import audit_scores, filter_scores, score_manifest
 from jobs.config import load_config
 from jobs.exit_codes import DONE, FAULT, GATE_BROKEN, WRONG
 from pipeline.run import open_scores
+from tests.jobs.conftest import make_rows, write_manifest
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -111,16 +112,21 @@ def test_a_run_of_an_older_version_is_refused(write_run, tmp_path, capfd):
     assert "an older version of this project" in capfd.readouterr().err
 
 
-def test_the_nightly_script_scores_audits_and_filters(manifest, tmp_path):
-    script = ["bash", "conf/nightly/nightly.sh", str(manifest), str(tmp_path / "store"), "night"]
-    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path)}
-    done = subprocess.run(
-        script, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
-    )
+def test_the_nightly_script_stops_before_the_filter_when_a_gate_is_broken(
+    image_folder, manifest, tmp_path
+):
+    slight = write_manifest(tmp_path / "slight.parquet", make_rows(str(image_folder), 5))
     store = tmp_path / "store"
-    assert done.returncode == DONE, done.stderr[-2000:]
-    assert (store / "audits/night/audit.html").exists()
-    assert pq.read_table(store / "filtered/night/manifest").num_rows == 60
+    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path)}
+    for night, pairs, code in (("good", slight, DONE), ("noisy", manifest, GATE_BROKEN)):
+        script = ["bash", "conf/nightly/nightly.sh", pairs, str(store), night]
+        done = subprocess.run(
+            script, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code, done.stdout + done.stderr[-2000:]
+        assert (store / "audits" / night / "audit.html").exists()
+    assert pq.read_table(store / "filtered/good/manifest").num_rows == 5
+    assert not (store / "filtered/noisy").exists()
 
 
 def test_the_kubernetes_files_run_the_nightly_script_with_settings_that_are_valid():
