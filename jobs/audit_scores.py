@@ -43,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _audit(config: AuditScoresConfig, *, allow_different_models: bool) -> int:
     # torch and matplotlib take seconds to import; --help and a wrong run need not wait for them.
-    from pipeline.audit import audit, describe_audit, open_runs
+    from pipeline.audit import audit, describe_audit
+    from pipeline.baseline import open_runs
     from pipeline.report import write_report
     from pipeline.score_tables import open_tables, told_as_faults
 

@@ -180,6 +180,11 @@ class FinishedRun:
         return str(self.record["run_id"])
 
     @property
+    def model_digest(self) -> str:
+        """Digest of the model that scored it."""
+        return str(self.record["model"]["digest"])
+
+    @property
     def finished_at(self) -> str:
         """When it was published, UTC, ISO 8601."""
         return str(self.record["finished_at"])

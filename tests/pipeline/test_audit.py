@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.audit import audit, describe_audit, label_of, open_runs, to_table
+from pipeline.audit import audit, describe_audit, label_of, to_table
 from pipeline.audit_config import AuditScoresConfig
+from pipeline.baseline import open_runs
 from pipeline.errors import ContractError
 from pipeline.score_tables import open_tables
 

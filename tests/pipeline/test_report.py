@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from pipeline.audit import audit, open_runs
+from pipeline.audit import audit
 from pipeline.audit_config import AuditScoresConfig
+from pipeline.baseline import open_runs
 from pipeline.report import write_report
 from pipeline.score_tables import open_tables
 
