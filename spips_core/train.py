@@ -263,7 +263,7 @@ def make_optimizer(
     """Return Adam, its steps alike for all channels as they enter the score.
 
     Steps relative to where each weight starts, 1 / channels, leave the many channels of the last
-    maps nearly where they were: with SqueezeNet's trunk that cost .002 to .005 of SRCC.
+    maps nearly where they were: with AlexNet's trunk that cost .002 of SRCC.
 
     Args:
         trainee: what learns.

@@ -52,6 +52,15 @@ def test_intervals_are_the_bootstrap_s():
         assert got == pytest.approx(expected, abs=0.12 * np.ptp(expected))
 
 
+@pytest.mark.parametrize("q", [0.05, 0.95, 0.99])
+def test_the_interval_of_a_quantile_in_the_tail_of_few_rows_is_the_bootstrap_s(q):
+    values = np.arange(1.0, 101.0)  # a value is its rank
+    draws = np.random.default_rng(0).choice(values, (20_000, 100))
+    of_draws = np.quantile(draws, q, axis=1, method="inverted_cdf")
+    expected = np.quantile(of_draws, [0.025, 0.975])
+    assert counted(values).quantile_interval(q, 0.95) == pytest.approx(expected, abs=1)
+
+
 def test_the_interval_of_a_mean_holds_the_truth_as_often_as_it_says():
     truth = np.exp(-2 + 0.8**2 / 2)
     held = 0
