@@ -60,8 +60,12 @@ def _score(config: ScoreManifestConfig, *, dry_run: bool) -> int:
         return _report(config, plan.folder.read("run.json"))
     start_ray()
     resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    workers = choose_workers(config.compute, resources)
-    sys.stdout.write(f"workers   {workers.actors} scoring, {workers.gpus_per_actor:g} GPUs each\n")
+    workers = choose_workers(config.compute, resources, plan.manifest.num_rows)
+    passes = "compiled" if workers.compile_passes else "not compiled"
+    sys.stdout.write(
+        f"workers   {workers.actors} scoring, {workers.gpus_per_actor:g} GPUs each, "
+        f"passes over pixels {passes}\n"
+    )
     record = run(plan, workers)
     sys.stdout.write(f"results   {plan.folder.uri}\n")
     return _report(config, record)

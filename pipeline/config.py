@@ -112,8 +112,8 @@ class ComputeConfig(Section):
     actors: int | None = Field(
         None,
         gt=0,
-        description="Scoring processes; null: one per GPU, or three quarters of the CPUs when "
-        "the cluster has no GPU, counted when the run starts: give it on a cluster that scales.",
+        description="Scoring processes; null: one per GPU, or one per CPU when the cluster has no "
+        "GPU, counted when the run starts: give it on a cluster that scales.",
     )
     gpus_per_actor: float | None = Field(
         None,
@@ -126,6 +126,12 @@ class ComputeConfig(Section):
         gt=0,
         description="Pixels (pairs x H x W) held in a block between stages, and scored together on "
         "a GPU; on a CPU each pair is scored by itself, which is no slower.",
+    )
+    compile: bool | None = Field(
+        None,
+        description="Compile the passes over pixels when a scoring process starts, which takes up "
+        "to a minute; null: when each process has 10,000 pairs or more to score. Scores move by "
+        "1e-6 at most. Without a C++ compiler (on a GPU: Triton) a warning says so.",
     )
 
 

@@ -1,5 +1,7 @@
 """The score stage: the only file of the pipeline that knows torch and the model."""
 
+import ctypes
+import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -14,9 +16,14 @@ from pipeline.config import ModelSourceConfig
 from pipeline.errors import FaultError
 from pipeline.schema import SCORE_FIELDS, Status, result_schema
 from pipeline.storage import local_copy
-from spips_core import SPIPS, Scores, packaged_checkpoints
+from spips_core import SPIPS, CompilationError, Encoding, Scores, packaged_checkpoints
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Parameters of mallopt(3)."""
+KEPT_BYTES = 1 << 30
+"""Freed memory that a scoring process keeps at most, and the largest tensor it is kept for."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,18 @@ def load_model(source: ModelSourceConfig) -> SPIPS:
     )
 
 
+def keep_freed_memory() -> None:
+    """Have the C library keep what tensors give back, where it is glibc.
+
+    Else large tensors come as fresh pages, each of which the kernel zeroes when it is first
+    touched: on small images that takes as long as scoring them.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
 class PairScorer:
     """The score stage, a callable from a block of loaded rows to a block of results.
 
@@ -80,6 +99,7 @@ class PairScorer:
         carried: pa.Schema,
         pixels_per_batch: int,
         use_gpu: bool,
+        compile_passes: bool,
     ) -> None:
         """Load the model, once a process, and check that it is the one the run was planned with.
 
@@ -90,6 +110,8 @@ class PairScorer:
             carried: schema of the manifest's columns in the results.
             pixels_per_batch: most pixels (pairs x H x W) scored together on a GPU.
             use_gpu: score on the GPU that Ray gave this process, else on the CPU.
+            compile_passes: compile the passes over pixels first; where that fails, a warning is
+                logged and they run as they stand.
 
         Raises:
             FaultError: the model is another, or there is no GPU.
@@ -111,20 +133,30 @@ class PairScorer:
         else:
             # Processes scale where threads do not, and a sum's rounding depends on its threads.
             torch.set_num_threads(1)
+            keep_freed_memory()
+        if compile_passes:
+            try:
+                model.compile_passes()
+            except CompilationError as error:
+                logging.getLogger(__name__).warning("scoring without compiled passes: %s", error)
         self.model = model
+        self.use_gpu = use_gpu
         self.run_id = run_id
         self.schema = result_schema(carried)
         # On a CPU a pair alone is no slower than a batch, and no neighbour can move its score.
         self.pixels_per_batch = pixels_per_batch if use_gpu else 0
+        self._kept: tuple[Tensor, Encoding] | None = None
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Return the rows with their scores, in their order."""
         status = rows.column("status").to_pylist()
         error = rows.column("error").to_pylist()
         scores = {field.name: np.full(rows.num_rows, np.nan, np.float32) for field in SCORE_FIELDS}
-        for indices in self._batches(rows):
-            for name, values in self._score(rows, indices).items():
-                scores[name][indices] = values
+        # On a GPU nothing is waited for until all of it is under way.
+        batches = [(indices, self._score(rows, indices)) for indices in self._batches(rows)]
+        for indices, batch in batches:
+            for name, of_batch in batch.items():
+                scores[name][indices] = of_batch.cpu().numpy()
         used = [f"{stream}_score" for stream in self.model.config.streams] + ["spips_score"]
         for index, state in enumerate(status):
             if state == Status.OK and not all(np.isfinite(scores[name][index]) for name in used):
@@ -158,17 +190,35 @@ class PairScorer:
             for start in range(0, len(indices), length):
                 yield indices[start : start + length]
 
-    def _score(self, rows: pa.Table, indices: list[int]) -> dict[str, Any]:
+    def _score(self, rows: pa.Table, indices: list[int]) -> dict[str, Tensor]:
         """Return the scores of a few rows of one size, by result column."""
-        reference = stack_pixels(rows, "reference_pixels", indices)
-        distorted = stack_pixels(rows, "distorted_pixels", indices)
-        scores: Scores = self.model.score(reference, distorted)
+        references = self._encode_references(stack_pixels(rows, "reference_pixels", indices))
+        distorted = self._encode(stack_pixels(rows, "distorted_pixels", indices))
+        scores: Scores = self.model.compare(references, distorted)
         named = {"spips_score": scores.score, "psnr_db": scores.psnr_db}
         named |= {"ssim": scores.ssim, "ms_ssim": scores.ms_ssim}
-        named |= {
+        return named | {
             f"{stream}_score": getattr(scores, stream) for stream in self.model.config.streams
         }
-        return {name: values.cpu().numpy() for name, values in named.items()}
+
+    def _encode(self, images: Tensor) -> Encoding:
+        if self.use_gpu:
+            images = images.pin_memory().cuda(non_blocking=True)
+        return self.model.encode(images)
+
+    def _encode_references(self, images: Tensor) -> Encoding:
+        """Encode once what pairs that follow each other share, in a batch or from the last one."""
+        is_new = [
+            index == 0 or not torch.equal(images[index], images[index - 1])
+            for index in range(len(images))
+        ]
+        distinct = images if all(is_new) else images[torch.tensor(is_new)]
+        if self._kept is None or not torch.equal(self._kept[0], distinct):
+            self._kept = distinct, self._encode(distinct)
+        encoded = self._kept[1]
+        if all(is_new):
+            return encoded
+        return encoded[torch.tensor(is_new).cumsum(dim=0) - 1]
 
 
 def stack_pixels(rows: pa.Table, column: str, indices: list[int]) -> Tensor:
@@ -180,11 +230,11 @@ def stack_pixels(rows: pa.Table, column: str, indices: list[int]) -> Tensor:
         indices: which rows.
 
     Returns:
-        (len(indices), 3, H, W) uint8.
+        (len(indices), 3, H, W) uint8, the channels innermost in memory, as they were decoded.
     """
     size = rows.column("height_px")[indices[0]].as_py(), rows.column("width_px")[indices[0]].as_py()
     pixels = rows.column(column)
     images = [
         np.frombuffer(pixels[index].as_buffer(), np.uint8).reshape(*size, 3) for index in indices
     ]
-    return torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2)).contiguous()
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

@@ -1,8 +1,9 @@
 """The graph: read -> load -> score -> write, on Ray Data; the only place that composes stages."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
+import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.data.checkpoint import CheckpointConfig
@@ -27,6 +28,14 @@ Ray Data fuses stages of equal resources into one process, which loads and score
 CPUS_FOR_OTHER_STAGES = 2
 """CPUs that scorers must leave: one to read, load and write, one to skip rows done before."""
 
+CPU_SHARES = (0.75, 0.25, 0.0)
+"""What Ray may keep for a scorer on CPUs, the largest that leaves enough for the other stages: it
+has the machine's scorers spread over the nodes, while the CPUs' time is shared as it comes."""
+
+PAIRS_PER_COMPILATION = 10_000
+"""Pairs that a scorer must have for compiling to pay even where nothing is kept from before: 25 to
+60 s, against 6 ms a pair of 256 px."""
+
 
 @dataclass(frozen=True)
 class Workers:
@@ -36,23 +45,28 @@ class Workers:
         actors: how many.
         gpus_per_actor: GPUs of each, 0 to score on CPUs.
         cpus_per_actor: CPUs that Ray keeps for each.
+        compile_passes: whether each compiles the passes over pixels first.
     """
 
     actors: int
     gpus_per_actor: float
     cpus_per_actor: float
+    compile_passes: bool
 
 
-def choose_workers(compute: ComputeConfig, resources: Mapping[str, float]) -> Workers:
+def choose_workers(
+    compute: ComputeConfig, resources: Mapping[str, float], num_rows: int
+) -> Workers:
     """Fill in what the config leaves to the cluster.
 
     Args:
         compute: the config's section.
         resources: the cluster's, as Ray counts them: "CPU" and "GPU".
+        num_rows: rows of the manifest.
 
     Returns:
-        One process per GPU; without GPUs, one for three quarters of the CPUs. Ray keeps a CPU for
-        each as long as CPUS_FOR_OTHER_STAGES are left, and none beyond: scorers that hold every
+        One process per GPU; without GPUs, one per CPU, which share the CPUs with the few that load
+        for them. What Ray keeps for them leaves CPUS_FOR_OTHER_STAGES: scorers that hold every
         CPU would wait forever for pairs that nothing can load.
 
     Raises:
@@ -60,7 +74,6 @@ def choose_workers(compute: ComputeConfig, resources: Mapping[str, float]) -> Wo
             processes to wait for.
     """
     num_cpus, num_gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0)
-    most_scorers = min(num_cpus * 3 // 4, num_cpus - CPUS_FOR_OTHER_STAGES)
     gpus_per_actor = compute.gpus_per_actor
     if gpus_per_actor is None:
         gpus_per_actor = 1.0 if num_gpus else 0.0
@@ -71,13 +84,27 @@ def choose_workers(compute: ComputeConfig, resources: Mapping[str, float]) -> Wo
                 f"{gpus_per_actor:g}; on one that scales, give compute.actors as well"
             ]
         )
-    by_cluster = int(num_gpus / gpus_per_actor) if gpus_per_actor else most_scorers
+    by_cluster = int(num_gpus / gpus_per_actor) if gpus_per_actor else num_cpus
     actors = compute.actors or max(1, by_cluster)
-    return Workers(actors, gpus_per_actor, 1.0 if actors <= most_scorers else 0.0)
+    shares = (1.0, 0.0) if gpus_per_actor else CPU_SHARES
+    most_cpus = max(0, num_cpus - CPUS_FOR_OTHER_STAGES)
+    cpus_per_actor = next(share for share in shares if actors * share <= most_cpus)
+    compile_passes = compute.compile
+    if compile_passes is None:
+        compile_passes = num_rows >= actors * PAIRS_PER_COMPILATION
+    return Workers(actors, gpus_per_actor, cpus_per_actor, compile_passes)
 
 
-def score_pairs(plan: Plan, workers: Workers) -> Dataset:
-    """Return the dataset of results, one row for each row of the manifest; nothing runs yet."""
+def score_pairs(
+    plan: Plan, workers: Workers, scorer: type[Callable[[pa.Table], pa.Table]] = PairScorer
+) -> Dataset:
+    """Return the dataset of results, one row for each row of the manifest; nothing runs yet.
+
+    Args:
+        plan: the run.
+        workers: the scoring processes.
+        scorer: the score stage; the benchmark's waits instead.
+    """
     config = plan.config
     pixels = config.compute.pixels_per_batch
     load = PairLoader(config.images, plan.manifest.image_columns, plan.carried, pixels)
@@ -88,6 +115,7 @@ def score_pairs(plan: Plan, workers: Workers) -> Dataset:
         "carried": plan.carried,
         "pixels_per_batch": pixels,
         "use_gpu": workers.gpus_per_actor > 0,
+        "compile_passes": workers.compile_passes,
     }
     return (
         ray.data.read_parquet(
@@ -99,7 +127,7 @@ def score_pairs(plan: Plan, workers: Workers) -> Dataset:
         .repartition(target_num_rows_per_block=ROWS_PER_LOAD_TASK)
         .map_batches(load, batch_size=None, batch_format="pyarrow", num_cpus=LOAD_CPUS)
         .map_batches(
-            PairScorer,
+            scorer,
             fn_constructor_kwargs=score,
             # A block of the load stage, cut at the pixel budget. For GPUs Ray wants a number of
             # rows, to which it joins small blocks; the scorer keeps to the pixel budget itself.

@@ -92,12 +92,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
         got = "none: not a SPIPS checkpoint" if version is None else version
         raise CheckpointError(f"checkpoint {path}: expected version {FORMAT_VERSION}, got {got}")
     try:
-        fields = json.loads(metadata["config"])
+        fields, training = json.loads(metadata["config"]), json.loads(metadata["training"])
+        if not isinstance(training, dict):
+            raise TypeError(f"expected training as text by key, got {type(training).__name__}")
         return Checkpoint(
             config=ModelConfig(**{**fields, "streams": tuple(fields["streams"])}),
             tensors=tensors,
             trunk_digest=metadata["trunk_digest"],
-            training=json.loads(metadata["training"]),
+            training=training,
             known_pair_score=float(metadata["known_pair_score"]),
         )
     except (KeyError, TypeError, ValueError) as error:

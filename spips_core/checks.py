@@ -11,32 +11,46 @@ WINDOW_SIZE = 11
 MIN_SIDE_PX = (WINDOW_SIZE // 2 + 1) * 2 ** (NUM_SCALES - 1)
 
 
+def check_images(name: str, images: Tensor) -> None:
+    """Raise unless images are (N, 3, H, W), uint8 or floating point, and large enough.
+
+    Args:
+        name: how the message calls the images.
+        images: the images.
+
+    Raises:
+        ImageError: the shape or type differs from the above, or a side is below MIN_SIDE_PX.
+    """
+    if not isinstance(images, Tensor):
+        raise ImageError(f"{name}: expected a torch tensor, got {type(images).__name__}")
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ImageError(f"{name}: expected shape (N, 3, H, W), got {tuple(images.shape)}")
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise ImageError(f"{name}: expected uint8 or floating point, got {images.dtype}")
+    height_px, width_px = images.shape[-2:]
+    if min(height_px, width_px) < MIN_SIDE_PX:
+        raise ImageError(
+            f"{name}: expected sides of at least {MIN_SIDE_PX} px, "
+            f"got {height_px} x {width_px} (H x W)"
+        )
+
+
 def check_pair(reference: Tensor, distorted: Tensor) -> None:
-    """Raise unless both are (N, 3, H, W), of one size, uint8 or floating point, and large enough.
+    """Raise unless both are images, as `check_images` has them, of one shape.
 
     Args:
         reference: (N, 3, H, W), undistorted.
         distorted: (N, 3, H, W), the same scene.
 
     Raises:
-        ImageError: a shape or type differs from the above, or a side is below MIN_SIDE_PX.
+        ImageError: one is not, or their shapes differ.
     """
-    for name, images in (("reference", reference), ("distorted", distorted)):
-        if not isinstance(images, Tensor):
-            raise ImageError(f"{name}: expected a torch tensor, got {type(images).__name__}")
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise ImageError(f"{name}: expected shape (N, 3, H, W), got {tuple(images.shape)}")
-        if images.dtype != torch.uint8 and not images.is_floating_point():
-            raise ImageError(f"{name}: expected uint8 or floating point, got {images.dtype}")
+    check_images("reference", reference)
+    check_images("distorted", distorted)
     if reference.shape != distorted.shape:
         raise ImageError(
             "expected reference and distorted of one shape, "
             f"got {tuple(reference.shape)} and {tuple(distorted.shape)}"
-        )
-    if min(reference.shape[-2:]) < MIN_SIDE_PX:
-        height_px, width_px = reference.shape[-2:]
-        raise ImageError(
-            f"expected sides of at least {MIN_SIDE_PX} px, got {height_px} x {width_px} (H x W)"
         )
 
 

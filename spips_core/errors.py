@@ -19,3 +19,7 @@ class DatasetError(SpipsError, ValueError):
 
 class BaselineError(SpipsError):
     """A metric to compare with cannot be had."""
+
+
+class CompilationError(SpipsError):
+    """Nothing on this machine can compile the passes over pixels."""

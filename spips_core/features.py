@@ -117,6 +117,8 @@ class Trunk(nn.Module):
         """
         weight = next(self.features.parameters())
         hidden = ((images - self.mean) / self.std).to(weight.dtype)
+        # With the channels innermost, as in decoded images, convolutions run up to twice as fast.
+        hidden = hidden.contiguous(memory_format=torch.channels_last)
         taps = []
         for index, layer in enumerate(self.features):
             hidden = layer(hidden)
@@ -161,14 +163,17 @@ def load_trunk_weights(trunk: Trunk, path: str | Path | None) -> None:
     Args:
         trunk: the trunk to fill, in place.
         path: a .safetensors or .npz file, or a .pth state dict as torchvision publishes them (read
-            as data only, never unpickled into objects); None lets torchvision fetch its ImageNet
-            weights, or take them from its cache.
+            as data only, never unpickled into objects), or a SPIPS checkpoint that holds its
+            trunk; None lets torchvision fetch its ImageNet weights, or take them from its cache.
 
     Raises:
         CheckpointError: the file cannot be read, or a tensor is missing, extra or of another
             shape; the classifier's tensors are left out.
     """
     state = _torchvision_state(trunk.backbone) if path is None else _read_state(Path(path))
+    if any(key.startswith("trunk.") for key in state):
+        trunk_only = {k: value for k, value in state.items() if k.startswith("trunk.")}
+        state = {key.removeprefix("trunk."): value for key, value in trunk_only.items()}
     state = {key: value for key, value in state.items() if not key.startswith("classifier.")}
     load_strictly(trunk, state, f"backbone weights {path or trunk.backbone.torchvision_weights}")
 

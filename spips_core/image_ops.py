@@ -1,5 +1,7 @@
 """Operations on image batches that the quality maps share."""
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -18,28 +20,41 @@ def to_unit_range(images: Tensor, dtype: torch.dtype) -> Tensor:
     return images.to(dtype) / 255 if images.dtype == torch.uint8 else images.to(dtype)
 
 
-def gaussian_blur(images: Tensor, window_size: int, sigma: float) -> Tensor:
-    """Return the local means under a Gaussian window, borders reflected.
-
-    The separable window is a sum of shifted copies along each axis: on a CPU that beats a
-    depthwise convolution, and a compiler can fuse it.
+def reflect_borders(images: Tensor, width_px: int) -> Tensor:
+    """Return the images with borders that mirror them; the outermost pixels are not repeated.
 
     Args:
-        images: (N, C, H, W), sides longer than half a window.
+        images: (N, C, H, W), sides longer than the border is wide.
+        width_px: width of the border on each side.
+
+    Returns:
+        (N, C, H + 2 width_px, W + 2 width_px).
+    """
+    return functional.pad(images, (width_px,) * 4, mode="reflect")
+
+
+def gaussian_blur(images: Tensor, window_size: int, sigma: float) -> Tensor:
+    """Return the local means under a Gaussian window, wherever the window fits.
+
+    The separable window is a sum of shifted copies along each axis: on a CPU that beats a
+    depthwise convolution, and a compiler can fuse it. Borders are the caller's: their index
+    arithmetic would keep a compiler from vectorising.
+
+    Args:
+        images: (N, C, H, W), sides of at least the window's.
         window_size: side of the window in pixels, odd.
         sigma: standard deviation of the window in pixels.
 
     Returns:
-        (N, C, H, W).
+        (N, C, H - window_size + 1, W - window_size + 1).
     """
     radius = window_size // 2
-    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
-    window = torch.softmax(-(offsets**2) / (2 * sigma**2), dim=0).tolist()
-    height_px, width_px = images.shape[-2:]
-    padded = functional.pad(images, (radius,) * 4, mode="reflect")
-    rows = padded[..., :width_px] * window[0]
+    window = [math.exp(-(offset**2) / (2 * sigma**2)) for offset in range(-radius, radius + 1)]
+    window = [weight / sum(window) for weight in window]
+    height_px, width_px = (side_px - 2 * radius for side_px in images.shape[-2:])
+    rows = images[..., :width_px] * window[0]
     for i in range(1, window_size):
-        rows.add_(padded[..., i : i + width_px], alpha=window[i])
+        rows.add_(images[..., i : i + width_px], alpha=window[i])
     blurred: Tensor = rows[..., :height_px, :] * window[0]
     for i in range(1, window_size):
         blurred.add_(rows[..., i : i + height_px, :], alpha=window[i])
@@ -55,7 +70,10 @@ def halve(images: Tensor) -> Tensor:
     Returns:
         (N, C, H // 2, W // 2).
     """
-    return functional.avg_pool2d(images, kernel_size=2)
+    height_px, width_px = (side_px // 2 * 2 for side_px in images.shape[-2:])
+    top, bottom = images[..., 0:height_px:2, :width_px], images[..., 1:height_px:2, :width_px]
+    rows = top + bottom  # a third of the time that avg_pool2d takes
+    return (rows[..., 0::2] + rows[..., 1::2]) * 0.25
 
 
 def enlarge(maps: Tensor, height_px: int, width_px: int) -> Tensor:

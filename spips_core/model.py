@@ -16,15 +16,16 @@ from spips_core.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from spips_core.checks import check_pair, check_range
+from spips_core.checks import check_images, check_pair, check_range
 from spips_core.config import STREAMS, ModelConfig
-from spips_core.errors import CheckpointError
+from spips_core.errors import CheckpointError, CompilationError
 from spips_core.features import Trunk, digest_of, load_strictly, load_trunk_weights
 from spips_core.fusion import PerceptronFusion, WeightedFusion
-from spips_core.image_ops import to_unit_range, unit_length
-from spips_core.quality_maps.ms_ssim import ms_ssim, ms_ssim_map, structure_pyramid
-from spips_core.quality_maps.psnr import psnr_db, psnr_map
-from spips_core.quality_maps.ssim import StructureLoss
+from spips_core.image_ops import reflect_borders, to_unit_range, unit_length
+from spips_core.quality_maps.ms_ssim import halvings, ms_ssim_map, structure_pyramid
+from spips_core.quality_maps.psnr import psnr_map
+from spips_core.quality_maps.ssim import BORDER_PX
+from spips_core.quality_means import Passes, feature_means, tradition_means
 from spips_core.streams import Stream, stream_map, stream_mean
 
 TRADITION_CHANNELS = 3 + 3 + 5  # PSNR and SSIM per colour, MS-SSIM per scale
@@ -56,12 +57,31 @@ class Scores:
     ms_ssim: Tensor
 
 
+@dataclass(frozen=True)
+class Encoding:
+    """What a score needs of N images, whatever each of them is compared with.
+
+    Attributes:
+        scales: the images at five scales, finest first, with reflected borders:
+            (N, 3, H_s + 2 BORDER_PX, W_s + 2 BORDER_PX) in [0, 1].
+        features: the trunk's, normalised as the config says: L tensors (N, C_l, H_l, W_l).
+    """
+
+    scales: list[Tensor]
+    features: list[Tensor]
+
+    def __getitem__(self, which: slice | Tensor) -> "Encoding":
+        """Return some of the images, in the given order, as often as they are named."""
+        return Encoding([one[which] for one in self.scales], [one[which] for one in self.features])
+
+
 class SPIPS(nn.Module):
     """Scene Perceived Image Perceptual Score: how visibly `distorted` differs from `reference`.
 
     Attributes:
         config: the architecture.
         digest: sha256 over config and weights, set by `load`: what a score's lineage names.
+        passes: the passes over pixels that `score` makes; compiled ones are faster.
         training_record: how the streams were fitted to people's judgements; empty when they
             were not.
     """
@@ -72,6 +92,7 @@ class SPIPS(nn.Module):
         self.config = config
         self.digest = ""
         self.training_record: dict[str, str] = {}
+        self.passes = Passes()
         self.trunk = Trunk(config.backbone)
         channels = self.trunk.backbone.channels
         maps = {
@@ -139,6 +160,11 @@ class SPIPS(nn.Module):
             model = cls(stored.config)
         state = dict(stored.tensors)
         if not any(name.startswith("trunk.") for name in state):
+            if backbone_weights is None and model.trunk.backbone.torchvision_weights is None:
+                raise CheckpointError(
+                    f"checkpoint {path}: expected its trunk's weights in it, or a path to them; "
+                    f"torchvision has none for {stored.config.backbone}"
+                )
             load_trunk_weights(model.trunk, backbone_weights)
             state |= {f"trunk.{name}": value for name, value in model.trunk.state_dict().items()}
         elif backbone_weights is not None:
@@ -146,6 +172,11 @@ class SPIPS(nn.Module):
                 f"checkpoint {path}: expected no backbone weights, it has its own"
             )
         load_strictly(model, state, f"checkpoint {path}")
+        lowest = min(weight.min().item() for weight in model.streams.parameters())
+        if lowest < 0:
+            raise CheckpointError(
+                f"checkpoint {path}: expected stream weights of at least 0, got {lowest:g}"
+            )
         if model.trunk.digest() != stored.trunk_digest:
             raise CheckpointError(
                 f"checkpoint {path}: expected the trunk with digest {stored.trunk_digest}, "
@@ -187,6 +218,27 @@ class SPIPS(nn.Module):
                 f"checkpoint {path}: expected its known pair to score {expected:g}, got {score:g}"
             )
 
+    def compile_passes(self) -> None:
+        """Compile the passes over pixels that `score` and `compare` make, for images of every size.
+
+        They are faster then, and scores move by 1e-6 at most. It takes up to a minute, or seconds
+        where torch finds what it compiled before (TORCHINDUCTOR_CACHE_DIR).
+
+        Raises:
+            CompilationError: there is no C++ compiler, or no Triton for a GPU, or the known pair
+                scores differently; the model stays as it was.
+        """
+        before, expected = self.passes, self.score(*known_pair()).score.item()
+        try:
+            self.passes = Passes.compiled()
+            score = self.score(*known_pair()).score.item()
+            if not math.isclose(score, expected, rel_tol=KNOWN_PAIR_TOLERANCE[torch.float32]):
+                raise RuntimeError(f"the known pair scored {score:g}, not {expected:g}")
+        except RuntimeError as error:  # torch's own errors of its compiler are such
+            self.passes = before
+            reason = str(error).splitlines()[0]
+            raise CompilationError(f"expected to compile, got {reason}") from error
+
     def forward(self, reference: Tensor, distorted: Tensor) -> Tensor:
         """Return the score of every pair, differentiable in both images.
 
@@ -218,8 +270,7 @@ class SPIPS(nn.Module):
         """
         check_pair(reference, distorted)
         reference, distorted = self._prepare(reference, distorted)
-        pyramid = structure_pyramid(reference, distorted) if "tradition" in self.streams else []
-        return self._quality(reference, distorted, pyramid)
+        return self._quality(reference, distorted)
 
     def stream_means(self, quality: dict[str, list[Tensor]]) -> dict[str, Tensor]:
         """Return the mean of every stream, Eqs. (9)-(11) and the bars of Eq. (12).
@@ -264,15 +315,47 @@ class SPIPS(nn.Module):
         check_pair(reference, distorted)
         check_range("reference", reference)
         check_range("distorted", distorted)
-        reference, distorted = self._prepare(reference, distorted)
-        pyramid = structure_pyramid(reference, distorted)
-        means = self.stream_means(self._quality(reference, distorted, pyramid))
+        both = self._encode(torch.cat(self._prepare(reference, distorted)))
+        return self.compare(both[: len(reference)], both[len(reference) :])
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Encoding:
+        """Return what a score needs of each image, to be made once for all its comparisons.
+
+        Args:
+            images: (N, 3, H, W), uint8, or floating point in [0, 1].
+
+        Returns:
+            Tensors on the model's device.
+
+        Raises:
+            ImageError: wrong shape, type or range, or sides below 96 px.
+        """
+        check_images("images", images)
+        check_range("images", images)
+        return self._encode(*self._prepare(images))
+
+    @torch.no_grad()
+    def compare(self, reference: Encoding, distorted: Encoding) -> Scores:
+        """Return the same as `score`, of images encoded before.
+
+        Args:
+            reference: N undistorted images.
+            distorted: the same N scenes, of the same size.
+        """
+        tradition = tradition_means(reference.scales, distorted.scales, self.passes)
+        quality = {"tradition": [tradition.quality]} | _split_taps(
+            feature_means(reference.features, distorted.features)
+        )
+        means = self.stream_means(
+            {name: [q[..., None, None] for q in quality[name]] for name in self.streams}
+        )
         return Scores(
             score=self.fuse(means).float(),
             **{name: means[name].float() if name in means else None for name in STREAMS},
-            psnr_db=psnr_db(reference, distorted).float(),
-            ssim=pyramid[0].ssim_map.mean(dim=(1, 2, 3)).float(),
-            ms_ssim=ms_ssim(pyramid).float(),
+            psnr_db=tradition.psnr_db.float(),
+            ssim=tradition.ssim.float(),
+            ms_ssim=tradition.ms_ssim.float(),
         )
 
     @torch.no_grad()
@@ -294,40 +377,45 @@ class SPIPS(nn.Module):
         check_range("reference", reference)
         check_range("distorted", distorted)
         reference, distorted = self._prepare(reference, distorted)
-        pyramid = structure_pyramid(reference, distorted)
-        features = self._features(self._quality(reference, distorted, pyramid))
+        features = self._features(self._quality(reference, distorted))
         height_px, width_px = reference.shape[-2:]
         return {name: stream_map(maps, height_px, width_px) for name, maps in features.items()}
 
-    def _prepare(self, reference: Tensor, distorted: Tensor) -> tuple[Tensor, Tensor]:
+    def _prepare(self, *batches: Tensor) -> list[Tensor]:
         own = next(self.streams.parameters())
-        reference, distorted = reference.to(own.device), distorted.to(own.device)
-        return to_unit_range(reference, own.dtype), to_unit_range(distorted, own.dtype)
+        return [to_unit_range(images.to(own.device), own.dtype) for images in batches]
 
-    def _quality(
-        self, reference: Tensor, distorted: Tensor, pyramid: list[StructureLoss]
-    ) -> dict[str, list[Tensor]]:
+    def _encode(self, images: Tensor) -> Encoding:
+        scales = [reflect_borders(scale, BORDER_PX) for scale in halvings(images.contiguous())]
+        uses_trunk = "percept" in self.streams or "semantic" in self.streams
+        return Encoding(scales, self._trunk_features(images) if uses_trunk else [])
+
+    def _quality(self, reference: Tensor, distorted: Tensor) -> dict[str, list[Tensor]]:
         """Return Q of every stream, Eqs. (1)-(8)."""
         quality: dict[str, list[Tensor]] = {}
         if "tradition" in self.streams:
+            pyramid = structure_pyramid(reference, distorted)
             maps = psnr_map(reference, distorted), pyramid[0].quality_map, ms_ssim_map(pyramid)
             quality["tradition"] = [torch.cat(maps, dim=1)]  # (N, 11, H, W)
         if "percept" in self.streams or "semantic" in self.streams:
-            squared = self._squared_differences(reference, distorted)
-            quality["percept"] = squared[:-NUM_SEMANTIC_TAPS]  # Eq. (7)
-            quality["semantic"] = squared[-NUM_SEMANTIC_TAPS:]  # Eq. (8)
+            features = self._trunk_features(torch.cat([reference, distorted]))
+            pairs = [feature.chunk(2) for feature in features]
+            quality |= _split_taps([(of_d - of_r).square() for of_r, of_d in pairs])  # Eq. (6)
         return {name: quality[name] for name in self.streams}
 
     def _features(self, quality: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
         """Return F of every stream, Eqs. (9)-(11)."""
         return {name: stream(quality[name]) for name, stream in self.streams.items()}
 
-    def _squared_differences(self, reference: Tensor, distorted: Tensor) -> list[Tensor]:
-        """Return Q_CNN of Eq. (6): L tensors (N, C_l, H_l, W_l) >= 0."""
-        maps = []
-        for tap in self.trunk(torch.cat([reference, distorted])):
-            feature = tap.to(reference.dtype)  # differences of bfloat16 features need the room
-            feature = unit_length(feature) if self.config.feature_norm == "unit" else feature
-            feature_r, feature_d = feature.chunk(2)
-            maps.append((feature_d - feature_r).square())
-        return maps
+    def _trunk_features(self, images: Tensor) -> list[Tensor]:
+        """Return Phi_CNN of Eqs. (4)-(5): L tensors (N, C_l, H_l, W_l)."""
+        # Differences of bfloat16 features need the images' precision.
+        features = [tap.to(images.dtype) for tap in self.trunk(images)]
+        return (
+            [unit_length(f) for f in features] if self.config.feature_norm == "unit" else features
+        )
+
+
+def _split_taps(taps: list[Tensor]) -> dict[str, list[Tensor]]:
+    """Return what belongs to the low-level stream, Eq. (7), and to the semantic one, Eq. (8)."""
+    return {"percept": taps[:-NUM_SEMANTIC_TAPS], "semantic": taps[-NUM_SEMANTIC_TAPS:]}

@@ -1,5 +1,7 @@
 """Multi-scale structural similarity: the map of Eq. (3) and the classic figure."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -20,10 +22,19 @@ def structure_pyramid(reference: Tensor, distorted: Tensor) -> list[StructureLos
     Returns:
         Five pairs of maps, finest first; the first is plain SSIM's.
     """
-    scales = [structure_loss(reference, distorted)]
+    scales = zip(halvings(reference), halvings(distorted), strict=True)
+    return [structure_loss(*pair) for pair in scales]
+
+
+def halvings(images: Tensor) -> list[Tensor]:
+    """Return the images at five scales, each half the size of the one before, finest first.
+
+    Args:
+        images: (N, C, H, W), sides of at least MIN_SIDE_PX.
+    """
+    scales = [images]
     while len(scales) < NUM_SCALES:
-        reference, distorted = halve(reference), halve(distorted)
-        scales.append(structure_loss(reference, distorted))
+        scales.append(halve(scales[-1]))
     return scales
 
 
@@ -59,7 +70,18 @@ def ms_ssim(pyramid: list[StructureLoss]) -> Tensor:
         (N,) in [0, 1]; 1 means identical, higher is better.
     """
     factors = [1 - scale.contrast.mean(dim=(2, 3)) for scale in pyramid[:-1]]
-    factors.append(pyramid[-1].ssim_map.mean(dim=(2, 3)))
+    return combine_scales([*factors, pyramid[-1].ssim_map.mean(dim=(2, 3))])
+
+
+def combine_scales(factors: Sequence[Tensor]) -> Tensor:
+    """Return the product of every scale's factor, raised to its exponent; the mean over RGB.
+
+    Args:
+        factors: five tensors (N, 3), finest scale first: means of contrast-structure, then of SSIM.
+
+    Returns:
+        (N,) in [0, 1].
+    """
     powers = [
         factor.clamp(min=0) ** weight for factor, weight in zip(factors, WEIGHTS, strict=True)
     ]

@@ -37,5 +37,13 @@ def psnr_db(reference: Tensor, distorted: Tensor) -> Tensor:
     Returns:
         (N,) in decibels; +inf for identical images, higher is better.
     """
-    squared_error = (reference - distorted).square()
-    return 10 * torch.log10(1 / squared_error.mean(dim=(1, 2, 3)))
+    return decibels((reference - distorted).square().mean(dim=(1, 2, 3)))
+
+
+def decibels(mean_squared_error: Tensor) -> Tensor:
+    """Return the peak signal-to-noise ratio, peak 1; +inf where the error is 0.
+
+    Args:
+        mean_squared_error: any shape, >= 0.
+    """
+    return 10 * torch.log10(1 / mean_squared_error)

@@ -2,13 +2,13 @@
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from spips_core.checks import WINDOW_SIZE
-from spips_core.image_ops import gaussian_blur
+from spips_core.image_ops import gaussian_blur, reflect_borders
 
 SIGMA_PX = 1.5
+BORDER_PX = WINDOW_SIZE // 2
 K1 = 0.01
 K2 = 0.03
 
@@ -55,11 +55,27 @@ def structure_loss(reference: Tensor, distorted: Tensor) -> StructureLoss:
     Returns:
         Two maps (N, 3, H, W); 0 means identical, lower is better.
     """
+    return bordered_structure_loss(
+        reflect_borders(reference, BORDER_PX), reflect_borders(distorted, BORDER_PX)
+    )
+
+
+def bordered_structure_loss(reference: Tensor, distorted: Tensor) -> StructureLoss:
+    """Return what `structure_loss` does, of images that have their reflected borders already.
+
+    Args:
+        reference: (N, 3, H + 2 BORDER_PX, W + 2 BORDER_PX), undistorted, values in [0, 1].
+        distorted: of the same shape, the same scene, values in [0, 1].
+
+    Returns:
+        Two maps (N, 3, H, W); 0 means identical, lower is better.
+    """
     difference = reference - distorted
     energy = reference.square() + distorted.square()
-    stack = torch.cat([reference, difference, energy, difference.square()], dim=1)
-    local = gaussian_blur(stack, WINDOW_SIZE, SIGMA_PX)
-    mu_r, mu_e, mean_energy, mean_e2 = local.chunk(4, dim=1)
+    mu_r, mu_e, mean_energy, mean_e2 = (
+        gaussian_blur(images, WINDOW_SIZE, SIGMA_PX)
+        for images in (reference, difference, energy, difference.square())
+    )
     mu_d = mu_r - mu_e
     mu_e2 = mu_e.square()
     mu_energy = mu_r.square() + mu_d.square()

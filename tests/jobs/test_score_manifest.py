@@ -215,7 +215,7 @@ def test_the_graph_can_be_built_for_gpus(manifest, tmp_path):
     plan = make_plan(config)
     with DataContext.current(execution_context(plan)):
         for gpus_per_actor in (0.5, 1.0):
-            assert "PairScorer" in str(score_pairs(plan, Workers(2, gpus_per_actor, 1.0)))
+            assert "PairScorer" in str(score_pairs(plan, Workers(2, gpus_per_actor, 1.0, False)))
 
 
 def test_results_that_another_process_adds_later_are_not_read(finished, tmp_path):

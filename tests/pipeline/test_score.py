@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -21,6 +26,7 @@ def make_scorer(source: ModelSourceConfig | None = None, **changes) -> PairScore
         "carried": CARRIED,
         "pixels_per_batch": 1_000_000,
         "use_gpu": False,
+        "compile_passes": False,
     }
     return PairScorer(**(settings | changes))
 
@@ -98,6 +104,63 @@ def test_scores_do_not_depend_on_block_or_order(scorer, block_rows):
             assert row == expected[row["pair_id"]]
 
 
+def share_references(rows: pa.Table, shared) -> pa.Table:
+    """Give each row the reference of the row that `shared` names for it."""
+    index = rows.schema.get_field_index("reference_pixels")
+    return rows.set_column(index, rows.schema.field(index), rows.column(index).take(shared))
+
+
+@pytest.mark.parametrize("block_rows", [1, 2, 8])
+def test_a_reference_that_pairs_in_a_row_share_goes_through_the_trunk_once(block_rows):
+    rows = share_references(make_rows(8), pa.array([0, 0, 0, 3, 4, 4, 0, 0]))
+    scorer, passes = make_scorer(), []
+    scorer.model.trunk.register_forward_hook(lambda *_: passes.append(1))
+    blocks = [scorer(rows.slice(start, block_rows)) for start in range(0, 8, block_rows)]
+    assert len(passes) == 8 + 4  # the distorted images, and each run of one reference
+    alone = [make_scorer()(rows.slice(i, 1)) for i in range(8)]
+    assert pa.concat_tables(blocks).equals(pa.concat_tables(alone))
+
+
+def test_pairs_scored_together_share_references_too(scorer):
+    rows = share_references(make_rows(8), pa.array([0, 0, 0, 3, 4, 4, 0, 0]))
+    together = make_scorer()
+    together.pixels_per_batch = 3 * 96 * 100  # as on a GPU: three pairs at a time
+    got, expected = together(rows).to_pandas(), scorer(rows).to_pandas()
+    assert np.abs(got["spips_score"] - expected["spips_score"]).max() <= 1e-7
+    assert np.abs(got["ssim"] - expected["ssim"]).max() <= 1e-6
+
+
+@pytest.mark.slow
+def test_compiled_passes_score_as_eager_ones(scorer):
+    rows = make_rows(6, sizes=((96, 100), (131, 97)))
+    got, expected = make_scorer(compile_passes=True)(rows).to_pandas(), scorer(rows).to_pandas()
+    assert np.abs(got["spips_score"] - expected["spips_score"]).max() <= 1e-6
+
+
+def test_without_a_compiler_a_warning_is_logged_and_pairs_are_scored(tmp_path):
+    script = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_score import make_rows, make_scorer
+assert make_scorer(compile_passes=True)(make_rows(2))["status"].to_pylist() == ["ok", "ok"]
+"""
+    environment = {
+        **os.environ,
+        "CXX": "no-such-compiler",
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
+    }
+    folder = str(Path(__file__).parent)
+    got = subprocess.run(
+        [sys.executable, "-c", script, folder],
+        check=False,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert got.returncode == 0, got.stderr
+    assert "scoring without compiled passes: expected to compile, got" in got.stderr
+
+
 def test_every_row_in_is_a_row_out_in_order(scorer):
     rows = make_rows(10, broken=set(range(0, 10, 2)))
     result = scorer(rows)
@@ -122,9 +185,10 @@ def test_identical_images_have_infinite_psnr_and_are_ok(scorer):
 
 def test_a_score_that_overflows_is_non_finite(tmp_path):
     model = SPIPS.untrained(ModelConfig())
+    weight = model.streams["tradition"].convs[0].weight.data
+    weight[:] = 1
     largest = model.score(*_black_and_white()).tradition.item()
-    with torch.no_grad():  # the sum over this pair's pixels overflows, not over the known pair's
-        model.streams["tradition"].convs[0].weight *= 1.2 * 3.4e38 / (96 * 100 * largest)
+    weight[:] = 1.2 * 3.4e38 / largest  # this pair's score overflows, the known pair's does not
     model.save(tmp_path / "huge.safetensors")
     scorer = make_scorer(ModelSourceConfig(checkpoint=str(tmp_path / "huge.safetensors")))
     rows = make_rows(2)

@@ -125,7 +125,8 @@ def digest_after_saving(model, path):
 def test_digest_changes_with_one_number_of_any_tensor(embedded, tmp_path, name):
     model = copy.deepcopy(embedded)
     with torch.no_grad():
-        model.state_dict()[name].view(-1)[-1] += 1e-4
+        weight = model.state_dict()[name]
+        weight[(-1,) * weight.ndim] += 1e-4
     assert digest_after_saving(model, tmp_path / "nudged.safetensors") != embedded.digest
 
 
@@ -189,6 +190,14 @@ def test_missing_extra_and_misshapen_tensors_are_all_listed(saved):
 def test_truncated_file_is_refused(saved, num_bytes):
     saved.write_bytes(saved.read_bytes()[:num_bytes])
     refuse(saved, "expected a safetensors file")
+
+
+def test_negative_stream_weights_are_refused(saved):
+    # Scores are made of the maps' means alone, which a ReLU that cuts would make wrong.
+    tensors, metadata = read(saved)
+    tensors["streams.percept.convs.1.weight"][0, 3] = -0.25
+    save_file(tensors, saved, metadata)
+    refuse(saved, "expected stream weights of at least 0, got -0.25")
 
 
 def test_missing_file_and_unknown_name_are_refused(tmp_path):

@@ -3,7 +3,14 @@ import pytest
 import torch
 from scipy import ndimage
 
-from spips_core.image_ops import enlarge, gaussian_blur, halve, to_unit_range, unit_length
+from spips_core.image_ops import (
+    enlarge,
+    gaussian_blur,
+    halve,
+    reflect_borders,
+    to_unit_range,
+    unit_length,
+)
 
 
 def noise(*shape, dtype=torch.float64):
@@ -13,7 +20,7 @@ def noise(*shape, dtype=torch.float64):
 @pytest.mark.parametrize("size", [(6, 6), (17, 30), (96, 64)])
 def test_blur_is_scipys_with_mirrored_borders(size):
     images = noise(2, 3, *size)
-    got = gaussian_blur(images, 11, 1.5)
+    got = gaussian_blur(reflect_borders(images, 5), 11, 1.5)
     expected = ndimage.gaussian_filter(images.numpy(), 1.5, radius=5, mode="mirror", axes=(2, 3))
     np.testing.assert_allclose(got, expected, atol=1e-14)
 
@@ -22,7 +29,7 @@ def test_blur_leaves_its_input_and_the_neighbouring_images_alone():
     images = torch.zeros(2, 2, 13, 13)
     images[0, 1, 6, 6] = 1
     before = images.clone()
-    blurred = gaussian_blur(images, 11, 1.5)
+    blurred = gaussian_blur(reflect_borders(images, 5), 11, 1.5)
     assert torch.equal(images, before)
     assert blurred[0, 1].sum().item() == pytest.approx(1, abs=1e-6)
     assert (blurred[0, 0] == 0).all()
@@ -31,7 +38,9 @@ def test_blur_leaves_its_input_and_the_neighbouring_images_alone():
 
 def test_blur_keeps_a_constant_up_to_the_border():
     images = torch.full((1, 3, 9, 11), 0.7, dtype=torch.float64)
-    assert torch.allclose(gaussian_blur(images, 11, 1.5), images, rtol=0, atol=1e-15)
+    assert torch.allclose(
+        gaussian_blur(reflect_borders(images, 5), 11, 1.5), images, rtol=0, atol=1e-15
+    )
 
 
 def test_every_8_bit_level_becomes_its_255th():

@@ -1,0 +1,170 @@
+"""The means of the quality maps, which are all that a score needs; no map is kept.
+
+A stream is linear as long as its ReLU cuts nothing, which weights >= 0 on maps >= 0 ensure. So the
+mean of F in Eqs. (9)-(11) is the stream of the maps' means. The passes over pixels are functions of
+their own, so that a compiler can fuse each into one.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from spips_core.image_ops import enlarge
+from spips_core.quality_maps.ms_ssim import combine_scales
+from spips_core.quality_maps.psnr import decibels, psnr_map
+from spips_core.quality_maps.ssim import BORDER_PX, bordered_structure_loss
+
+
+@dataclass(frozen=True)
+class TraditionMeans:
+    """What the traditional maps of N pairs come to.
+
+    Attributes:
+        quality: (N, 11), means of Q_psnr and Q_ssim per colour, of Q_msssim per scale.
+        psnr_db: (N,) in decibels, +inf for identical images.
+        ssim: (N,) in [-1, 1].
+        ms_ssim: (N,) in [0, 1].
+    """
+
+    quality: Tensor
+    psnr_db: Tensor
+    ssim: Tensor
+    ms_ssim: Tensor
+
+
+def error_rows(reference: Tensor, distorted: Tensor) -> Tensor:
+    """Return the mean over each row of Q_psnr and of the squared error.
+
+    Args:
+        reference: (P, H, W), colour planes of undistorted images, values in [0, 1].
+        distorted: (P, H, W), the same scenes.
+
+    Returns:
+        (2, P, H).
+    """
+    squared = (reference - distorted).square()
+    return torch.stack([psnr_map(reference, distorted).mean(dim=-1), squared.mean(dim=-1)])
+
+
+def structure_rows(reference: Tensor, distorted: Tensor, column_weights: Tensor) -> Tensor:
+    """Return the means over each row of Q_ssim and of 1 - cs, plain and weighted.
+
+    Args:
+        reference: (P, H + 2 BORDER_PX, W + 2 BORDER_PX), planes with reflected borders.
+        distorted: of the same shape, the same scenes.
+        column_weights: (W,), sum 1.
+
+    Returns:
+        (2, 2, P, H): plain and weighted; Q_ssim and 1 - cs.
+    """
+    loss = bordered_structure_loss(reference, distorted)
+    quality, contrast = loss.quality_map, loss.contrast
+    means = [
+        quality.mean(dim=-1), contrast.mean(dim=-1),
+        (quality * column_weights).sum(dim=-1), (contrast * column_weights).sum(dim=-1),
+    ]  # fmt: skip
+    return torch.stack(means).view(2, 2, *means[0].shape)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The passes over pixels: as they stand, or compiled."""
+
+    error_rows: Callable[[Tensor, Tensor], Tensor] = error_rows
+    structure_rows: Callable[[Tensor, Tensor, Tensor], Tensor] = structure_rows
+
+    @classmethod
+    def compiled(cls) -> Self:
+        """Return the same passes, to be compiled when they are first called, for every size."""
+        return cls(_compiled(error_rows), _compiled(structure_rows))
+
+
+def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return torch.compile(
+        function,
+        dynamic=True,
+        fullgraph=True,
+        # A sum of products then rounds once for both, as on GPUs: a quarter less time.
+        options={"cpp.enable_floating_point_contract_flag": "fast"},
+    )
+
+
+def tradition_means(
+    references: Sequence[Tensor], distorted: Sequence[Tensor], passes: Passes
+) -> TraditionMeans:
+    """Return the means of the traditional maps and the classic metrics.
+
+    Args:
+        references: the undistorted images at five scales, finest first, each half the size of the
+            one before: (N, 3, H + 2 BORDER_PX, W + 2 BORDER_PX) in [0, 1], with reflected borders.
+        distorted: likewise, the same scenes.
+        passes: what runs over the pixels.
+    """
+    # Planes, of which there are never one: a compiler would make code of its own for that.
+    scales = [
+        (r.flatten(0, 1), d.flatten(0, 1)) for r, d in zip(references, distorted, strict=True)
+    ]
+    inside = (..., slice(BORDER_PX, -BORDER_PX), slice(BORDER_PX, -BORDER_PX))
+    reference, other = (planes[inside] for planes in scales[0])
+    size_px = reference.shape[-2:]
+    colours = (2, -1, 3)
+    q_psnr, squared_error = passes.error_rows(reference, other).mean(dim=-1).view(colours)
+    plain, enlarged = [], []  # one (2, N, 3) a scale: means of Q_ssim and of 1 - cs
+    for reference, other in scales:
+        row_weights, column_weights = (
+            enlarged_mean_weights(side_px - 2 * BORDER_PX, full_px, other.dtype, other.device)
+            for side_px, full_px in zip(reference.shape[-2:], size_px, strict=True)
+        )
+        rows, weighted_rows = passes.structure_rows(reference, other, column_weights)
+        plain.append(rows.mean(dim=-1).view(colours))
+        enlarged.append((weighted_rows * row_weights).sum(dim=-1).view(colours))
+    q_ssim = plain[0][0]
+    q_ms_ssim = [contrast / 2 for _, contrast in enlarged[:-1]] + [enlarged[-1][0]]
+    factors = [1 - contrast for _, contrast in plain[:-1]] + [1 - 2 * plain[-1][0]]
+    return TraditionMeans(
+        quality=torch.cat([q_psnr, q_ssim, torch.stack(q_ms_ssim).mean(dim=2).T], dim=1),
+        psnr_db=decibels(squared_error.mean(dim=1)),
+        ssim=1 - 2 * q_ssim.mean(dim=1),
+        ms_ssim=combine_scales(factors),
+    )
+
+
+@lru_cache(maxsize=256)
+def enlarged_mean_weights(
+    side_px: int, full_px: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Return how much each pixel along one side counts in the mean of the enlarged map.
+
+    Args:
+        side_px: side of a map.
+        full_px: side to which `enlarge` brings it.
+        dtype: of the result.
+        device: of the result.
+
+    Returns:
+        (side_px,), sum 1; all equal when one side is a multiple of the other.
+    """
+    if full_px % side_px == 0:
+        return torch.full((side_px,), 1 / side_px, dtype=dtype, device=device)
+    unit_maps = torch.eye(side_px, dtype=torch.float64)[:, None, :, None]
+    return enlarge(unit_maps, full_px, 1).mean(dim=(1, 2, 3)).to(device, dtype)
+
+
+def feature_means(references: Sequence[Tensor], distorted: Sequence[Tensor]) -> list[Tensor]:
+    """Return the means of Q_CNN, Eq. (6): squared differences of the features.
+
+    Args:
+        references: L tensors (N, C_l, H_l, W_l), features of the undistorted images.
+        distorted: likewise, of the same scenes.
+
+    Returns:
+        L tensors (N, C_l) >= 0.
+    """
+    return [
+        (other - reference).square_().mean(dim=(2, 3))
+        for reference, other in zip(references, distorted, strict=True)
+    ]
