@@ -2,7 +2,9 @@
 
 exit codes:
   0    done
-  2    the config, the data or a checkpoint is wrong; nothing was written
+  1    fault: the tables cannot be written
+  2    the config, the data (an image that cannot be read, too) or a checkpoint is wrong; nothing
+       was written
   130  interrupted
 """
 

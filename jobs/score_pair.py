@@ -2,8 +2,8 @@
 
 exit codes:
   0  done
-  1  fault: the checkpoint or the weights cannot be fetched, or the map cannot be written
-  2  an image or the checkpoint is not what it should be
+  1  fault: a remote checkpoint cannot be fetched, or the map cannot be written
+  2  an image, the checkpoint or the trunk's weights are missing or not what they should be
 """
 
 import argparse
@@ -39,6 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--backbone-weights", metavar="FILE", help="the trunk's weights; torchvision's otherwise"
     )
     options = parser.parse_args(arguments)
+    if options.map is not None and options.map.suffix.lower() != ".png":
+        parser.error(f"--map: expected a file that ends in .png, got {options.map}")
+    if options.map is not None and str(options.map.absolute()) in map(
+        _absolute, (options.reference, options.distorted)
+    ):
+        parser.error(f"--map: expected another file than the images, got {options.map}")
     return exit_code_of(lambda: _score(options))
 
 

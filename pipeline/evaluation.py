@@ -1,6 +1,7 @@
 """Score judged data sets with every model and baseline, and make the tables."""
 
 import io
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,12 +17,13 @@ from numpy.typing import NDArray
 from pipeline.errors import ContractError
 from pipeline.judgements import JudgedSet, open_sets
 from pipeline.score import PRECISIONS
-from pipeline.storage import open_store, write_whole
+from pipeline.storage import STORE_ERRORS, check_writable, open_store, write_whole
+from pipeline.storage import describe as describe_error
 from pipeline.training_config import EvaluateConfig, JudgedModelConfig
 from spips_core.baselines import BASELINES, Metric, load_baseline
 from spips_core.config import STREAMS
-from spips_core.embedding import embed
-from spips_core.errors import BaselineError, SpipsError
+from spips_core.embedding import Quality, embed
+from spips_core.errors import BaselineError, CheckpointError, SpipsError
 from spips_core.evaluate import FIGURES, MAIN_FIGURE, agreements
 from spips_core.metrics import rising_share, srcc
 from spips_core.model import SPIPS
@@ -65,6 +67,9 @@ def evaluate(config: EvaluateConfig, report: Report) -> str:
     scores_of: dict[tuple[str, str], Array] = {}
     for item in sets:
         for name, scores in _scores(config, item, models, baselines, report):
+            if isinstance(scores, str):  # why there are none
+                rows.append(_row(name, item, "", MAIN_FIGURE[item.kind], None, note=scores))
+                continue
             scores_of[name, item.name] = scores
             rows += _judge(name, item, scores, config.output.bootstrap_samples)
         rows += [
@@ -89,7 +94,7 @@ def _open(
 ) -> tuple[list[JudgedSet], list[JudgedModel], dict[str, Metric], list[tuple[str, str]]]:
     """Return data sets, models, the baselines that can be had, and why others cannot."""
     sets: list[JudgedSet] = []
-    problems: list[str] = []
+    problems = _problems_of_request(config)
     models, baselines, notes = [], {}, []
     try:
         sets = open_sets(config.data)
@@ -119,6 +124,19 @@ def _open(
     return sets, models, baselines, notes
 
 
+def _problems_of_request(config: EvaluateConfig) -> list[str]:
+    names = [*(chosen.name for chosen in config.models), *config.baselines.names]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    problems = [f"models, baselines: expected different names, got {name} twice" for name in twice]
+    if not names:
+        problems.append("models, baselines: expected at least one, got none")
+    try:
+        check_writable(config.output.uri)
+    except STORE_ERRORS as error:
+        problems.append(f"output.uri: {describe_error(error)}")
+    return problems
+
+
 def _load(chosen: JudgedModelConfig) -> JudgedModel:
     paths = [chosen.checkpoint]
     if "{fold}" in chosen.checkpoint:
@@ -131,6 +149,13 @@ def _load(chosen: JudgedModelConfig) -> JudgedModel:
         )
         for path in paths
     ]
+    for number, model in enumerate(folds):
+        expected = f"{number} of {len(folds)}"
+        blind_to = model.training_record.get("blind_to_fold", "none")
+        if len(folds) > 1 and blind_to != expected:
+            raise CheckpointError(
+                f"{paths[number]}: expected a model blind to fold {expected}, got {blind_to}"
+            )
     return JudgedModel(chosen.name, folds)
 
 
@@ -140,21 +165,27 @@ def _scores(
     models: Sequence[JudgedModel],
     baselines: dict[str, Metric],
     report: Report,
-) -> Iterator[tuple[str, Array]]:
-    """Yield each model's scores of a set, (N, K), lower is better."""
+) -> Iterator[tuple[str, Array | str]]:
+    """Yield each model's scores of a set, (N, K), lower is better, or why it has none."""
     cache = Path(config.data.cache) if config.data.cache else None
     for model in models:
         report(f"{item.name}: {model.name}")
         yield model.name, spips_scores(model, item, cache, report)
     for name, metric in baselines.items():
         report(f"{item.name}: {name}")
-        parts = []
-        for index in range(len(item.examples)):
-            example = item.examples[index]
-            parts.append(
-                metric(example.reference[None].expand_as(example.distorted), example.distorted)
-            )
-        yield name, torch.stack(parts).double().numpy()
+        try:
+            yield name, _baseline_scores(metric, item)
+        except BaselineError as error:
+            yield name, str(error)
+
+
+def _baseline_scores(metric: Metric, item: JudgedSet) -> Array:
+    parts = []
+    for index in range(len(item.examples)):
+        example = item.examples[index]
+        references = example.reference[None].expand_as(example.distorted)
+        parts.append(metric(references, example.distorted))
+    return torch.stack(parts).double().numpy()
 
 
 def spips_scores(model: JudgedModel, item: JudgedSet, cache: Path | None, report: Report) -> Array:
@@ -169,31 +200,54 @@ def spips_scores(model: JudgedModel, item: JudgedSet, cache: Path | None, report
     Returns:
         (N, K), lower is better.
     """
-    # With weights >= 0, scores follow from the maps' means, which models of one trunk share.
-    first = model.folds[0]
-    embedder = SPIPS(replace(first.config, streams=STREAMS)).eval()
-    embedder.trunk.load_state_dict(first.trunk.state_dict())
-    embedder.trunk.features.to(next(first.trunk.features.parameters()).dtype)
+    fold = _fold_of_examples(model, item)
+    scores = np.empty((len(fold), 0))
+    # With weights >= 0, scores follow from the maps' means, which folds of one trunk share.
+    for digest in dict.fromkeys(trained.trunk.digest() for trained in model.folds):
+        sharing = [n for n, one in enumerate(model.folds) if one.trunk.digest() == digest]
+        indices = np.flatnonzero(np.isin(fold, sharing))
+        if len(indices) == 0:
+            continue
+        quality = _embed(model.folds[sharing[0]], item, indices.tolist(), cache, report)
+        for number in sharing:
+            trained = model.folds[number]
+            pooled = {
+                n: [q.flatten(0, 1)[..., None, None] for q in quality[n]]
+                for n in trained.config.streams
+            }
+            with torch.no_grad():
+                values = trained.fuse(trained.stream_means(pooled)).double().numpy()
+            values = values.reshape(len(indices), -1)
+            scores = scores if scores.size else np.empty((len(fold), values.shape[1]))
+            chosen = fold[indices] == number
+            scores[indices[chosen]] = values[chosen]
+    return scores
+
+
+def _fold_of_examples(model: JudgedModel, item: JudgedSet) -> NDArray[np.intp]:
+    """Return which fold's model judges each example: one that has not learned from its reference.
+
+    The checkpoints tell which rated references they are blind to. All are blind to the others.
+    """
+    fold = fold_of(item.examples.references, len(model.folds))
+    for number, trained in enumerate(model.folds):
+        blind_to = set(json.loads(trained.training_record.get("blind_to_references", "[]")))
+        fold[[name in blind_to for name in item.examples.references]] = number
+    return fold
+
+
+def _embed(
+    model: SPIPS, item: JudgedSet, indices: Sequence[int], cache: Path | None, report: Report
+) -> Quality:
+    embedder = SPIPS(replace(model.config, streams=STREAMS)).eval()
+    embedder.trunk.load_state_dict(model.trunk.state_dict())
+    embedder.trunk.features.to(next(model.trunk.features.parameters()).dtype)
 
     def progress(done: int, total: int) -> None:
         if done % max(1, total // 4) == 0 and done < total:
             report(f"{item.name}: {done} of {total}")
 
-    quality = embed(
-        embedder, item.examples, range(len(item.examples)), cache=cache, report=progress
-    )
-    fold = fold_of(item.examples.references, len(model.folds))
-    scores: Array | None = None
-    for number, trained in enumerate(model.folds):
-        pooled = {
-            n: [q.flatten(0, 1)[..., None, None] for q in quality[n]]
-            for n in trained.config.streams
-        }
-        with torch.no_grad():
-            values = trained.fuse(trained.stream_means(pooled)).view(len(fold), -1).double().numpy()
-        scores = np.where((fold == number)[:, None], values, values if scores is None else scores)
-    assert scores is not None  # noqa: S101 - there is at least one fold
-    return scores
+    return embed(embedder, item.examples, indices, cache=cache, report=progress)
 
 
 def _judge(name: str, item: JudgedSet, scores: Array, num_samples: int) -> Iterator[dict[str, Any]]:
@@ -204,7 +258,7 @@ def _judge(name: str, item: JudgedSet, scores: Array, num_samples: int) -> Itera
             name, item, "", figure.figure, figure.value,
             low=figure.low, high=figure.high, num_examples=figure.num_examples,
         )  # fmt: skip
-    kinds = np.asarray(getattr(item.examples, "kinds", [""] * len(scores)))
+    kinds = np.asarray(item.examples.kinds)
     for kind in sorted(set(kinds) - {""}):
         chosen = kinds == kind
         if item.kind == "rated":
@@ -268,7 +322,7 @@ def _grid(
         for column in columns:
             row = cell.get((model, column), {"value": None, "low": None, "high": None})
             interval = ""
-            if row["low"] is not None and np.isfinite(row["low"]):
+            if row["low"] is not None and np.isfinite([row["value"], row["low"]]).all():
                 interval = f" ({_number(row['low'])} to {_number(row['high'])})"
             cells.append(_number(row["value"]) + interval)
         lines.append(f"| {model} | " + " | ".join(cells) + " |")
@@ -285,14 +339,13 @@ def _score_table(scores_of: dict[tuple[str, str], Array], sets: Sequence[JudgedS
     parts = []
     for (model, name), scores in scores_of.items():
         item = by_name[name]
-        kinds = getattr(item.examples, "kinds", [""] * len(scores))
         parts.append(
             pa.table(
                 {
                     "model": [model] * len(scores),
                     "set": [name] * len(scores),
                     "reference": [Path(r).name for r in item.examples.references],
-                    "distortion": list(kinds),
+                    "distortion": item.examples.kinds,
                     "target": item.examples.targets,
                     "scores": pa.array(scores.tolist(), pa.list_(pa.float64())),
                 }
@@ -319,7 +372,7 @@ def draw(scores_of: dict[tuple[str, str], Array], sets: Sequence[JudgedSet]) -> 
     for axis in axes.flat:
         axis.set_axis_off()
     for block, item in enumerate(rated):
-        kinds = np.asarray(item.examples.kinds)  # type: ignore[attr-defined]
+        kinds = np.asarray(item.examples.kinds)
         for number, model in enumerate(models):
             axis = axes[block * lines + number // columns][number % columns]
             axis.set_axis_on()

@@ -29,6 +29,7 @@ from pipeline.storage import (
 )
 from pipeline.training_config import TrainConfig
 from spips_core.config import STREAMS, ModelConfig
+from spips_core.datasets import digest_of_examples
 from spips_core.embedding import embed
 from spips_core.errors import SpipsError
 from spips_core.evaluate import FIGURES, MAIN_FIGURE
@@ -101,7 +102,9 @@ def run_training(config: TrainConfig) -> list[str]:
         FaultError: a worker failed too often, or the output cannot be written.
     """
     settings = _with_absolute_paths(config.model_dump(mode="json"))
-    fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    data = [digest_of_examples(item.examples) for item in open_sets(config.data)]
+    identity = json.dumps([settings, data], sort_keys=True)
+    fingerprint = hashlib.sha256(identity.encode()).hexdigest()[:12]
     fs, folder = open_store(config.output.uri)
     trainer = ray.train.torch.TorchTrainer(
         train_loop,
@@ -110,7 +113,7 @@ def run_training(config: TrainConfig) -> list[str]:
             num_workers=config.workers.num_workers, use_gpu=config.workers.use_gpu
         ),
         run_config=RunConfig(
-            # Another setting is another training, never mixed in.
+            # Another setting, or changed data, is another training, never mixed in.
             name=f"{config.output.name}-{fingerprint}",
             storage_path=f"{folder}/training",
             storage_filesystem=arrow_filesystem(fs),
@@ -173,7 +176,9 @@ def train_loop(settings: dict[str, Any]) -> None:
     model = make_model(config)
     sources = _make_sources(config, sets, shards, model)
     folds = [
-        fold_of(item.examples.references, max(1, loop.num_folds))[shard]
+        fold_of(item.examples.references, max(1, loop.num_folds), _references(sets, item.kind))[
+            shard
+        ]
         for item, shard in zip(sets, shards, strict=True)
     ]
     # The first pupil learns from everything; the others are each blind to a fold.
@@ -193,6 +198,10 @@ def train_loop(settings: dict[str, Any]) -> None:
             sys.stdout.write(f"epoch {epoch + 1} of {loop.epochs}: {line}\n")
         _report(rank, pupils, history)
     _report(rank, pupils, history, models=_finish(config, sets, pupils, sources, history))
+
+
+def _references(sets: Sequence[JudgedSet], kind: str) -> list[str]:
+    return [name for item in sets if item.kind == kind for name in item.examples.references]
 
 
 def make_model(config: TrainConfig) -> SPIPS:
@@ -418,12 +427,20 @@ def _finish(
             "data": ", ".join(f"{s.name} ({len(s.examples)} {s.kind})" for s in sets),
             "blind_to_fold": "none" if pupil.blind is None else
             f"{pupil.blind} of {config.training.num_folds}",
+            "blind_to_references": json.dumps(_unseen(config, sets, pupil)),
             "settings": json.dumps(_without_paths(config)),
             "last_epoch": json.dumps(history[-1]),
         }  # fmt: skip
         suffix = "" if pupil.blind is None else f"-fold{pupil.blind}"
         models[f"{config.output.name}{suffix}.safetensors"] = model
     return models
+
+
+def _unseen(config: TrainConfig, sets: Sequence[JudgedSet], pupil: _Pupil) -> list[str]:
+    """Return the references of rated pairs that a pupil has not learned from."""
+    rated = sorted(set(_references(sets, "rated")))
+    folds = fold_of(rated, max(1, config.training.num_folds))
+    return [name for name, fold in zip(rated, folds, strict=True) if fold == pupil.blind]
 
 
 def _without_paths(config: TrainConfig) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Settings of training and evaluation."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.config import Section
 
@@ -60,7 +60,9 @@ class ArchitectureConfig(Section):
 
     backbone: Backbone = Field("alexnet", description="the trunk")
     backbone_weights: str | None = Field(
-        None, description="path to the trunk's weights; null takes torchvision's"
+        None,
+        description="path to the trunk's weights, or to a SPIPS checkpoint that holds them; null "
+        "takes torchvision's, or random ones for alexnet_narrow, which torchvision has not",
     )
     streams: tuple[Stream, ...] = Field(
         ("tradition", "percept", "semantic"), description="streams in use"
@@ -185,6 +187,15 @@ class JudgedModelConfig(Section):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="type that the trunk computes in"
     )
+
+    @model_validator(mode="after")
+    def _folds_have_a_path_each(self) -> Self:
+        if ("{fold}" in self.checkpoint) != (self.num_folds > 1):
+            raise ValueError(
+                "expected {fold} in checkpoint and num_folds of at least 2, or neither, got "
+                f"checkpoint {self.checkpoint} and num_folds {self.num_folds}"
+            )
+        return self
 
 
 class BaselinesConfig(Section):

@@ -17,7 +17,9 @@ from spips_core.features import Trunk, load_trunk_weights
 from spips_core.image_ops import to_unit_range
 
 Metric = Callable[[Tensor, Tensor], Tensor]
-"""Takes references and distorted images (N, 3, H, W) uint8, returns (N,), lower is better."""
+"""Takes references and distorted images (N, 3, H, W) uint8, returns (N,), lower is better.
+
+Raises BaselineError for images that the metric does not take."""
 
 BASELINES = ("psnr", "ssim", "ms_ssim", "vif", "dists", "lpips_alexnet", "lpips_squeezenet1_1")
 LPIPS_NAMES = {"alexnet": "alex", "squeezenet1_1": "squeeze"}
@@ -49,9 +51,14 @@ def _no_grad(metric: Metric) -> Metric:
     def score(reference: Tensor, distorted: Tensor) -> Tensor:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the libraries' own, about their dependencies
-            return metric(
-                to_unit_range(reference, torch.float32), to_unit_range(distorted, torch.float32)
-            )
+            try:
+                return metric(
+                    to_unit_range(reference, torch.float32), to_unit_range(distorted, torch.float32)
+                )
+            except (ValueError, RuntimeError) as error:  # as for images that are too small for it
+                line = str(error).splitlines()[0]
+                size = " x ".join(str(side) for side in reference.shape[-2:])
+                raise BaselineError(f"images of {size} px (H x W): {line}") from error
 
     return score
 

@@ -4,6 +4,7 @@ Every data set is a sequence of `Example`s: a reference, some distorted versions
 people (or the order of strengths) say about them.
 """
 
+import hashlib
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import pyarrow.csv
 import pyarrow.parquet
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -56,10 +57,14 @@ class Examples(Protocol):
     Attributes:
         targets: (N,), what `Example.target` says.
         references: (N,), which examples share a reference.
+        kinds: (N,), the kind of distortion; "" where it is not told.
+        files: every image file that examples are made of, in their order.
     """
 
     targets: NDArray[np.float64]
     references: list[str]
+    kinds: list[str]
+    files: list[Path]
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -68,21 +73,47 @@ class Examples(Protocol):
         """Return an example."""
 
 
-def read_image(path: str | Path) -> Tensor:
-    """Return an image file's pixels.
+def digest_of_examples(examples: Examples) -> str:
+    """Return a sha256 over judgements, references, and the files' names, sizes and times.
 
     Args:
-        path: a file that Pillow reads; its transparency is dropped.
+        examples: the data set; a missing file counts as such.
+
+    Returns:
+        64 hexadecimal digits; another data set, or one that was changed, has others.
+    """
+    sha256 = hashlib.sha256(examples.targets.tobytes())
+    sha256.update(repr((examples.references, examples.kinds)).encode())
+    for path in examples.files:
+        stat = path.stat() if path.exists() else None
+        stamp = (stat.st_size, stat.st_mtime_ns) if stat else None
+        sha256.update(f"{path.name} {stamp}\n".encode())
+    return sha256.hexdigest()
+
+
+def read_image(path: str | Path) -> Tensor:
+    """Return an image file's pixels, as the pipeline reads them: upright, over white.
+
+    Args:
+        path: a file that Pillow reads, 8 bits a sample.
 
     Returns:
         (3, H, W) uint8 RGB.
 
     Raises:
-        DatasetError: the file is missing or cannot be read.
+        DatasetError: the file is missing, cannot be read, or has more than 8 bits a sample.
     """
     try:
         with Image.open(path) as image:
-            pixels = np.array(image.convert("RGB"))
+            if image.mode[0] in "IF":
+                raise DatasetError(f"{path}: expected 8 bits a sample, got mode {image.mode}")
+            upright = ImageOps.exif_transpose(image)
+            if upright.has_transparency_data:
+                white = Image.new("RGBA", upright.size, "white")
+                upright = Image.alpha_composite(white, upright.convert("RGBA"))
+            pixels = np.array(upright.convert("RGB"))
+    except DatasetError:
+        raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DatasetError(f"{path}: expected an image: {error}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
@@ -97,7 +128,8 @@ def list_photographs(folder: str | Path) -> list[Path]:
     Raises:
         DatasetError: there are none.
     """
-    photos = sorted(p for p in Path(folder).glob("*") if p.suffix in (".jpg", ".png"))
+    suffixes = (".jpg", ".jpeg", ".png")
+    photos = sorted(p for p in Path(folder).glob("*") if p.suffix.lower() in suffixes)
     if not photos:
         raise DatasetError(f"{folder}: expected .jpg or .png photographs, got none")
     return photos
@@ -111,7 +143,7 @@ class RatedPairs(Dataset[Example]):
 
     Attributes:
         targets: (N,) float64, dmos: higher is worse, stretched to 0..100 over the list.
-        references: (N,) str, the reference's path: pairs are split by it.
+        references: (N,) str, the reference's path as listed: pairs are split by it.
         kinds: (N,) str, the column `distortion`; "" where there is none.
     """
 
@@ -154,16 +186,10 @@ class RatedPairs(Dataset[Example]):
         self._num_parts = NUM_QUARTERS if quarters else 1
         self.targets = (worse / spread * 100).repeat(self._num_parts)
         folder = self.path.parent
-        self._files = [
-            (folder / r, folder / d)
-            for r, d in zip(
-                table.column(reference).to_pylist(), table.column(distorted).to_pylist(),
-                strict=True,
-            )
-        ]  # fmt: skip
-        self.references = [
-            str(reference_path) for reference_path, _ in self._files for _ in range(self._num_parts)
-        ]
+        listed, others = (_paths(table, name, self.path) for name in (reference, distorted))
+        self._files = [(folder / r, folder / d) for r, d in zip(listed, others, strict=True)]
+        self.files = [path for pair in self._files for path in pair]
+        self.references = [name for name in listed for _ in range(self._num_parts)]
         kinds = table.column("distortion").to_pylist() if "distortion" in table.column_names else []
         kinds = [str(kind) for kind in kinds for _ in range(self._num_parts)]
         self.kinds = kinds or [""] * len(self.references)
@@ -218,6 +244,14 @@ def _numbers(table: pa.Table, name: str, path: Path) -> NDArray[np.float64]:
     return np.asarray(values, np.float64)
 
 
+def _paths(table: pa.Table, name: str, path: Path) -> list[str]:
+    values: list[str] = table.column(name).to_pylist()
+    for row, value in enumerate(values):
+        if not isinstance(value, str) or not value:
+            raise DatasetError(f"{path}: expected a path in {name}, row {row}, got {value!r}")
+    return values
+
+
 class Triplets(Dataset[Example]):
     """BAPPS two-alternative triplets in their real layout: ref/ p0/ p1/ *.png, judge/ *.npy.
 
@@ -240,6 +274,8 @@ class Triplets(Dataset[Example]):
         self._stems = _common_stems(self.folder, dict.fromkeys(images, ".png") | {"judge": ".npy"})
         self.targets = _shares(self.folder / "judge", self._stems)
         self.references = [f"{self.folder.name}/{stem}" for stem in self._stems]
+        self.kinds = [""] * len(self._stems)
+        self.files = [self.folder / name / f"{s}.png" for s in self._stems for name in images]
 
     def __len__(self) -> int:
         """Return the number of triplets."""
@@ -274,6 +310,8 @@ class JustNoticeable(Dataset[Example]):
         self._stems = _common_stems(self.folder, {"p0": ".png", "p1": ".png", "same": ".npy"})
         self.targets = _shares(self.folder / "same", self._stems)
         self.references = [f"{self.folder.name}/{stem}" for stem in self._stems]
+        self.kinds = [""] * len(self._stems)
+        self.files = [self.folder / n / f"{s}.png" for s in self._stems for n in ("p0", "p1")]
 
     def __len__(self) -> int:
         """Return the number of pairs."""
@@ -361,7 +399,8 @@ class Ladders(Dataset[Example]):
         # One photograph serves as many ladders as it must, and meets other kinds each time.
         self._chosen = [int(order[i % len(order)]) for i in range(num_ladders)]
         self.kinds = [kinds[(i + i // len(order)) % len(kinds)] for i in range(num_ladders)]
-        self.references = [self._photos[i].name for i in self._chosen]
+        self.files = [self._photos[i] for i in self._chosen]
+        self.references = [path.name for path in self.files]
         self.targets = np.zeros(num_ladders)
 
     def __len__(self) -> int:

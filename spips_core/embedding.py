@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from spips_core.checkpoint import known_pair
-from spips_core.datasets import Examples
+from spips_core.datasets import Examples, digest_of_examples
+from spips_core.errors import DatasetError, ImageError
 from spips_core.model import SPIPS
 
 Quality = dict[str, list[Tensor]]
@@ -53,7 +54,7 @@ def embed(
         By stream, tensors (len(indices), K, C_l) float32.
 
     Raises:
-        DatasetError: an image cannot be read.
+        DatasetError: an image cannot be read, or is too small.
     """
     path = cache / f"{_fingerprint(model, examples, indices)}.safetensors" if cache else None
     if path and path.exists():
@@ -62,7 +63,10 @@ def embed(
     rows = []
     for number, index in enumerate(indices, start=1):
         example = examples[index]
-        rows.append(quality_means(model, example.reference, example.distorted))
+        try:
+            rows.append(quality_means(model, example.reference, example.distorted))
+        except ImageError as error:
+            raise DatasetError(f"{examples.references[index]}: {error}") from error
         report(number, len(indices))
     quality = {
         name: [torch.cat([row[name][tap] for row in rows]) for tap in range(len(rows[0][name]))]
@@ -88,16 +92,15 @@ def _fingerprint(model: SPIPS, examples: Examples, indices: Sequence[int]) -> st
     """Return a name for what `embed` would compute: same name, same numbers.
 
     It holds the trunk, what the maps make of a known pair (so that a change in their code shows),
-    the order of the examples, and the pixels of a few, each kind of distortion among them.
+    the examples with their files, and the pixels of a few, each kind of distortion among them.
     """
     sha256 = hashlib.sha256(f"{model.trunk.digest()} {list(indices)}".encode())
+    sha256.update(digest_of_examples(examples).encode())
     reference, distorted = known_pair()
     for means in quality_means(model, reference[0], distorted).values():
         for q in means:
             sha256.update(q.numpy().tobytes())
-    kinds = getattr(examples, "kinds", [""] * len(examples))
-    sha256.update(repr((examples.references, kinds)).encode())
-    first_of_kind = {kinds[index]: index for index in reversed(indices)}
+    first_of_kind = {examples.kinds[index]: index for index in reversed(indices)}
     for index in sorted({*first_of_kind.values(), indices[len(indices) // 2], indices[-1]}):
         example = examples[index]
         sha256.update(example.reference.numpy().tobytes())

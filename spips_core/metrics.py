@@ -9,7 +9,8 @@ from scipy import optimize, stats
 
 Values = NDArray[np.float64]
 CLEAR_DIFFERENCE = 5.0
-"""Ratings at least this far apart, on a scale of 100, are taken as an order people agree on."""
+"""Ratings further apart than this, on a scale of 100, are taken as an order people agree on."""
+NUM_LOGISTIC_PARAMETERS = 5
 
 
 def srcc(scores: ArrayLike, ratings: ArrayLike) -> float:
@@ -47,10 +48,11 @@ def fitted_plcc(scores: ArrayLike, ratings: ArrayLike) -> float:
         ratings: (N,), mos or dmos.
 
     Returns:
-        In [0, 1]; NaN when the scores or ratings are constant.
+        In [0, 1]; NaN when the scores or ratings are constant, or there are no more of them than
+        parameters.
     """
     x, y = np.asarray(scores, np.float64), np.asarray(ratings, np.float64)
-    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+    if len(x) <= NUM_LOGISTIC_PARAMETERS or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
     x = (x - x.mean()) / x.std()
     slope, intercept = np.polyfit(x, y, 1)
@@ -77,7 +79,8 @@ def rank_agreement(scores: ArrayLike, dmos: ArrayLike, references: ArrayLike) ->
 
     Args:
         scores: (N,), lower is better.
-        dmos: (N,), higher is worse, on a scale of 100; pairs closer than 5 are left out.
+        dmos: (N,), higher is worse, on a scale of 100; pairs that differ by 5 or less are left
+            out.
         references: (N,), which images share a reference.
 
     Returns:

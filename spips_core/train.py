@@ -8,6 +8,7 @@ In mode `lin` the trunk is frozen, so each data set passes through it only once:
 score depends on the quality maps by their means alone, and those are kept.
 """
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -357,18 +358,22 @@ def rate_factor(epoch: int, num_epochs: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * epoch / num_epochs))
 
 
-def fold_of(references: Sequence[str], num_folds: int) -> NDArray[np.intp]:
+def fold_of(
+    references: Sequence[str], num_folds: int, among: Sequence[str] = ()
+) -> NDArray[np.intp]:
     """Return the fold of every example: references in order of name, dealt out in turn.
 
     Args:
         references: (N,), which examples share a reference.
         num_folds: number of folds.
+        among: references of other sets that are dealt out with these, so that one picture is in
+            one fold whichever set shows it.
 
     Returns:
         (N,) in [0, num_folds).
     """
-    _, number = np.unique(np.asarray(references), return_inverse=True)
-    return np.asarray(number % num_folds, np.intp)
+    everyone = np.unique(np.asarray([*references, *among]))
+    return np.asarray(np.searchsorted(everyone, np.asarray(references)) % num_folds, np.intp)
 
 
 @torch.no_grad()
@@ -427,7 +432,7 @@ def predict(trainee: Trainee, batches: Iterator[Batch]) -> Tensor:
 
 @torch.no_grad()
 def finish(trainee: Trainee, batches: Iterator[Batch]) -> SPIPS:
-    """Turn the trainee's model into one that stands alone, in place, without changing any order.
+    """Return a copy of the trainee's model that stands alone, without changing any order.
 
     The scales go into the streams' weights. Then streams and fusion are set so that every stream
     has the score's mean over the training images, which makes a fusion weight the stream's share
@@ -441,7 +446,7 @@ def finish(trainee: Trainee, batches: Iterator[Batch]) -> SPIPS:
         The model, in evaluation mode, its trunk frozen.
     """
     trainee.eval()
-    model = trainee.model
+    model = copy.deepcopy(trainee.model)  # the trainee may be kept, and finished once more
     means = [trainee.means(batch) for batch in batches]
     by_stream = {name: torch.cat([mean[name] for mean in means]) for name in means[0]}
     unit = torch.quantile(model.fuse(by_stream), QUANTILE_AT_ONE).clamp(min=1e-12)

@@ -136,6 +136,29 @@ def test_checkpoints_say_what_they_learned_from_and_not_where_it_lay(trained, ju
     assert fold.training_record["blind_to_fold"] == "1 of 2"
 
 
+def test_a_finished_training_is_published_again_as_it_was(trained, judged):
+    output, _ = trained
+    paths = sorted(output.glob("*.safetensors"))
+    before = [path.read_bytes() for path in paths]
+    for path in paths:
+        path.unlink()
+    process = start(
+        *sets(judged, "rated", "triplets", "ladders"),
+        f"--data.cache={output / 'cache'}",
+        f"--output.uri={output}",
+        "--training.num_folds=2",
+        "--training.epochs=15",
+    )
+    text = finish(process)
+    assert "resumed after epoch 15" in text
+    after = [SPIPS.load(path) for path in paths]
+    for path, content, model in zip(paths, before, after, strict=True):
+        path.write_bytes(content)
+        first = SPIPS.load(path)
+        assert first.digest == model.digest
+        assert first.training_record == model.training_record
+
+
 def test_evaluation_judges_folds_and_baselines_on_every_kind_of_set(
     trained, judged, tmp_path, capsys
 ):

@@ -7,11 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.decode import decode_image
 from spips_core.datasets import (
     JustNoticeable,
     Ladders,
     RatedPairs,
     Triplets,
+    digest_of_examples,
     list_photographs,
     read_image,
 )
@@ -48,11 +50,28 @@ def test_an_image_is_read_as_rgb_channels_first(tmp_path):
     assert torch.equal(image, as_tensor(pixels()))
 
 
-@pytest.mark.parametrize("alpha", [0, 128, 255])
-def test_transparency_is_dropped(tmp_path, alpha):
-    rgba = np.dstack([pixels(), np.full(SIZE, alpha, np.uint8)])
-    Image.fromarray(rgba).save(tmp_path / "a.png")
-    assert torch.equal(read_image(tmp_path / "a.png"), as_tensor(pixels()))
+@pytest.mark.parametrize(
+    ("mode", "options"), [("RGBA", {}), ("LA", {}), ("P", {"transparency": 3}), ("CMYK", {})]
+)
+def test_an_image_is_read_as_the_pipeline_reads_it(tmp_path, mode, options):
+    colours = Image.fromarray(np.dstack([pixels(), pixels(1)[..., 0]]), "RGBA")
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    (colours.convert("RGB") if mode == "P" else colours).convert(mode).save(path, **options)
+    expected = decode_image(path.read_bytes(), max_pixels=10**6)
+    assert torch.equal(read_image(path), as_tensor(np.array(expected)))
+
+
+def test_an_image_is_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn clockwise
+    Image.fromarray(pixels()).save(tmp_path / "a.png", exif=exif)
+    assert torch.equal(read_image(tmp_path / "a.png"), as_tensor(np.rot90(pixels(), -1).copy()))
+
+
+def test_16_bits_a_sample_are_refused(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels()[..., 0].astype(np.uint16) * 257).save(path)
+    refuse(lambda: read_image(path), f"{path}: expected 8 bits a sample, got mode I;16")
 
 
 def test_a_grey_image_gets_three_channels(tmp_path):
@@ -151,7 +170,8 @@ def test_ratings_become_dmos_from_0_to_100(images, suffix, name, ratings, dmos):
 def test_pairs_are_found_beside_their_list(images, suffix):
     pairs = RatedPairs(write_list(images / f"pairs.{suffix}", **COLUMNS, mos=[1, 2, 3]))
     assert len(pairs) == 3
-    assert pairs.references == [str(images / name) for name in COLUMNS["reference"]]
+    assert pairs.references == COLUMNS["reference"]
+    assert pairs.files[:2] == [images / COLUMNS[name][0] for name in ("reference", "distorted")]
     for index, seeds in enumerate([(0, 2), (0, 3), (1, 4)]):
         reference, distorted = (as_tensor(pixels(seed)) for seed in seeds)
         assert torch.equal(pairs[index].reference, reference)
@@ -237,6 +257,39 @@ def test_a_rating_that_is_no_number_is_refused(tmp_path, rating, message):
 def test_a_null_rating_is_refused(tmp_path):
     path = write_list(tmp_path / "pairs.parquet", **COLUMNS, mos=[1.0, 2.0, None])
     refuse(lambda: RatedPairs(path), f"{path}: expected a number in mos, row 2, got nan")
+
+
+@pytest.mark.parametrize("path", [None, ""])
+def test_a_path_that_is_none_is_refused(tmp_path, path):
+    write_list(tmp_path / "p.parquet", reference=["a.png", path], distorted=["b", "c"], mos=[1, 2])
+    refuse(
+        lambda: RatedPairs(tmp_path / "p.parquet"),
+        f"p.parquet: expected a path in reference, row 1, got {path!r}",
+    )
+
+
+def test_a_path_that_is_a_number_is_refused(tmp_path):
+    path = write_list(tmp_path / "p.csv", reference=["a", "a"], distorted=[1, 2], mos=[1, 2])
+    refuse(lambda: RatedPairs(path), "p.csv: expected a path in distorted, row 0, got 1")
+
+
+@pytest.mark.parametrize("change", ["rating", "pair", "kind", "image", "lost image"])
+def test_the_digest_of_examples_tells_what_was_changed(images, change):
+    columns = {"reference": ["ref/a.png"] * 2, "distorted": ["a1.png", "a2.png"]}
+    columns |= {"dmos": [1, 2], "distortion": ["x", "y"]}
+    before = digest_of_examples(RatedPairs(write_list(images / "pairs.csv", **columns)))
+    assert digest_of_examples(RatedPairs(images / "pairs.csv")) == before
+    if change == "rating":
+        columns["dmos"] = [2, 1]
+    elif change == "pair":
+        columns["distorted"] = ["a2.png", "a1.png"]
+    elif change == "kind":
+        columns["distortion"] = ["x", "x"]
+    elif change == "image":
+        write_image(images / "a2.png", 77)
+    else:
+        (images / "a2.png").unlink()
+    assert digest_of_examples(RatedPairs(write_list(images / "pairs.csv", **columns))) != before
 
 
 def test_equal_ratings_are_refused(tmp_path):
@@ -409,7 +462,7 @@ def test_bapps_images_of_unequal_sizes_are_refused(bapps):
 
 def test_bapps_images_may_be_transparent(bapps):
     class_, folder, image_folders, _ = bapps
-    rgba = np.dstack([pixels(99), np.full(SIZE, 7, np.uint8)])
+    rgba = np.dstack([pixels(99), np.full(SIZE, 255, np.uint8)])
     Image.fromarray(rgba).save(folder / image_folders[-1] / f"{STEMS[0]}.png")
     assert torch.equal(class_(folder)[0].distorted[-1], as_tensor(pixels(99)))
 

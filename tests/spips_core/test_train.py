@@ -146,9 +146,17 @@ def test_finished_fusion_weights_are_the_streams_shares_of_the_score():
             torch.stack([w * m for w, m in zip(model.fusion.weights, means.values(), strict=True)])
             for means in map(trainee.means, batches)
         )
-    finish(trainee, iter(batches))
+    finished = finish(trainee, iter(batches))
     shares = (contributions / contributions.sum()).flatten()
-    assert torch.allclose(model.fusion.weights, shares, atol=1e-4)
+    assert torch.allclose(finished.fusion.weights, shares, atol=1e-4)
+
+
+def test_finishing_once_more_gives_the_same_model(model):
+    sources = [made_up(model, "rated", 40, 1, seed=1)]
+    trainee = trainee_of(model, sources)
+    train(trainee, sources, 2)
+    first, second = (finish(trainee, everything(sources[0])).state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_a_finished_model_scores_identical_images_0_and_can_be_saved(model, photos, tmp_path):
@@ -253,6 +261,12 @@ def test_a_small_set_is_drawn_again_within_an_epoch():
 def test_folds_deal_out_references_and_keep_each_together():
     references = ["b", "a", "c", "a", "d", "b"]
     assert fold_of(references, 2).tolist() == [1, 0, 0, 0, 1, 1]
+
+
+def test_a_picture_that_two_sets_share_is_in_one_fold():
+    one, other = ["r0", "r1", "r2", "r3"], ["r1", "r2", "r3", "r4"]
+    folds = [fold_of(references, 2, [*one, *other]).tolist() for references in (one, other)]
+    assert folds == [[0, 1, 0, 1], [1, 0, 1, 0]]
 
 
 def test_a_batch_of_means_and_its_weight_decide_the_loss():
