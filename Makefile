@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: setup demo check test format constraints training-data checkpoints evaluation
+.PHONY: setup demo check test bench format constraints training-data checkpoints evaluation
 
 setup: $(READY)
 
@@ -25,6 +25,9 @@ check: $(READY)
 
 test: $(READY)
 	$(BIN)/pytest
+
+bench: $(READY)
+	$(BIN)/python -m tests.bench $(if $(ALEXNET_WEIGHTS),--alexnet-weights=$(ALEXNET_WEIGHTS))
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -113,7 +113,8 @@ class ComputeConfig(Section):
         None,
         gt=0,
         description="Scoring processes; null: one per GPU, or one per CPU when the cluster has no "
-        "GPU, counted when the run starts: give it on a cluster that scales.",
+        "GPU, counted when the run starts (give it on a cluster that scales), and no more than one "
+        "for every 500 pairs.",
     )
     gpus_per_actor: float | None = Field(
         None,

@@ -32,6 +32,9 @@ CPU_SHARES = (0.75, 0.25, 0.0)
 """What Ray may keep for a scorer on CPUs, the largest that leaves enough for the other stages: it
 has the machine's scorers spread over the nodes, while the CPUs' time is shared as it comes."""
 
+PAIRS_PER_SCORER = 500
+"""Pairs that make another scorer worth its start, which takes as long as scoring these."""
+
 PAIRS_PER_COMPILATION = 10_000
 """Pairs that a scorer must have for compiling to pay even where nothing is kept from before: 25 to
 60 s, against 6 ms a pair of 256 px."""
@@ -66,7 +69,8 @@ def choose_workers(
 
     Returns:
         One process per GPU; without GPUs, one per CPU, which share the CPUs with the few that load
-        for them. What Ray keeps for them leaves CPUS_FOR_OTHER_STAGES: scorers that hold every
+        for them; fewer for a short manifest. What Ray keeps for them leaves
+        CPUS_FOR_OTHER_STAGES: scorers that hold every
         CPU would wait forever for pairs that nothing can load.
 
     Raises:
@@ -85,7 +89,7 @@ def choose_workers(
             ]
         )
     by_cluster = int(num_gpus / gpus_per_actor) if gpus_per_actor else num_cpus
-    actors = compute.actors or max(1, by_cluster)
+    actors = compute.actors or max(1, min(by_cluster, num_rows // PAIRS_PER_SCORER))
     shares = (1.0, 0.0) if gpus_per_actor else CPU_SHARES
     most_cpus = max(0, num_cpus - CPUS_FOR_OTHER_STAGES)
     cpus_per_actor = next(share for share in shares if actors * share <= most_cpus)

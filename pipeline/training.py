@@ -125,6 +125,8 @@ def run_training(config: TrainConfig) -> list[str]:
         result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise FaultError(f"training stopped: {_cause(error)}") from error
+    except SystemExit as stop:  # what Ray Train makes of Ctrl-C once its workers have stopped
+        raise KeyboardInterrupt from stop
     if result.checkpoint is None:
         raise FaultError("training: expected a checkpoint, got none")
     published = []

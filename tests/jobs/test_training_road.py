@@ -125,6 +125,19 @@ def test_a_killed_training_goes_on_after_its_last_epoch(trained):
     assert {"rated_srcc", "2afc_two_afc", "ladders_rising"} <= history[-1].keys()
 
 
+def test_ctrl_c_ends_a_training_with_its_own_code_and_a_line(judged, tmp_path):
+    process = start(
+        *sets(judged, "triplets"), f"--output.uri={tmp_path}", "--training.epochs=100000"
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("training/*/checkpoint_*")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    text = finish(process)
+    assert process.returncode == 130, text[-2000:]
+    assert "interrupted: run the same command again to go on" in text
+
+
 def test_checkpoints_say_what_they_learned_from_and_not_where_it_lay(trained, judged):
     output, _ = trained
     model = SPIPS.load(output / "debug.safetensors")

@@ -28,6 +28,12 @@ def test_workers_fit_the_cluster_and_leave_room_to_load(cluster, compute, expect
     assert choose_workers(ComputeConfig(**compute), cluster, num_rows=10_000) == expected
 
 
+@pytest.mark.parametrize(("num_rows", "actors"), [(0, 1), (999, 1), (1_000, 2), (9_000, 16)])
+def test_a_short_manifest_is_not_worth_many_processes(num_rows, actors):
+    assert choose_workers(ComputeConfig(), {"CPU": 16}, num_rows).actors == actors
+    assert choose_workers(ComputeConfig(actors=3), {"CPU": 16}, num_rows).actors == 3
+
+
 def test_gpus_that_the_cluster_lacks_are_refused_unless_a_number_of_actors_is_waited_for():
     with pytest.raises(ContractError, match="expected 0 on a cluster without GPUs, got 1"):
         choose_workers(ComputeConfig(gpus_per_actor=1), {"CPU": 4}, 1)

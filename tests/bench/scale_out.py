@@ -1,0 +1,131 @@
+"""Part f: many GPUs simulated, each scorer replaced by a wait as long as scoring takes."""
+
+import json
+import os
+import resource
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.config import ScoreManifestConfig
+from pipeline.plan import make_plan
+from pipeline.schema import SCORE_FIELDS, result_schema
+from pipeline.score_pipeline import Workers, execution_context, score_pairs
+from tests.bench.images import write_manifest
+from tests.bench.timing import Table
+
+TIMELINE = "SPIPS_BENCH_TIMELINE"
+SECONDS_PER_PAIR = "SPIPS_BENCH_SECONDS_PER_PAIR"
+
+
+class WaitingScorer:
+    """Takes as long as a scorer and gives rows of its schema; imports no model."""
+
+    def __init__(self, run_id: str, carried: pa.Schema, **_: Any) -> None:
+        self.schema = result_schema(carried)
+        self.run_id = run_id
+        self.seconds_per_pair = float(os.environ[SECONDS_PER_PAIR])
+        self.timeline = Path(os.environ[TIMELINE]) / f"{uuid.uuid4().hex}.jsonl"
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        start_s = time.time()
+        time.sleep(self.seconds_per_pair * rows.num_rows)
+        with self.timeline.open("a") as file:
+            file.write(json.dumps([start_s, time.time(), rows.num_rows]) + "\n")
+        columns = {name: rows[name] for name in rows.column_names if name in self.schema.names}
+        for field in SCORE_FIELDS:
+            columns[field.name] = pa.nulls(rows.num_rows, field.type)
+        for name in ("model_digest", "run_id"):
+            columns[name] = pa.repeat(self.run_id, rows.num_rows)
+        return pa.table(columns, schema=self.schema)
+
+
+def simulate(
+    folder: Path, num_gpus: int, *, seconds_per_pair: float, seconds: float
+) -> dict[str, float]:
+    """Run the job's graph with waiting scorers, and return what it reached.
+
+    Args:
+        folder: for images and results.
+        num_gpus: logical ones.
+        seconds_per_pair: how long a scorer waits.
+        seconds: about how long all of them have work.
+    """
+    import ray
+    from ray.data import DataContext
+
+    num_rows = max(1_000, int(num_gpus * seconds / seconds_per_pair))
+    manifest = write_manifest(folder / "small", num_rows, side_px=96, num_files=64)
+    timeline = folder / f"timeline-{num_gpus}"
+    timeline.mkdir(parents=True)
+    environment = {TIMELINE: str(timeline), SECONDS_PER_PAIR: str(seconds_per_pair)}
+    os.environ |= environment
+    ray.init(
+        "local", num_gpus=num_gpus, include_dashboard=False, log_to_driver=False,
+        runtime_env={"env_vars": environment},
+    )  # fmt: skip
+    try:
+        plan = make_plan(
+            ScoreManifestConfig.model_validate(
+                {"manifest": {"uri": str(manifest)}, "output": {"uri": str(folder / "out")}}
+            )
+        )
+        start_s = time.process_time()
+        with DataContext.current(execution_context(plan)):
+            dataset = score_pairs(plan, Workers(num_gpus, 1, 0, False), scorer=WaitingScorer)
+            dataset.write_parquet(str(folder / f"scores-{num_gpus}"))
+        cpu_s = time.process_time() - start_s
+    finally:
+        ray.shutdown()
+    actors = [
+        [json.loads(line) for line in path.read_text().splitlines()]
+        for path in timeline.glob("*.jsonl")
+    ]
+    # From when the last one has begun until the first one has no more to do.
+    begin_s = max(blocks[0][0] for blocks in actors)
+    end_s = min(blocks[-1][1] for blocks in actors)
+    busy_s = sum(
+        max(0.0, min(end, end_s) - max(start, begin_s))
+        for blocks in actors
+        for start, end, _ in blocks
+    )
+    return {
+        "efficiency": busy_s / (num_gpus * (end_s - begin_s)),
+        "pairs_per_s": busy_s / (end_s - begin_s) / seconds_per_pair,
+        "window_s": end_s - begin_s,
+        "rows": num_rows,
+        "driver_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "driver_cpu_s_per_million": 1e6 * cpu_s / num_rows,
+    }
+
+
+def scale_out(
+    folder: Path, *, seconds_per_pair: float, gpus: tuple[int, ...] = (1, 2, 4, 8, 16, 32),
+    seconds: float = 40,
+) -> Table:  # fmt: skip
+    """Part f: simulated GPUs, 1 to 32, on one machine that loads and schedules for them all."""
+    table = Table(
+        "f. Scale-out simulated on this machine",
+        [
+            "GPUs", "rows", "pairs/s", "ideal pairs/s", "efficiency", "seconds measured",
+            "driver's memory, MB", "driver's CPU s per million rows",
+        ],
+        notes=[
+            f"Each scorer waits {1e3 * seconds_per_pair:.1f} ms a pair, what AlexNet's model took "
+            "for a 256 px pair on one thread here. Images are 96 px, so that this one machine can "
+            "load for all. Efficiency: the share of time that scorers were busy between the last "
+            "one's first block and the first one's last."
+        ],
+    )  # fmt: skip
+    for num_gpus in gpus:
+        got = simulate(
+            folder / str(num_gpus), num_gpus, seconds_per_pair=seconds_per_pair, seconds=seconds
+        )
+        table.rows.append(
+            [str(num_gpus), f"{got['rows']:.0f}", got["pairs_per_s"], num_gpus / seconds_per_pair,
+             got["efficiency"], got["window_s"], got["driver_mb"], got["driver_cpu_s_per_million"]]
+        )  # fmt: skip
+    return table

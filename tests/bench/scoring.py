@@ -1,0 +1,233 @@
+"""Parts a, b and e: scoring in memory, what it is made of, and references that pairs share."""
+
+import os
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.config import ImagesConfig, ModelSourceConfig
+from pipeline.load import PairLoader
+from pipeline.schema import carried_schema
+from pipeline.score import PairScorer, keep_freed_memory, load_model
+from spips_core import SPIPS, ModelConfig
+from spips_core.image_ops import reflect_borders, to_unit_range, unit_length
+from spips_core.quality_maps.ms_ssim import halvings
+from spips_core.quality_maps.ssim import BORDER_PX
+from spips_core.quality_means import enlarged_mean_weights, feature_means
+from tests.bench.images import batch, write_manifest
+from tests.bench.timing import Table, medians
+
+PIXELS_PER_CALL = 8 * 256 * 256
+
+
+def alexnet() -> SPIPS:
+    """Return a model on AlexNet's trunk; random weights take as long as trained ones."""
+    model = SPIPS(ModelConfig(backbone="alexnet"))
+    model.trunk.initialise()
+    return model.eval()
+
+
+def peers() -> Callable[[Tensor, Tensor], None]:
+    """Return what users run today for the same columns: lpips, and piq's SSIM, MS-SSIM, PSNR."""
+    import piq
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import lpips
+
+        net = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
+
+    @torch.no_grad()
+    def score(reference: Tensor, distorted: Tensor) -> None:
+        reference, distorted = reference / 255, distorted / 255
+        net(reference, distorted, normalize=True)
+        for metric in (partial(piq.ssim, downsample=False), piq.multi_scale_ssim, piq.psnr):
+            metric(distorted, reference, data_range=1.0, reduction="none")
+
+    return score
+
+
+def against_peers(sides_px: tuple[int, ...] = (256, 512, 1024), repeats: int = 9) -> Table:
+    keep_freed_memory()
+    threads = torch.get_num_threads()
+    models = {"embedded": SPIPS.load(), "alexnet": alexnet()}
+    compiled = {"embedded": SPIPS.load(), "alexnet": alexnet()}
+    for model in compiled.values():
+        model.compile_passes()
+    others = peers()
+    table = Table(
+        f"a. Scoring in memory, {threads} threads",
+        ["side, px", "model", "pairs/s, eager", "pairs/s, compiled", "peers' pairs/s",
+         "eager / peers", "compiled / peers"],
+        notes=["Peers: lpips 0.1 (AlexNet), and piq's SSIM, MS-SSIM and PSNR, which give the same "
+               "columns. All in float32, the same threads, batches and memory allocator."],
+    )  # fmt: skip
+    for side_px in sides_px:
+        num_pairs = max(1, PIXELS_PER_CALL // side_px**2)
+        pair = batch(num_pairs, side_px)
+        functions: dict[str, Callable[[], object]] = {"peers": partial(others, *pair)}
+        functions |= {f"{name} eager": partial(m.score, *pair) for name, m in models.items()}
+        functions |= {f"{name} compiled": partial(m.score, *pair) for name, m in compiled.items()}
+        seconds = medians(functions, repeats)
+        for name in models:
+            eager, fast = seconds[f"{name} eager"], seconds[f"{name} compiled"]
+            rates = [num_pairs / s for s in (eager, fast, seconds["peers"])]
+            table.rows.append(
+                [str(side_px), name, *rates, seconds["peers"] / eager, seconds["peers"] / fast]
+            )
+    return table
+
+
+def ceilings(repeats: int = 7) -> dict[str, float]:
+    """Return what one thread of this machine does at most: multiply-adds, and copies."""
+    side = 1536
+    a, b = (torch.rand(side, side) for _ in range(2))
+    source = torch.rand(64 * 2**20 // 4)
+    target = torch.empty_like(source)
+    seconds = medians(
+        {
+            "float32": lambda: a @ b,
+            "bfloat16": partial(torch.matmul, a.bfloat16(), b.bfloat16()),
+            "copy": lambda: target.copy_(source),
+        },
+        repeats,
+    )
+    return {
+        "float32": 2 * side**3 / seconds["float32"],
+        "bfloat16": 2 * side**3 / seconds["bfloat16"],
+        "copy": 2 * source.nbytes / seconds["copy"],
+    }
+
+
+@torch.no_grad()
+def shares(side_px: int = 256, repeats: int = 15) -> Table:
+    """Part b: what a pair's score is made of, as the job scores it: alone, on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    most = ceilings()
+    model, trunk = SPIPS.load(), alexnet().trunk
+    model.compile_passes()
+    reference, distorted = batch(1, side_px)
+    image = to_unit_range(reference, torch.float32)
+    scales = halvings(image.contiguous())
+    taps = model.trunk(image)
+    one, two = model.encode(reference), model.encode(distorted)
+    planes = [(r[0], d[0]) for r, d in zip(one.scales, two.scales, strict=True)]
+    weights = [
+        enlarged_mean_weights(r.shape[-1] - 2 * BORDER_PX, side_px, r.dtype, r.device)
+        for r, _ in planes
+    ]
+    inside = (..., slice(BORDER_PX, -BORDER_PX), slice(BORDER_PX, -BORDER_PX))
+
+    def structure() -> None:
+        for (r, d), weight in zip(planes, weights, strict=True):
+            model.passes.structure_rows(r, d, weight)
+
+    parts: dict[str, tuple[int, Callable[[], object]]] = {
+        "trunk (embedded's)": (2, lambda: model.trunk(image)),
+        "features to unit length": (2, lambda: [unit_length(tap) for tap in taps]),
+        "8 bits to planes": (
+            2, lambda: to_unit_range(reference, torch.float32).contiguous()
+        ),
+        "five scales with borders": (
+            2, lambda: [reflect_borders(s, BORDER_PX) for s in halvings(scales[0])]
+        ),
+        "PSNR map": (
+            1, lambda: model.passes.error_rows(planes[0][0][inside], planes[0][1][inside])
+        ),
+        "SSIM and MS-SSIM maps": (1, structure),
+        "deep maps": (1, lambda: feature_means(one.features, two.features)),
+    }  # fmt: skip
+    whole: dict[str, Callable[[], object]] = {
+        "whole": lambda: model.compare(model.encode(reference), model.encode(distorted)),
+        "alexnet": lambda: trunk(image),
+    }
+    seconds = medians({name: f for name, (_, f) in parts.items()} | whole, repeats)
+    operations = {name: 2 * _flops(net, image) for name, net in
+                  (("trunk (embedded's)", model.trunk), ("alexnet", trunk))}  # fmt: skip
+    pixels = sum(r[inside].numel() for r, _ in planes)
+    operations["SSIM and MS-SSIM maps"] = pixels * (4 * 22 * 2 + 25)
+    counted = sum(operations[name] for name in parts if name in operations)
+    table = Table(
+        f"b. A pair of {side_px} px, compiled, on one thread",
+        ["part", "times", "ms a pair", "share", "of the float32 ceiling"],
+        notes=[
+            f"Ceilings of one thread: float32 {most['float32'] / 1e9:.0f} GFLOP/s, bfloat16 "
+            f"{most['bfloat16'] / 1e9:.0f} GFLOP/s, copies {most['copy'] / 1e9:.1f} GB/s (read and "
+            "written).",
+            f"The pair's bytes, read once, would take {2e3 * reference.nbytes / most['copy']:.3f} "
+            f"ms; its operations {1e3 * counted / most['float32']:.2f} ms at the ceiling.",
+        ],
+    )
+    for name, (times, _) in parts.items():
+        taken = times * seconds[name]
+        peak = operations[name] / taken / most["float32"] if name in operations else ""
+        table.rows.append([name, str(times), 1e3 * taken, taken / seconds["whole"], peak])
+    table.rows.append(["whole pair", "", 1e3 * seconds["whole"], 1.0, ""])
+    taken = 2 * seconds["alexnet"]
+    peak = operations["alexnet"] / taken / most["float32"]
+    table.rows.append(["for comparison: AlexNet's trunk", "2", 1e3 * taken, "", peak])
+    torch.set_num_threads(threads)
+    return table
+
+
+def _flops(net: torch.nn.Module, image: Tensor) -> int:
+    with FlopCounterMode(display=False) as counter:
+        net(image)
+    return int(counter.get_total_flops())
+
+
+def scorer_of(source: ModelSourceConfig, carried: object, *, compile_passes: bool) -> PairScorer:
+    digest = load_model(source).digest
+    return PairScorer(source, digest, "bench", carried, 1, False, compile_passes)
+
+
+def shared_references(
+    folder: Path, *, num_rows: int = 320, repeats: int = 5, weights: str | None = None
+) -> Table:
+    """Part e: loading and scoring in one process, one thread, with references shared by pairs."""
+    threads = torch.get_num_threads()
+    checkpoints = {"embedded": ModelSourceConfig()}
+    if weights:
+        checkpoints["alexnet"] = ModelSourceConfig(checkpoint="alexnet", backbone_weights=weights)
+    table = Table(
+        "e. Pairs that share a reference, 256 px JPEG, loaded and scored on one thread",
+        ["model", "pairs per reference", "pairs/s", "against 1"],
+        notes=["" if weights else "AlexNet's weights were not given (--alexnet-weights)."],
+    )
+    for name, source in checkpoints.items():
+        functions, scorer = {}, None
+        for shared in (1, 4, 16):
+            manifest = pq.read_table(
+                write_manifest(
+                    folder / f"shared-{shared}", num_rows, side_px=256, pairs_per_reference=shared
+                )
+            )
+            columns = ("reference_uri", "distorted_uri")
+            carried = carried_schema(manifest.schema, columns)
+            loader = PairLoader(ImagesConfig(), columns, carried, 2**22)
+            scorer = scorer or scorer_of(source, carried, compile_passes=True)
+
+            def run(rows=manifest, load=loader, score=scorer) -> None:  # type: ignore[no-untyped-def]
+                for start in range(0, rows.num_rows, 64):
+                    for block in load(rows.slice(start, 64)):
+                        score(block)
+
+            functions[shared] = run
+        seconds = medians({str(k): f for k, f in functions.items()}, repeats)
+        for shared in functions:
+            rate = num_rows / seconds[str(shared)]
+            table.rows.append([name, str(shared), rate, seconds["1"] / seconds[str(shared)]])
+    torch.set_num_threads(threads)
+    return table
+
+
+def num_cores() -> int:
+    return len(os.sched_getaffinity(0))
