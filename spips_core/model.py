@@ -18,7 +18,7 @@ from spips_core.checkpoint import (
 )
 from spips_core.checks import check_images, check_pair, check_range
 from spips_core.config import STREAMS, ModelConfig
-from spips_core.errors import CheckpointError, CompilationError
+from spips_core.errors import CheckpointError, CompilationError, ImageError
 from spips_core.features import Trunk, digest_of, load_strictly, load_trunk_weights
 from spips_core.fusion import PerceptronFusion, WeightedFusion
 from spips_core.image_ops import reflect_borders, to_unit_range, unit_length
@@ -344,7 +344,16 @@ class SPIPS(nn.Module):
         Args:
             reference: N undistorted images.
             distorted: the same N scenes, of the same size.
+
+        Raises:
+            ImageError: their numbers or sizes differ.
         """
+        shapes = reference.scales[0].shape, distorted.scales[0].shape
+        if shapes[0] != shapes[1]:
+            raise ImageError(
+                "expected as many reference and distorted images, of one size, got tensors "
+                f"{tuple(shapes[0])} and {tuple(shapes[1])} (with borders)"
+            )
         tradition = tradition_means(reference.scales, distorted.scales, self.passes)
         quality = {"tradition": [tradition.quality]} | _split_taps(
             feature_means(reference.features, distorted.features)

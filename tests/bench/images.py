@@ -1,6 +1,7 @@
 """The photographs that the benchmark scores: scikit-image's, cut and spoiled."""
 
 import io
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 JPEG_QUALITIES = (90, 60, 40, 25, 10)
 
 
+@lru_cache
 def photographs() -> list[Image.Image]:
     return [Image.fromarray(photo()) for photo in (data.astronaut, data.coffee, data.chelsea)]
 

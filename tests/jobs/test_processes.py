@@ -20,7 +20,7 @@ from pipeline.errors import ContractError
 from pipeline.run import open_scores
 from tests.jobs.conftest import REPOSITORY, make_rows, start_job, write_manifest
 
-NUM_ROWS = 500
+NUM_ROWS = 2_000  # enough that a signal comes before the end on a fast machine
 
 
 @pytest.fixture

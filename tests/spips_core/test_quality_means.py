@@ -57,6 +57,13 @@ def test_encode_refuses_what_score_refuses(embedded):
         embedded.encode(torch.zeros(1, 3, 95, 200))
 
 
+def test_encodings_that_do_not_match_are_refused(embedded, seven_pairs):
+    references, distorted = (embedded.encode(images) for images in seven_pairs)
+    for other in (distorted[:1], embedded.encode(seven_pairs[1][..., :100])):
+        with pytest.raises(ImageError, match="expected as many reference and distorted images"):
+            embedded.compare(references, other)
+
+
 @pytest.mark.slow
 def test_compiled_passes_score_as_eager_ones_for_every_size_and_batch(photos, noisy_photos):
     eager, compiled = SPIPS.load(), SPIPS.load()
