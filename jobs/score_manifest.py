@@ -34,39 +34,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--dry-run", action="store_true", help="check everything, print the plan, score nothing"
     )
+    parser.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="if the run is finished, score its rows again that are missing, forbidden, unreadable "
+        "or decode_error, beside the old results; readers take the new ones",
+    )
 
     def work() -> int:
         config, options = load_config(ScoreManifestConfig, parser, arguments)
-        return _score(config, dry_run=options.dry_run)
+        return _score(config, dry_run=options.dry_run, retry_failed=options.retry_failed)
 
     return exit_code_of(work)
 
 
-def _score(config: ScoreManifestConfig, *, dry_run: bool) -> int:
+def _score(config: ScoreManifestConfig, *, dry_run: bool, retry_failed: bool) -> int:
     # torch and ray take seconds to import; --help and a wrong config need not wait for them.
     import ray
 
+    from pipeline.lease import hold
     from pipeline.plan import describe_plan, make_plan
     from pipeline.score_pipeline import choose_workers, run
 
-    plan = make_plan(config)
+    plan = make_plan(config, retry_failed=retry_failed)
     sys.stdout.write(describe_plan(plan) + "\n")
     if dry_run:
         resolved = yaml.safe_dump(plan.record()["config"], sort_keys=False)
         sys.stdout.write(f"\n{resolved}\ndry run: nothing was scored\n")
         return DONE
-    if plan.folder.state() == "finished":
-        sys.stdout.write(f"this run is finished: {plan.folder.uri}\n")
+    if plan.folder.state() == "finished" and (
+        plan.attempt.ids is None or not plan.attempt.num_rows
+    ):
+        nothing = ", and no row failed that may be retried" if retry_failed else ""
+        sys.stdout.write(f"this run is finished{nothing}: {plan.folder.uri}\n")
         return _report(config, plan.folder.read("run.json"))
-    start_ray()
-    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    workers = choose_workers(config.compute, resources, plan.manifest.num_rows)
-    passes = "compiled" if workers.compile_passes else "not compiled"
-    sys.stdout.write(
-        f"workers   {workers.actors} scoring, {workers.gpus_per_actor:g} GPUs each, "
-        f"passes over pixels {passes}\n"
-    )
-    record = run(plan, workers)
+    with hold(plan.folder) as lease:
+        start_ray()
+        resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        workers = choose_workers(config.compute, resources, plan.attempt.num_rows)
+        passes = "compiled" if workers.compile_passes else "not compiled"
+        sys.stdout.write(
+            f"workers   {workers.actors} scoring, {workers.gpus_per_actor:g} GPUs each, "
+            f"passes over pixels {passes}\n"
+        )
+        record = run(plan, workers, lease)
     sys.stdout.write(f"results   {plan.folder.uri}\n")
     return _report(config, record)
 

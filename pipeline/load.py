@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 from PIL import Image
@@ -10,8 +10,9 @@ from PIL import Image
 from pipeline.config import ImagesConfig
 from pipeline.decode import decode_image, fit_pair
 from pipeline.errors import RowError
+from pipeline.fetch import Fetched, fetch
 from pipeline.schema import Status, is_text, loaded_schema
-from pipeline.storage import describe, fetch, is_allowed, is_relative, redact
+from pipeline.storage import describe, is_allowed, is_relative, redact
 
 ROWS_PER_FETCH = 32
 """Rows fetched together: enough to hide a store's latency, few enough to hold their bytes."""
@@ -29,12 +30,14 @@ class LoadedPair:
         error: "" when ok, else one line.
         size: height and width in pixels; None unless ok.
         pixels: RGB bytes of reference and distorted, H x W x 3; None unless ok.
+        fetch_retries: how often its images were asked for again.
     """
 
     status: Status
     error: str = ""
     size: tuple[int, int] | None = None
     pixels: tuple[bytes, bytes] | None = None
+    fetch_retries: int = 0
 
 
 @dataclass
@@ -78,8 +81,8 @@ class PairLoader:
     """The load stage, a callable from a block of manifest rows to blocks of loaded rows.
 
     Reads the reference and distorted columns. Adds height_px, width_px, status, error,
-    reference_pixels and distorted_pixels; drops image columns that hold bytes. Every row in is
-    one row out.
+    fetch_retries, reference_pixels and distorted_pixels; drops image columns that hold bytes.
+    Every row in is one row out.
 
     Attributes:
         rules: which images are accepted, and their size.
@@ -101,10 +104,13 @@ class PairLoader:
     def _load(self, rows: pa.Table) -> Iterator[pa.Table]:
         references, distorted = (rows.column(name).to_pylist() for name in self.image_columns)
         uses: Counter[Source] = Counter(references + distorted)
-        images = Images(self.rules, self._fetch(list(uses)), uses)
+        contents, retries = self._fetch(list(uses))
+        images = Images(self.rules, contents, uses)
         start, pixels, pairs = 0, 0, []
         for sources in zip(references, distorted, strict=True):
             pair = self._load_pair(images, sources)
+            # Told by the first row that needed the image, so that they add up.
+            pair = replace(pair, fetch_retries=sum(retries.pop(source, 0) for source in sources))
             pairs.append(pair)
             pixels += pair.size[0] * pair.size[1] if pair.size else 0
             if pixels >= self.pixels_per_block:
@@ -113,7 +119,10 @@ class PairLoader:
         if pairs:
             yield self._block(rows.slice(start), pairs)
 
-    def _fetch(self, sources: Sequence[Source]) -> dict[Source, bytes | RowError]:
+    def _fetch(
+        self, sources: Sequence[Source]
+    ) -> tuple[dict[Source, bytes | RowError], dict[Source, int]]:
+        """Return by source its bytes or why there are none, and how often it was retried."""
         contents: dict[Source, bytes | RowError] = {}
         uris = []
         for source in sources:
@@ -130,15 +139,15 @@ class PairLoader:
                 contents[source] = RowError(
                     Status.MISSING, f"expected a URI or an image, got {got}"
                 )
-        for uri, content in zip(uris, fetch(uris, self.rules.max_bytes), strict=True):
-            contents[uri] = _explain(content) if isinstance(content, Exception) else content
+        fetched = dict(zip(uris, fetch(uris, self.rules.max_bytes), strict=True))
+        contents |= {uri: _content(one) for uri, one in fetched.items()}
         for source, content in contents.items():
             if isinstance(content, bytes) and len(content) > self.rules.max_bytes:
                 contents[source] = RowError(
                     Status.TOO_LARGE,
                     f"expected at most {self.rules.max_bytes} bytes (images.max_bytes), got more",
                 )
-        return contents
+        return contents, {uri: one.num_retries for uri, one in fetched.items()}
 
     def _refuse(self, uri: str) -> RowError | None:
         """Return why a URI is not even tried, if it is not."""
@@ -186,6 +195,7 @@ class PairLoader:
         )
         columns["status"] = pa.array([pair.status.value for pair in pairs], pa.string())
         columns["error"] = pa.array([pair.error for pair in pairs], pa.string())
+        columns["fetch_retries"] = pa.array([pair.fetch_retries for pair in pairs], pa.int32())
         for index, name in enumerate(("reference_pixels", "distorted_pixels")):
             values = [pair.pixels[index] if pair.pixels else None for pair in pairs]
             columns[name] = pa.array(values, pa.large_binary())
@@ -207,10 +217,14 @@ def load_pair(reference: str, distorted: str, rules: ImagesConfig) -> pa.Table:
     return next(loader(manifest))
 
 
-def _explain(error: Exception) -> RowError:
-    """Return why an image could not be fetched, as a row's status."""
+def _content(fetched: Fetched) -> bytes | RowError:
+    """Return an image's bytes, or why it could not be fetched, as a row's status."""
+    error = fetched.content
+    if isinstance(error, bytes):
+        return error
     if isinstance(error, FileNotFoundError):
         return RowError(Status.MISSING, "expected an image, got no object")
     if isinstance(error, PermissionError):
         return RowError(Status.FORBIDDEN, f"expected read access, got {describe(error)}")
-    return RowError(Status.UNREADABLE, f"expected readable bytes, got {describe(error)}")
+    tries = f" in {fetched.num_retries + 1} tries" if fetched.num_retries else ""
+    return RowError(Status.UNREADABLE, f"expected readable bytes, got {describe(error)}{tries}")

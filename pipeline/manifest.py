@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset
 import pyarrow.parquet
 from fsspec import AbstractFileSystem
@@ -137,8 +138,36 @@ def hash_ids(
     num_null = 0
     for ids in _scan_ids(fs, paths, column):
         num_null += ids.null_count
-        hashes.append(_hash(ids.drop_null()))
+        hashes.append(hash_array(ids.drop_null()))
     return np.sort(np.concatenate(hashes)), num_null
+
+
+@dataclass(frozen=True)
+class KeepIds:
+    """A stage: manifest rows in, those with some ids out.
+
+    Attributes:
+        column: of the ids.
+        ids: of the rows that are kept.
+    """
+
+    column: str
+    ids: pa.Array
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Return the rows with these ids."""
+        return rows.filter(pc.is_in(rows.column(self.column), value_set=self.ids))
+
+
+def hash_array(ids: pa.Array) -> npt.NDArray[np.uint64]:
+    """Return a hash of every id, in their order.
+
+    Args:
+        ids: strings, none of them null.
+    """
+    values = ids.to_numpy(zero_copy_only=False).astype(object)
+    hashes: npt.NDArray[np.uint64] = pd.util.hash_array(values, categorize=False)
+    return hashes
 
 
 def _scan_ids(fs: AbstractFileSystem, paths: Sequence[str], column: str) -> Iterator[pa.Array]:
@@ -147,12 +176,6 @@ def _scan_ids(fs: AbstractFileSystem, paths: Sequence[str], column: str) -> Iter
     )
     for batch in dataset.to_batches(columns=[column], batch_size=65_536):
         yield batch.column(0)
-
-
-def _hash(ids: pa.Array) -> npt.NDArray[np.uint64]:
-    values = ids.to_numpy(zero_copy_only=False).astype(object)
-    hashes: npt.NDArray[np.uint64] = pd.util.hash_array(values, categorize=False)
-    return hashes
 
 
 def _find_files(fs: AbstractFileSystem, root: str) -> tuple[str, list[str]]:
@@ -272,7 +295,7 @@ def _check_repeats(
     counts: Counter[str] = Counter()
     for ids in _scan_ids(fs, paths, column):
         present = ids.drop_null()
-        counts.update(present.filter(pa.array(np.isin(_hash(present), repeated))).to_pylist())
+        counts.update(present.filter(pa.array(np.isin(hash_array(present), repeated))).to_pylist())
     twice = sorted(id_ for id_, count in counts.items() if count > 1)
     if not twice:  # two ids with one hash
         return []

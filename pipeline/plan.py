@@ -6,21 +6,44 @@ import random
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset
 
 from pipeline.config import ScoreManifestConfig
 from pipeline.errors import ContractError, FaultError
 from pipeline.load import PairLoader
-from pipeline.manifest import Manifest, open_manifest
-from pipeline.run import Json, RunFolder, fingerprint, open_run_folder
-from pipeline.schema import Status, carried_schema
+from pipeline.manifest import Manifest, hash_array, open_manifest
+from pipeline.run import FinishedRun, Json, RunFolder, fingerprint, open_run, open_run_folder
+from pipeline.schema import RETRIED_STATUSES, Status, carried_schema
 from pipeline.score import ModelInfo, describe_model, load_model
 from pipeline.storage import STORE_ERRORS, arrow_filesystem, check_writable, describe, redact
 from spips_core import SpipsError
 
 SAMPLE_ROWS = 8
 PACKAGES = ("spips", "ray", "torch", "torchvision", "pyarrow", "pillow", "fsspec", "s3fs")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A scoring of a run's rows: the first of all of them, any later one of those that failed.
+
+    Attributes:
+        number: counted from 1.
+        id_hashes: (rows,) uint64, sorted: a hash of the pair_id of every row.
+        ids: pair_id of every row; None when they are all of the manifest's.
+    """
+
+    number: int
+    id_hashes: npt.NDArray[np.uint64]
+    ids: pa.Array | None
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows are to be scored."""
+        return len(self.id_hashes)
 
 
 @dataclass(frozen=True)
@@ -36,6 +59,7 @@ class Plan:
         folder: where it writes.
         fingerprints: of manifest, model and scoring settings: what makes two runs the same.
         sample: status and error of a few rows that were loaded on trial.
+        attempt: which rows are to be scored.
     """
 
     config: ScoreManifestConfig
@@ -46,6 +70,7 @@ class Plan:
     folder: RunFolder
     fingerprints: dict[str, str]
     sample: list[tuple[str, str]]
+    attempt: Attempt
 
     def record(self) -> Json:
         """Return the content of plan.json."""
@@ -65,11 +90,13 @@ class Plan:
         }
 
 
-def make_plan(config: ScoreManifestConfig) -> Plan:
+def make_plan(config: ScoreManifestConfig, *, retry_failed: bool = False) -> Plan:
     """Check manifest, model and output, and load a few rows on trial.
 
     Args:
         config: the run's settings.
+        retry_failed: if the run is finished, score its rows again whose status is one of
+            RETRIED_STATUSES.
 
     Raises:
         ContractError: anything is not as agreed; every problem is listed.
@@ -105,8 +132,19 @@ def make_plan(config: ScoreManifestConfig) -> Plan:
     run_id = config.output.run_id or fingerprint(dict(fingerprints))[:16]
     folder = open_run_folder(config.output.uri, run_id, fingerprints)
     carried = carried_schema(manifest.schema, manifest.image_columns)
+    attempt = Attempt(1, manifest.id_hashes, None)
+    if retry_failed and folder.state() == "finished":
+        attempt = _retry(open_run(f"{config.output.uri.rstrip('/')}/run_id={run_id}"))
     sample = _load_sample(config, manifest, carried)
-    return Plan(config, manifest, carried, model, run_id, folder, fingerprints, sample)
+    return Plan(config, manifest, carried, model, run_id, folder, fingerprints, sample, attempt)
+
+
+def _retry(run: FinishedRun) -> Attempt:
+    """Return the attempt at the rows that failed in all attempts before."""
+    failed = pc.field("status").isin([status.value for status in RETRIED_STATUSES])
+    rows = run.scores.to_table(columns=[run.pair_id_column], filter=failed)
+    ids = rows.column(0).combine_chunks()
+    return Attempt(run.num_attempts + 1, np.sort(hash_array(ids)), ids)
 
 
 def _scoring_settings(config: ScoreManifestConfig, manifest: Manifest) -> Json:
@@ -161,4 +199,8 @@ def describe_plan(plan: Plan) -> str:
         f"sample    {len(plan.sample) - len(failed)} of {len(plan.sample)} rows could be loaded",
         *(f"          {error}" for error in failed),
     ]
+    if plan.attempt.ids is not None:
+        lines.append(
+            f"retry     {plan.attempt.num_rows} failed rows, attempt {plan.attempt.number}"
+        )
     return "\n".join(lines)

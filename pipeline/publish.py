@@ -7,71 +7,90 @@ from datetime import UTC, datetime
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 
 from pipeline.errors import FaultError
+from pipeline.lease import Lease
 from pipeline.manifest import hash_ids
 from pipeline.plan import Plan
-from pipeline.run import Json, count_by_status
+from pipeline.run import FinishedRun, Json, count_by_status
 from pipeline.schema import Status
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """One process's try at a run.
+class Start:
+    """When a process took up an attempt, and what it found.
 
     Attributes:
         started_at: wall-clock time, UTC.
         start_s: the same on the monotonic clock.
-        num_rows_before: results that earlier attempts left.
+        num_rows_done: results that interrupted processes left.
     """
 
     started_at: datetime
     start_s: float
-    num_rows_before: int
+    num_rows_done: int
 
 
-def start_attempt(plan: Plan) -> Attempt:
+def start_attempt(plan: Plan) -> Start:
     """Return the state before anything is scored.
 
     Args:
         plan: the run.
     """
-    num_rows = len(_result_ids(plan, plan.folder.score_files()))
-    return Attempt(datetime.now(UTC), time.monotonic(), num_rows)
+    num_rows = len(_result_ids(plan, plan.folder.score_files(plan.attempt.number)))
+    return Start(datetime.now(UTC), time.monotonic(), num_rows)
 
 
-def publish(plan: Plan, attempt: Attempt, workers: Json) -> Json:
-    """Check that every id of the manifest has exactly one result, and declare the run finished.
+def publish(plan: Plan, start: Start, workers: Json, lease: Lease) -> Json:
+    """Check that every id of the attempt has exactly one result, and declare the run finished.
 
     Args:
         plan: the run, all of its results written.
-        attempt: when this try began.
+        start: when this process began.
         workers: the scoring processes, for the record.
+        lease: the right to publish.
 
     Returns:
         The content of run.json.
 
     Raises:
         FaultError: ids are lost or repeated; nothing is published.
+        ContractError: another process has taken the run.
     """
-    elapsed_s = time.monotonic() - attempt.start_s
-    files = plan.folder.score_files()
+    elapsed_s = time.monotonic() - start.start_s
+    folder, number = plan.folder, plan.attempt.number
+    files = folder.score_files(number)
     _reconcile(plan, files)
-    counts = count_by_status(plan.folder, files)
+    attempts = folder.read("run.json")["attempts"] if number > 1 else []
+    attempt = {
+        "files": [path.removeprefix(folder.path + "/") for path in files],
+        "num_rows": plan.attempt.num_rows,
+        "num_rows_resumed": start.num_rows_done,
+        "workers": workers,
+        "started_at": start.started_at.isoformat(timespec="seconds"),
+        "elapsed_s": round(elapsed_s, 3),
+        "rows_per_s": round((plan.attempt.num_rows - start.num_rows_done) / elapsed_s, 3),
+    }
+    record = plan.record() | {"attempts": [*attempts, attempt]}
+    rows = FinishedRun(folder, record).scores
+    counts = count_by_status(rows)
     num_rows = plan.manifest.num_rows
-    record = plan.record() | {
-        "files": [path.removeprefix(plan.folder.path + "/") for path in files],
+    if sum(counts.values()) != num_rows:
+        raise FaultError(
+            f"{folder.uri}: expected {num_rows} rows after attempt {number}, "
+            f"got {sum(counts.values())}; not published"
+        )
+    mine = rows.to_table(columns=["fetch_retries"], filter=pc.field("run_attempt") == number)
+    attempt["fetch_retries"] = pc.sum(mine.column(0)).as_py()
+    record |= {
         "counts_by_status": counts,
         "failed_fraction": (num_rows - counts[Status.OK]) / num_rows,
-        "workers": workers,
-        "started_at": attempt.started_at.isoformat(timespec="seconds"),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "elapsed_s": round(elapsed_s, 3),
-        "num_rows_from_earlier_attempts": attempt.num_rows_before,
-        "rows_per_s": round((num_rows - attempt.num_rows_before) / elapsed_s, 3),
     }
-    plan.folder.write("run.json", record)
-    plan.folder.write("_SUCCESS", None)
+    lease.check()
+    folder.write("run.json", record)
+    folder.write("_SUCCESS", None)
     return record
 
 
@@ -83,7 +102,7 @@ def _result_ids(plan: Plan, files: Sequence[str]) -> npt.NDArray[np.uint64]:
 
 
 def _reconcile(plan: Plan, files: Sequence[str]) -> None:
-    expected, got = plan.manifest.id_hashes, _result_ids(plan, files)
+    expected, got = plan.attempt.id_hashes, _result_ids(plan, files)
     if not np.array_equal(got, expected):
         num_lost = len(np.setdiff1d(expected, got))
         num_repeated = len(got) - len(np.unique(got))

@@ -2,10 +2,11 @@
 
 <output.uri>/run_id=<id>/
     plan.json       resolved config, fingerprints, model: what this folder will hold
-    scores/         results, Parquet
-    checkpoint/     Ray Data's record of the rows done, for resuming
-    run.json        plan.json plus counts by status, timings, throughput
+    scores/attempt-1/       results, Parquet; attempt-2 and on: of rows retried because they failed
+    checkpoint/attempt-1/   Ray Data's record of the rows done, for resuming
+    run.json        plan.json plus counts by status and the attempts with their files and timings
     _SUCCESS        empty, written last; without it the folder is unfinished
+    lock.json       there while a process writes
 """
 
 import hashlib
@@ -15,9 +16,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
-import pyarrow.compute
+import pyarrow.compute as pc
 import pyarrow.dataset
 from fsspec import AbstractFileSystem
 
@@ -49,15 +51,13 @@ class RunFolder:
     path: str
     uri: str
 
-    @property
-    def scores_path(self) -> str:
-        """Folder of the result files."""
-        return f"{self.path}/scores"
+    def scores_path(self, attempt: int) -> str:
+        """Return the folder of an attempt's result files."""
+        return f"{self.path}/scores/attempt-{attempt}"
 
-    @property
-    def checkpoint_path(self) -> str:
-        """Folder of Ray Data's checkpoint."""
-        return f"{self.path}/checkpoint"
+    def checkpoint_path(self, attempt: int) -> str:
+        """Return the folder of an attempt's Ray Data checkpoint."""
+        return f"{self.path}/checkpoint/attempt-{attempt}"
 
     def state(self) -> Literal["new", "unfinished", "finished"]:
         """Return how far the run is."""
@@ -83,12 +83,21 @@ class RunFolder:
         except STORE_ERRORS as error:
             raise FaultError(f"{self.uri}/{name} cannot be written: {describe(error)}") from error
 
-    def score_files(self) -> list[str]:
-        """Return the result files, sorted."""
+    def score_files(self, attempt: int) -> list[str]:
+        """Return the result files of an attempt whose rows are recorded as done, sorted.
+
+        What a killed process left half written is not recorded, and not returned.
+        """
         self.fs.invalidate_cache()
-        if not self.fs.exists(self.scores_path):
+        done = {PurePosixPath(path).stem for path in self._parquet(self.checkpoint_path(attempt))}
+        files = self._parquet(self.scores_path(attempt))
+        # Ray names <task>.parquet in the checkpoint, and <task>-<number>.parquet for each file.
+        return [path for path in files if PurePosixPath(path).stem.rpartition("-")[0] in done]
+
+    def _parquet(self, folder: str) -> list[str]:
+        if not self.fs.exists(folder):
             return []
-        return sorted(path for path in self.fs.find(self.scores_path) if path.endswith(".parquet"))
+        return sorted(path for path in self.fs.find(folder) if path.endswith(".parquet"))
 
 
 def fingerprint(content: Json) -> str:
@@ -117,7 +126,8 @@ def open_run_folder(output_uri: str, run_id: str, fingerprints: dict[str, str]) 
             fs, f"{root}/run_id={run_id}", redact(f"{output_uri.rstrip('/')}/run_id={run_id}")
         )
         if folder.state() == "new":
-            if fs.exists(folder.path) and fs.ls(folder.path):
+            names = fs.ls(folder.path, detail=False) if fs.exists(folder.path) else []
+            if any(not name.endswith("/lock.json") for name in names):
                 got = f"other files in {folder.uri}"
                 raise ContractError([f"output.run_id: expected a free folder or a run, got {got}"])
             return folder
@@ -137,16 +147,37 @@ def open_run_folder(output_uri: str, run_id: str, fingerprints: dict[str, str]) 
     return folder
 
 
-def count_by_status(folder: RunFolder, files: Sequence[str]) -> dict[str, int]:
-    """Return the number of result rows with each status, statuses without rows included.
+def choose_newest(
+    folder: RunFolder, attempts: Sequence[Sequence[str]], pair_id_column: str
+) -> pc.Expression | None:
+    """Return what holds for the result that counts of each pair: the newest attempt's.
 
     Args:
-        folder: of a run whose results are written.
-        files: the result files.
+        folder: of the run.
+        attempts: paths of the result files of each attempt, the first one's first.
+        pair_id_column: column with each pair's id.
+
+    Returns:
+        A condition on the rows of all these files; None when all of them count.
+    """
+    if len(attempts) == 1:
+        return None
+    is_newest = pc.field("run_attempt") == len(attempts)
+    for number, later in enumerate(attempts[1:], start=1):  # which scored some of these again
+        ids = _dataset(folder, later).to_table(columns=[pair_id_column]).column(0)
+        is_newest |= (pc.field("run_attempt") == number) & ~pc.field(pair_id_column).isin(ids)
+    return is_newest
+
+
+def count_by_status(rows: pyarrow.dataset.Dataset) -> dict[str, int]:
+    """Return the number of rows with each status, statuses without rows included.
+
+    Args:
+        rows: results.
     """
     counts: Counter[str] = Counter()
-    for batch in _dataset(folder, files).to_batches(columns=["status"]):
-        for entry in pyarrow.compute.value_counts(batch.column(0)).to_pylist():
+    for batch in rows.to_batches(columns=["status"]):
+        for entry in pc.value_counts(batch.column(0)).to_pylist():
             counts[entry["values"]] += entry["counts"]
     return {status.value: counts[status.value] for status in Status}
 
@@ -171,8 +202,30 @@ class FinishedRun:
     @cached_property
     def scores(self) -> pyarrow.dataset.Dataset:
         """The results; raises an error of the store or of Arrow when a file is lost or damaged."""
-        files = [f"{self.folder.path}/{name}" for name in self.record["files"]]
-        return _dataset(self.folder, files)
+        rows = _dataset(self.folder, self.files)
+        return rows if self.is_newest is None else rows.filter(self.is_newest)
+
+    @cached_property
+    def is_newest(self) -> pc.Expression | None:
+        """What holds for the rows of `files` that count; None when all of them do."""
+        return choose_newest(self.folder, self._files_by_attempt, self.pair_id_column)
+
+    @property
+    def files(self) -> list[str]:
+        """Paths of all attempts' result files."""
+        return [path for files in self._files_by_attempt for path in files]
+
+    @property
+    def num_attempts(self) -> int:
+        """How many attempts were published: one, and one more each time that rows were retried."""
+        return len(self.record["attempts"])
+
+    @property
+    def _files_by_attempt(self) -> list[list[str]]:
+        return [
+            [f"{self.folder.path}/{name}" for name in attempt["files"]]
+            for attempt in self.record["attempts"]
+        ]
 
     @property
     def run_id(self) -> str:
@@ -228,9 +281,11 @@ def open_run(run_uri: str) -> FinishedRun:
     if state != "finished":
         got = "no run" if state == "new" else "an unfinished one (no _SUCCESS)"
         raise ContractError([f"expected a finished run at {folder.uri}, got {got}"])
-    if "columns" not in record:
+    if not {"columns", "attempts"} <= record.keys():
         got = "one that an older version of this project scored"
-        raise ContractError([f"expected a run that names its columns at {folder.uri}, got {got}"])
+        raise ContractError(
+            [f"expected a run with columns and attempts at {folder.uri}, got {got}"]
+        )
     if not record["num_rows"]:
         raise ContractError([f"expected a run with rows at {folder.uri}, got an empty one"])
     return FinishedRun(folder, record)
@@ -309,18 +364,13 @@ def open_scores(run_uri: str, *, allow_unfinished: bool = False) -> pyarrow.data
     Raises:
         ContractError: there is no such run, or it is unfinished, or has no results yet.
     """
-    try:
-        fs, path = open_store(run_uri)
-        folder = RunFolder(fs, path, redact(run_uri))
-        state, files = folder.state(), folder.score_files()
-        if state == "finished":  # and nothing that another process may have added since
-            files = [f"{folder.path}/{name}" for name in folder.read("run.json")["files"]]
-    except STORE_ERRORS as error:
-        problem = f"{redact(run_uri)} cannot be read: {describe(error)}"
-        raise ContractError([problem]) from error
-    if state == "new" or (state == "unfinished" and not allow_unfinished):
-        got = "no run" if state == "new" else "an unfinished one (no _SUCCESS)"
-        raise ContractError([f"expected a finished run at {folder.uri}, got {got}"])
+    if not allow_unfinished or not is_run(run_uri):
+        return open_run(run_uri).scores
+    fs, path = open_store(run_uri)
+    folder = RunFolder(fs, path, redact(run_uri.rstrip("/")))
+    if folder.state() == "finished":
+        return open_run(run_uri).scores
+    files = folder.score_files(attempt=1)
     if not files:
         raise ContractError([f"expected results at {folder.uri}, got a run without any yet"])
     return _dataset(folder, files)

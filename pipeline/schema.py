@@ -15,7 +15,8 @@ class Status(StrEnum):
         FORBIDDEN: the store refuses access, or images.allowed_uri_prefixes does.
         UNREADABLE: an image cannot be fetched for another reason.
         DECODE_ERROR: the bytes are not an image of a supported format and sample type.
-        TOO_LARGE: more bytes than images.max_bytes, or more pixels than images.max_pixels.
+        TOO_LARGE: more bytes than images.max_bytes, more pixels than images.max_pixels, or more
+            than fit the scorer's memory.
         TOO_SMALL: a side is shorter than images.min_side_px.
         SIZE_MISMATCH: the two sizes differ, and images.size_mismatch is "error".
         NON_FINITE: the model gave a score that is not a finite number.
@@ -32,6 +33,10 @@ class Status(StrEnum):
     NON_FINITE = "non_finite"
 
 
+RETRIED_STATUSES = (Status.MISSING, Status.FORBIDDEN, Status.UNREADABLE, Status.DECODE_ERROR)
+"""What may be mended outside of a run, where its images are."""
+
+
 SCORE_FIELDS = (
     pa.field("spips_score", pa.float32()),
     pa.field("tradition_score", pa.float32()),
@@ -45,10 +50,12 @@ SIZE_FIELDS = (pa.field("height_px", pa.int32()), pa.field("width_px", pa.int32(
 STATUS_FIELDS = (
     pa.field("status", pa.string(), nullable=False),
     pa.field("error", pa.string(), nullable=False),
+    pa.field("fetch_retries", pa.int32(), nullable=False),
 )
 LINEAGE_FIELDS = (
     pa.field("model_digest", pa.string(), nullable=False),
     pa.field("run_id", pa.string(), nullable=False),
+    pa.field("run_attempt", pa.int32(), nullable=False),
 )
 PIXEL_FIELDS = (
     pa.field("reference_pixels", pa.large_binary()),

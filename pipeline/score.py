@@ -88,7 +88,7 @@ class PairScorer:
     """The score stage, a callable from a block of loaded rows to a block of results.
 
     Reads reference_pixels, distorted_pixels, height_px, width_px, status and error. Adds the
-    scores, model_digest and run_id; drops the pixels. Every row in is one row out.
+    scores, model_digest, run_id and run_attempt; drops the pixels. Every row in is one row out.
     """
 
     def __init__(
@@ -96,6 +96,7 @@ class PairScorer:
         source: ModelSourceConfig,
         expected_digest: str,
         run_id: str,
+        run_attempt: int,
         carried: pa.Schema,
         pixels_per_batch: int,
         use_gpu: bool,
@@ -107,6 +108,7 @@ class PairScorer:
             source: the model.
             expected_digest: digest of the model that the run's id stands for.
             run_id: of the run, for the results.
+            run_attempt: number of the attempt, for the results.
             carried: schema of the manifest's columns in the results.
             pixels_per_batch: most pixels (pairs x H x W) scored together on a GPU.
             use_gpu: score on the GPU that Ray gave this process, else on the CPU.
@@ -142,6 +144,7 @@ class PairScorer:
         self.model = model
         self.use_gpu = use_gpu
         self.run_id = run_id
+        self.run_attempt = run_attempt
         self.schema = result_schema(carried)
         # On a CPU a pair alone is no slower than a batch, and no neighbour can move its score.
         self.pixels_per_batch = pixels_per_batch if use_gpu else 0
@@ -153,8 +156,12 @@ class PairScorer:
         error = rows.column("error").to_pylist()
         scores = {field.name: np.full(rows.num_rows, np.nan, np.float32) for field in SCORE_FIELDS}
         # On a GPU nothing is waited for until all of it is under way.
-        batches = [(indices, self._score(rows, indices)) for indices in self._batches(rows)]
+        batches = [one for indices in self._batches(rows) for one in self._score(rows, indices)]
         for indices, batch in batches:
+            if batch is None:
+                status[indices[0]] = Status.TOO_LARGE.value
+                error[indices[0]] = "pair: expected a size that fits the scorer's memory, got more"
+                continue
             for name, of_batch in batch.items():
                 scores[name][indices] = of_batch.cpu().numpy()
         used = [f"{stream}_score" for stream in self.model.config.streams] + ["spips_score"]
@@ -174,6 +181,7 @@ class PairScorer:
         columns["error"] = pa.array(error, pa.string())
         columns["model_digest"] = pa.repeat(self.model.digest, rows.num_rows)
         columns["run_id"] = pa.repeat(self.run_id, rows.num_rows)
+        columns["run_attempt"] = pa.repeat(pa.scalar(self.run_attempt, pa.int32()), rows.num_rows)
         return pa.table(columns, schema=self.schema)
 
     def _batches(self, rows: pa.Table) -> Iterator[list[int]]:
@@ -190,7 +198,23 @@ class PairScorer:
             for start in range(0, len(indices), length):
                 yield indices[start : start + length]
 
-    def _score(self, rows: pa.Table, indices: list[int]) -> dict[str, Tensor]:
+    def _score(
+        self, rows: pa.Table, indices: list[int]
+    ) -> list[tuple[list[int], dict[str, Tensor] | None]]:
+        """Score a few rows of one size, halved until they fit the memory; None: a pair does not."""
+        try:
+            return [(indices, self._score_batch(rows, indices))]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        self._kept = None
+        torch.cuda.empty_cache()
+        if len(indices) == 1:
+            return [(indices, None)]
+        middle = len(indices) // 2
+        return self._score(rows, indices[:middle]) + self._score(rows, indices[middle:])
+
+    def _score_batch(self, rows: pa.Table, indices: list[int]) -> dict[str, Tensor]:
         """Return the scores of a few rows of one size, by result column."""
         references = self._encode_references(stack_pixels(rows, "reference_pixels", indices))
         distorted = self._encode(stack_pixels(rows, "distorted_pixels", indices))
@@ -219,6 +243,16 @@ class PairScorer:
         if all(is_new):
             return encoded
         return encoded[torch.tensor(is_new).cumsum(dim=0) - 1]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an allocation failed: CUDA's, one inside its libraries, torch's or NumPy's.
+
+    Args:
+        error: what scoring raised.
+    """
+    messages = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
+    return isinstance(error, MemoryError) or any(message in str(error) for message in messages)
 
 
 def stack_pixels(rows: pa.Table, column: str, indices: list[int]) -> Tensor:

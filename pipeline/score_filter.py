@@ -15,7 +15,7 @@ from ray.data import DataContext, SaveMode
 from pipeline.audit_config import BoundConfig, FilterScoresConfig
 from pipeline.config import ManifestConfig
 from pipeline.errors import ContractError, FaultError
-from pipeline.manifest import open_manifest
+from pipeline.manifest import KeepIds, open_manifest
 from pipeline.run import FinishedRun, Json, RunFolder
 from pipeline.schema import is_text
 from pipeline.score_tables import count_values, key_of, quantiles
@@ -129,20 +129,18 @@ class RejectRows:
 
 
 @dataclass(frozen=True)
-class KeepIds:
-    """A stage: manifest rows in, those with kept ids out.
+class KeepWhere:
+    """A stage: results in, those for which a condition holds out.
 
     Attributes:
-        column: of the ids.
-        ids: kept.
+        condition: on the results' columns.
     """
 
-    column: str
-    ids: pa.Array
+    condition: pc.Expression
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """Return the kept rows."""
-        return rows.filter(pc.is_in(rows.column(self.column), value_set=self.ids))
+        """Return the chosen rows."""
+        return rows.filter(self.condition)
 
 
 @dataclass
@@ -302,7 +300,8 @@ def open_output(
 def _plan(config: FilterScoresConfig, run: FinishedRun) -> Json:
     """Return what makes two filterings the same."""
     settings = config.model_dump(mode="json", include={"statuses", "bounds"})
-    return {"run": run.uri, "fingerprints": run.record["fingerprints"], **settings}
+    which = {"run": run.uri, "attempts": run.num_attempts}
+    return {**which, "fingerprints": run.record["fingerprints"], **settings}
 
 
 def write_filtered(
@@ -331,7 +330,10 @@ def write_filtered(
             [f"bounds: expected rows to keep, got none of {summary.rows}: {_tell_breaks(summary)}"]
         )
     fs, path = folder.fs, folder.path
-    results = _read(run.scores.files, run.scores.filesystem)
+    results = _read(run.files, arrow_filesystem(run.folder.fs))
+    if run.is_newest is not None:
+        newest = KeepWhere(run.is_newest)
+        results = results.map_batches(newest, batch_size=None, batch_format="pyarrow")
     kept = _kept(run, rules, summary, results)
     rejected = results.map_batches(RejectRows(rules), batch_format="pyarrow")
     num_rejected = summary.rows - summary.kept

@@ -1,5 +1,6 @@
 """The graph: read -> load -> score -> write, on Ray Data; the only place that composes stages."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
@@ -7,16 +8,19 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.data.checkpoint import CheckpointConfig
+from ray.exceptions import RayError
 
 from pipeline.config import ComputeConfig
-from pipeline.errors import ContractError
+from pipeline.errors import ContractError, FaultError
+from pipeline.lease import Lease
 from pipeline.load import PairLoader
+from pipeline.manifest import KeepIds
 from pipeline.plan import Plan
 from pipeline.publish import publish, start_attempt
-from pipeline.run import Json
+from pipeline.run import Json, open_run_folder
 from pipeline.schema import result_schema
 from pipeline.score import PairScorer
-from pipeline.storage import arrow_filesystem
+from pipeline.storage import STORE_ERRORS, arrow_filesystem, describe
 
 ROWS_PER_LOAD_TASK = 64
 """Rows that one load task takes: seconds of work, so that retrying or spreading it is cheap."""
@@ -38,6 +42,14 @@ PAIRS_PER_SCORER = 500
 PAIRS_PER_COMPILATION = 10_000
 """Pairs that a scorer must have for compiling to pay even where nothing is kept from before: 25 to
 60 s, against 6 ms a pair of 256 px."""
+
+PASSING_STORE_ERRORS = (
+    "ClientError", "ConnectionError", "ConnectionRefused", "ConnectionReset", "ClientPayloadError",
+    "EndpointConnection", "HTTPClientError", "IncompleteRead", "Timeout", "ResponseStreaming",
+    "ServiceUnavailable", "SlowDown", "InternalError",
+)  # fmt: skip
+"""What Ray's reads and writes try again for, up to minutes, where s3fs's own tries are used up;
+names that occur in a trace. A file written again replaces what there was of it."""
 
 
 @dataclass(frozen=True)
@@ -116,19 +128,23 @@ def score_pairs(
         "source": config.model,
         "expected_digest": plan.model.digest,
         "run_id": plan.run_id,
+        "run_attempt": plan.attempt.number,
         "carried": plan.carried,
         "pixels_per_batch": pixels,
         "use_gpu": workers.gpus_per_actor > 0,
         "compile_passes": workers.compile_passes,
     }
+    rows = ray.data.read_parquet(
+        plan.manifest.paths,
+        filesystem=arrow_filesystem(plan.manifest.fs),
+        partitioning=None,
+        file_extensions=None,  # the plan chose the files, whatever their names
+    )
+    if plan.attempt.ids is not None:
+        keep = KeepIds(plan.manifest.pair_id_column, plan.attempt.ids)
+        rows = rows.map_batches(keep, batch_size=None, batch_format="pyarrow")
     return (
-        ray.data.read_parquet(
-            plan.manifest.paths,
-            filesystem=arrow_filesystem(plan.manifest.fs),
-            partitioning=None,
-            file_extensions=None,  # the plan chose the files, whatever their names
-        )
-        .repartition(target_num_rows_per_block=ROWS_PER_LOAD_TASK)
+        rows.repartition(target_num_rows_per_block=ROWS_PER_LOAD_TASK)
         .map_batches(load, batch_size=None, batch_format="pyarrow", num_cpus=LOAD_CPUS)
         .map_batches(
             scorer,
@@ -149,9 +165,10 @@ def execution_context(plan: Plan) -> DataContext:
     context = DataContext.get_current().copy()
     context.target_max_block_size = 6 * plan.config.compute.pixels_per_batch  # two images, RGB
     context.use_datasource_v2 = False  # V2 starts processes to read the footers read already
+    context.retried_io_errors = [*context.retried_io_errors, *PASSING_STORE_ERRORS]
     context.checkpoint_config = checkpoint = CheckpointConfig(
         id_column=plan.manifest.pair_id_column,
-        checkpoint_path=plan.folder.checkpoint_path,
+        checkpoint_path=plan.folder.checkpoint_path(plan.attempt.number),
         delete_checkpoint_on_success=False,  # a crash before _SUCCESS must not score rows again
         override_filesystem=arrow_filesystem(plan.folder.fs),
     )
@@ -159,30 +176,52 @@ def execution_context(plan: Plan) -> DataContext:
     return context
 
 
-def run(plan: Plan, workers: Workers) -> Json:
-    """Score a manifest and publish the results; what earlier attempts left is kept.
+def run(plan: Plan, workers: Workers, lease: Lease) -> Json:
+    """Score a manifest and publish the results; what interrupted processes left is kept.
 
     Args:
-        plan: a run that is not finished.
+        plan: an attempt that is not published.
         workers: the scoring processes.
+        lease: the right to write into the run's folder.
 
     Returns:
         The content of run.json.
 
     Raises:
-        FaultError: the results do not add up to the manifest; nothing is published.
+        ContractError: another process writes there, or has written another run there meanwhile.
+        FaultError: Ray gave up, or the results do not add up to the manifest; nothing is published.
     """
-    folder = plan.folder
+    lease.check()
+    number = plan.attempt.number
+    # As in the plan, but now that nobody else writes.
+    folder = open_run_folder(plan.config.output.uri, plan.run_id, plan.fingerprints)
     if folder.state() == "new":
         folder.write("plan.json", plan.record())
-    attempt = start_attempt(plan)
+    elif folder.state() == "finished":
+        record = folder.read("run.json")
+        if len(record["attempts"]) >= number:  # published by another process meanwhile
+            return record
+    start = start_attempt(plan)
+    try:
+        _score(plan, workers)
+    except (RayError, UserWarning, *STORE_ERRORS, pa.ArrowException) as error:
+        cause = getattr(error, "cause", None) or error
+        raise FaultError(
+            f"{folder.uri}: {describe(cause)}; what was scored is kept, the same command goes on"
+        ) from error
+    return publish(plan, start, asdict(workers), lease)
+
+
+def _score(plan: Plan, workers: Workers) -> None:
+    """Write the results of the attempt's rows that have none."""
     rows_per_file = plan.config.output.rows_per_file
-    with DataContext.current(execution_context(plan)):
+    with DataContext.current(execution_context(plan)), warnings.catch_warnings():
+        # Ray would go on without recording rows: what is interrupted then could not be resumed.
+        warnings.filterwarnings("error", "You've enabled checkpointing, but", UserWarning)
         score_pairs(plan, workers).write_parquet(
-            folder.scores_path,
-            filesystem=arrow_filesystem(folder.fs),
+            plan.folder.scores_path(plan.attempt.number),
+            filesystem=arrow_filesystem(plan.folder.fs),
             min_rows_per_file=rows_per_file,
             max_rows_per_file=rows_per_file,
             schema=result_schema(plan.carried),
         )
-    return publish(plan, attempt, asdict(workers))

@@ -65,14 +65,23 @@ def open_store(uri: str) -> tuple[AbstractFileSystem, str]:
         ImportError: the scheme's driver is not installed.
         OSError: the driver cannot reach the store.
     """
-    fs, path = _open(uri)
+    fs, path = open_fs(uri)
     fs.invalidate_cache()  # other machines write there too
     return fs, path.rstrip("/")
 
 
-def _open(uri: str) -> tuple[AbstractFileSystem, str]:
+def open_fs(uri: str, **options: Any) -> tuple[AbstractFileSystem, str]:
+    """Return the file system of a URI, and the path inside it, as its driver gives them.
+
+    Args:
+        uri: a local path or any fsspec URI.
+        options: for the driver.
+
+    Raises:
+        ValueError, ImportError, OSError: as `open_store`.
+    """
     try:
-        return url_to_fs(uri)  # type: ignore[no-any-return]
+        return url_to_fs(uri, **options)  # type: ignore[no-any-return]
     except STORE_ERRORS:
         raise
     except Exception as error:  # some drivers raise what they like when a URI lacks something
@@ -151,47 +160,6 @@ def _place(uri: str) -> str:
         return str(os.path.realpath(LocalFileSystem._strip_protocol(uri)))
     scheme, separator, rest = uri.partition("://")
     return f"{scheme.lower()}{separator}{rest}"
-
-
-def fetch(uris: Sequence[str], max_bytes: int) -> list[bytes | Exception]:
-    """Fetch objects, those of one store concurrently.
-
-    Args:
-        uris: local paths or fsspec URIs.
-        max_bytes: no more than one byte above this is fetched of any object.
-
-    Returns:
-        For each URI its bytes, or the exception that says why there are none.
-    """
-    results: list[bytes | Exception] = [FileNotFoundError()] * len(uris)
-    stores: dict[int, tuple[AbstractFileSystem, list[tuple[int, str]]]] = {}
-    for index, uri in enumerate(uris):
-        try:
-            fs, path = _open(uri)
-        except STORE_ERRORS as error:
-            results[index] = error
-        else:
-            stores.setdefault(id(fs), (fs, []))[1].append((index, path))
-    for fs, entries in stores.values():
-        paths = [path for _, path in entries]
-        fetched = fs.cat_ranges(paths, 0, max_bytes + 1, on_error="return")
-        for (index, _), content in zip(entries, fetched, strict=True):
-            results[index] = b"" if _is_empty_object(content) else _named(content)
-    return results
-
-
-def _is_empty_object(result: bytes | Exception) -> bool:
-    """Return whether S3 refused a range because the object has no bytes at all."""
-    response: dict[str, Any] = getattr(getattr(result, "__cause__", None), "response", {})
-    return bool(response.get("Error", {}).get("Code") == "InvalidRange")
-
-
-def _named(result: bytes | Exception) -> bytes | Exception:
-    """Return an HTTP server's refusal as the error that other stores raise."""
-    kind = {401: PermissionError, 403: PermissionError, 410: FileNotFoundError}.get(
-        getattr(result, "status", 0)
-    )
-    return kind(describe(result)) if kind and isinstance(result, Exception) else result
 
 
 def content_id(fs: AbstractFileSystem, path: str) -> str:

@@ -180,6 +180,8 @@ def write_run(tmp_path: Path) -> Any:
             "error": columns.get("error", ["" if s == "ok" else "expected x" for s in status]),
             "model_digest": [digest] * num_rows,
             "run_id": [run_id] * num_rows,
+            "run_attempt": [1] * num_rows,
+            "fetch_retries": [0] * num_rows,
         }
         table = pa.table(blank | own | rest, schema=result_schema(carried))
         path = folder / f"run_id={run_id}"
@@ -200,7 +202,7 @@ def write_run(tmp_path: Path) -> Any:
                 "streams": ["tradition", "percept", "semantic"]},
                 "fusion_weights": {"tradition": 0.2, "percept": 0.3, "semantic": 0.5}},
             "config": {"images": {}, "model": {"checkpoint": "embedded"}} | (config or {}),
-            "files": files,
+            "attempts": [{"files": files}],
             "counts_by_status": counts,
             "failed_fraction": 1 - counts["ok"] / max(num_rows, 1),
             "finished_at": finished_at,

@@ -39,7 +39,7 @@ def run_job(manifest: Path, output: Path, *options: str) -> dict[str, float]:
     return {
         "exit": time.monotonic() - start_s,
         "first": first_s or float("nan"),
-        "scoring": json.loads(record.read_text())["elapsed_s"],
+        "scoring": json.loads(record.read_text())["attempts"][0]["elapsed_s"],
     }
 
 

@@ -44,6 +44,7 @@ class WaitingScorer:
             columns[field.name] = pa.nulls(rows.num_rows, field.type)
         for name in ("model_digest", "run_id"):
             columns[name] = pa.repeat(self.run_id, rows.num_rows)
+        columns["run_attempt"] = pa.repeat(pa.scalar(1, pa.int32()), rows.num_rows)
         return pa.table(columns, schema=self.schema)
 
 

@@ -38,7 +38,7 @@ def stop_job_halfway(arguments: list[str], run: Path, number: signal.Signals) ->
     """Send a signal once a few more result files lie there, and return the exit code."""
 
     def num_files() -> int:
-        return len(list(run.glob("scores/*.parquet")))
+        return len(list(run.glob("scores/*/*.parquet")))
 
     enough = num_files() + 3
     job = start_job(*arguments)
@@ -66,7 +66,22 @@ def test_a_stopped_run_is_no_result_and_goes_on_where_it_was(arguments, tmp_path
     ids = open_scores(str(run)).to_table(columns=["pair_id"])["pair_id"].to_pylist()
     assert sorted(ids) == [f"pair-{i:05d}" for i in range(NUM_ROWS)]
     record = json.loads((run / "run.json").read_text())
-    assert 75 <= record["num_rows_from_earlier_attempts"] < NUM_ROWS
+    assert 75 <= record["attempts"][0]["num_rows_resumed"] < NUM_ROWS
+
+
+def test_a_second_process_is_kept_out_of_a_run(arguments, tmp_path):
+    lock = tmp_path / "out" / "run_id=run" / "lock.json"
+    first = start_job(*arguments)
+    while not lock.exists():
+        assert first.poll() is None, first.communicate()[0]
+        time.sleep(0.05)
+    second = start_job(*arguments)
+    printed = second.communicate()[0]
+    assert second.returncode == 2, printed
+    assert f"expected no other process writing to {lock.parent}, got process {first.pid}" in printed
+    first.send_signal(signal.SIGTERM)
+    first.communicate()
+    assert not lock.exists()
 
 
 def test_a_run_from_s3_to_s3_keeps_every_row_and_no_secret(s3_store, images, tmp_path):

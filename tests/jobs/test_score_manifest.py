@@ -6,10 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 from ray.data import DataContext
 
 from jobs import score_manifest
-from jobs.exit_codes import DONE, TOO_MANY_FAILED, WRONG
+from jobs.exit_codes import DONE, FAULT, TOO_MANY_FAILED, WRONG
 from pipeline.config import ScoreManifestConfig
 from pipeline.plan import make_plan
 from pipeline.run import open_scores
@@ -85,7 +86,7 @@ def test_every_row_comes_back_once_with_its_status(image_folder, tmp_path, finis
         assert (row["spips_score"] is None) == (row["status"] != "ok")
 
     (run,) = (tmp_path / "out").glob("run_id=*")
-    files = list((run / "scores").glob("*.parquet"))
+    files = list((run / "scores").rglob("*.parquet"))
     assert max(pq.read_metadata(file).num_rows for file in files) <= 100
     record = json.loads((run / "run.json").read_text())
     assert record["counts_by_status"] == {s.value: expected.count(s.value) for s in Status}
@@ -110,6 +111,69 @@ def test_a_finished_run_is_left_alone(finished, manifest, capfd):
     assert score(manifest, finished) == DONE
     assert "this run is finished" in capfd.readouterr().out
     assert listing(finished) == before
+
+
+def test_failed_rows_are_tried_again_beside_the_old_results(image_folder, tmp_path, capfd):
+    rows, expected = plant(make_rows(str(image_folder), 120), image_folder)
+    (tmp_path / "images").mkdir()
+    late = str(tmp_path / "images" / "late.png")
+    uris = rows["distorted_uri"].to_pylist()
+    uris[5] = late
+    rows = rows.set_column(2, "distorted_uri", pa.array(uris))
+    expected[5] = "missing"
+    path = write_manifest(tmp_path / "pairs.parquet", rows)
+    allowed = json.dumps([str(image_folder), str(tmp_path / "images")])
+    arguments = [f"--images.allowed_uri_prefixes={allowed}", "--failure.max_failed_fraction=0.2"]
+    assert score(path, tmp_path / "out", *arguments) == DONE
+    before = read(tmp_path / "out")
+    assert before["status"].to_pylist() == expected
+    (run,) = (tmp_path / "out").glob("run_id=*")
+    old = {file: file.stat().st_mtime_ns for file in run.glob("scores/attempt-1/*")}
+
+    shutil.copy(image_folder / "d1_0.png", late)  # the reference is r0: another size
+    assert score(path, tmp_path / "out", *arguments, "--retry-failed") == DONE
+    assert "9 failed rows, attempt 2" in capfd.readouterr().out
+    results = read(tmp_path / "out")
+    expected[5] = "size_mismatch"
+    assert results["status"].to_pylist() == expected
+    assert results["pair_id"].to_pylist() == rows["pair_id"].to_pylist()
+    attempts = results["run_attempt"].to_pylist()
+    retried = ("missing", "forbidden", "unreadable", "decode_error")
+    assert [i for i, number in enumerate(attempts) if number == 2] == [
+        i for i, status in enumerate(expected) if status in retried or i == 5
+    ]
+    same = ["pair_id", "spips_score", "status", "error"]
+    kept = [i for i, number in enumerate(attempts) if number == 1]
+    assert results.take(kept).equals(before.take(kept))
+    assert results.select(same).take([0]).equals(before.select(same).take([0]))
+    assert old == {file: file.stat().st_mtime_ns for file in run.glob("scores/attempt-1/*")}
+    record = json.loads((run / "run.json").read_text())
+    assert [attempt["num_rows"] for attempt in record["attempts"]] == [120, 9]
+    assert record["counts_by_status"] == {s.value: expected.count(s.value) for s in Status}
+
+    # Without the option the run is finished; with it, and nothing else changed, it is a third try.
+    assert score(path, tmp_path / "out", *arguments) == DONE
+    assert score(path, tmp_path / "out", *arguments, "--retry-failed") == DONE
+    assert "8 failed rows, attempt 3" in capfd.readouterr().out
+    assert read(tmp_path / "out")["status"].to_pylist() == expected
+
+
+def test_without_failed_rows_there_is_nothing_to_try_again(finished, manifest, capfd):
+    before = listing(finished)
+    assert score(manifest, finished, "--retry-failed") == DONE
+    assert "no row failed that may be retried" in capfd.readouterr().out
+    assert listing(finished) == before
+
+
+def test_a_graph_that_ray_does_not_record_is_a_fault(manifest, tmp_path, monkeypatch, capfd):
+    def shuffled(plan, workers):
+        rows = score_pairs(plan, workers)
+        return rows.union(ray.data.from_arrow(rows.take_batch(1, batch_format="pyarrow")))
+
+    monkeypatch.setattr("pipeline.score_pipeline.score_pairs", shuffled)
+    assert score(manifest, tmp_path / "out") == FAULT
+    assert "checkpointing" in capfd.readouterr().err
+    assert not list((tmp_path / "out").glob("*/_SUCCESS"))
 
 
 def test_too_many_failed_rows_publish_and_alarm(image_folder, tmp_path, capfd):
@@ -220,7 +284,7 @@ def test_the_graph_can_be_built_for_gpus(manifest, tmp_path):
 
 def test_results_that_another_process_adds_later_are_not_read(finished, tmp_path):
     (run,) = shutil.copytree(finished, tmp_path / "out").glob("run_id=*")
-    file = next(run.glob("scores/*.parquet"))
+    file = next(run.glob("scores/*/*.parquet"))
     shutil.copy(file, file.with_name("late.parquet"))
     assert open_scores(str(run)).count_rows() == 60
 

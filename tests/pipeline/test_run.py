@@ -1,20 +1,38 @@
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet
 import pytest
 
 from pipeline.errors import ContractError, FaultError
-from pipeline.run import count_by_status, fingerprint, open_run_folder, open_scores
+from pipeline.run import (
+    count_by_status,
+    fingerprint,
+    open_run,
+    open_run_folder,
+    open_scores,
+)
 from pipeline.schema import Status
 from pipeline.storage import arrow_filesystem, open_store
 
 MINE = {"manifest": "m1", "model": "d1", "scoring": "s1"}
 
 
-def write_scores(run, name: str, statuses: list[str]) -> None:
-    run.fs.makedirs(run.scores_path, exist_ok=True)
-    table = pa.table({"status": statuses, "spips_score": pa.nulls(len(statuses), pa.float32())})
-    path = f"{run.scores_path}/{name}"
-    pyarrow.parquet.write_table(table, path, filesystem=arrow_filesystem(run.fs))
+RECORD = {"fingerprints": MINE, "columns": {"pair_id": "pair_id"}, "num_rows": 1}
+
+
+def write_scores(
+    run, task: str, statuses: dict[str, str], *, attempt: int = 1, is_recorded: bool = True
+) -> str:
+    """Write a file of results by pair_id, and a record of its rows; return its name."""
+    rows = {"pair_id": list(statuses), "status": list(statuses.values()),
+            "run_attempt": pa.array([attempt] * len(statuses), pa.int32())}  # fmt: skip
+    files = [f"{run.scores_path(attempt)}/{task}-0.parquet"]
+    if is_recorded:
+        files.append(f"{run.checkpoint_path(attempt)}/{task}.parquet")
+    for path in files:
+        run.fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        pyarrow.parquet.write_table(pa.table(rows), path, filesystem=arrow_filesystem(run.fs))
+    return files[0].removeprefix(f"{run.path}/")
 
 
 def make_run(folder: str, run_id: str = "r1"):
@@ -32,10 +50,10 @@ def problems_of(call, *arguments, **options) -> list[str]:
 def test_a_run_is_new_then_unfinished_then_finished(folder):
     run = open_run_folder(folder, "r1", MINE)
     assert run.state() == "new"
-    assert run.score_files() == []
+    assert run.score_files(1) == []
     run.write("plan.json", {"fingerprints": MINE})
     assert run.state() == "unfinished"
-    write_scores(run, "a.parquet", ["ok"])
+    write_scores(run, "a", {"p": "ok"})
     run.write("run.json", {"counts": 1})
     assert run.state() == "unfinished"
     run.write("_SUCCESS", None)
@@ -51,8 +69,9 @@ def test_what_another_machine_writes_is_seen(s3_store):
     others.pipe_file(f"{run.path}/_SUCCESS", b"")
     assert run.state() == "finished"
     run.fs.find(run.path)
-    others.pipe_file(f"{run.scores_path}/a.parquet", b"")
-    assert run.score_files() == [f"{run.scores_path}/a.parquet"]
+    others.pipe_file(f"{run.scores_path(1)}/a-0.parquet", b"")
+    others.pipe_file(f"{run.checkpoint_path(1)}/a.parquet", b"")
+    assert run.score_files(1) == [f"{run.scores_path(1)}/a-0.parquet"]
 
 
 def test_the_same_run_is_taken_up_again(folder):
@@ -126,9 +145,9 @@ def test_a_number_that_json_cannot_hold_is_not_written(tmp_path):
 
 def test_rows_are_counted_by_status_over_all_files(folder):
     run = make_run(folder)
-    write_scores(run, "a.parquet", ["ok", "missing", "ok"])
-    write_scores(run, "b.parquet", ["ok", "too_small"])
-    counts = count_by_status(run, run.score_files())
+    write_scores(run, "a", {"p": "ok", "q": "missing", "r": "ok"})
+    write_scores(run, "b", {"s": "ok", "t": "too_small"})
+    counts = count_by_status(open_scores(run.uri, allow_unfinished=True))
     assert list(counts) == [status.value for status in Status]
     expected = {"ok": 3, "missing": 1, "too_small": 1}
     assert {status: count for status, count in counts.items() if count} == expected
@@ -136,15 +155,45 @@ def test_rows_are_counted_by_status_over_all_files(folder):
 
 def test_only_a_finished_run_is_read_unless_asked_otherwise(folder):
     run = make_run(folder)
-    write_scores(run, "a.parquet", ["ok", "missing"])
-    run.fs.pipe_file(f"{run.scores_path}/notes.txt", b"not a result")
+    name = write_scores(run, "a", {"p": "ok", "q": "missing"})
+    run.fs.pipe_file(f"{run.scores_path(1)}/notes.txt", b"not a result")
     (problem,) = problems_of(open_scores, run.uri)
     assert problem == f"expected a finished run at {run.uri}, got an unfinished one (no _SUCCESS)"
     assert open_scores(run.uri, allow_unfinished=True).count_rows() == 2
-    run.write("run.json", {"files": ["scores/a.parquet"]})
+    run.write("run.json", RECORD | {"attempts": [{"files": [name]}]})
     run.write("_SUCCESS", None)
-    write_scores(run, "late.parquet", ["ok"])
-    assert open_scores(f"{run.uri}/").to_table()["status"].to_pylist() == ["ok", "missing"]
+    write_scores(run, "late", {"r": "ok"})
+    for allow_unfinished in (False, True):
+        rows = open_scores(f"{run.uri}/", allow_unfinished=allow_unfinished)
+        assert rows.to_table()["status"].to_pylist() == ["ok", "missing"]
+
+
+def test_a_file_whose_rows_are_not_recorded_as_done_is_not_read(folder):
+    run = make_run(folder)
+    write_scores(run, "a", {"p": "ok"})
+    write_scores(run, "killed", {"q": "ok"}, is_recorded=False)
+    run.fs.pipe_file(f"{run.checkpoint_path(1)}/killed.pending.parquet", b"")
+    assert open_scores(run.uri, allow_unfinished=True).to_table()["pair_id"].to_pylist() == ["p"]
+
+
+def test_of_each_pair_the_newest_attempt_is_read(folder):
+    run = make_run(folder)
+    statuses = ({"p": "ok", "q": "missing", "r": "missing", "s": "too_small", "t": "missing"},
+                {"q": "ok", "r": "unreadable", "t": "ok"}, {"r": "ok"})  # fmt: skip
+    files = [write_scores(run, "a", rows, attempt=i) for i, rows in enumerate(statuses, start=1)]
+    attempts = [{"files": [name]} for name in files]
+    run.write("_SUCCESS", None)
+    expected = [["ok", "missing", "missing", "too_small", "missing"],
+                ["ok", "ok", "unreadable", "too_small", "ok"],
+                ["ok", "ok", "ok", "too_small", "ok"]]  # fmt: skip
+    for number in (1, 2, 3):
+        run.write("run.json", RECORD | {"attempts": attempts[:number]})
+        rows = open_scores(run.uri)
+        assert rows.count_rows() == 5
+        assert rows.to_table().sort_by("pair_id")["status"].to_pylist() == expected[number - 1]
+        only = rows.to_table(columns=["pair_id"], filter=pc.field("status") == "too_small")
+        assert only["pair_id"].to_pylist() == ["s"]
+    assert open_run(run.uri).num_attempts == 3
 
 
 def test_scores_that_are_not_there_are_refused(folder):

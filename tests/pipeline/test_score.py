@@ -1,3 +1,4 @@
+import ast
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pipeline.schema import loaded_schema, result_schema
 from pipeline.score import PairScorer, load_model
 from spips_core import SPIPS, CheckpointError, ModelConfig
 
+REPOSITORY = Path(__file__).parents[2]
 CARRIED = pa.schema([("pair_id", pa.string()), ("model", pa.string())])
 
 
@@ -23,6 +25,7 @@ def make_scorer(source: ModelSourceConfig | None = None, **changes) -> PairScore
         "source": source,
         "expected_digest": load_model(source).digest,
         "run_id": "run",
+        "run_attempt": 1,
         "carried": CARRIED,
         "pixels_per_batch": 1_000_000,
         "use_gpu": False,
@@ -46,12 +49,45 @@ def make_rows(num_rows: int, sizes=((96, 100),), broken=()) -> pa.Table:
             "width_px": width_px if is_ok else None,
             "status": "ok" if is_ok else "missing",
             "error": "" if is_ok else "distorted: expected an image, got no object",
+            "fetch_retries": 0,
             "reference_pixels": reference.tobytes() if is_ok else None,
             "distorted_pixels": distorted.tobytes() if is_ok else None,
         }
         for name, value in row.items():
             columns[name].append(value)
     return pa.table(columns, schema=loaded_schema(CARRIED))
+
+
+OUT_OF_MEMORY = """
+import resource, sys
+from tests.pipeline.test_score import make_rows, make_scorer
+
+scorer = make_scorer()
+scorer(make_rows(2))
+scorer.pixels_per_batch = 10**9  # as on a GPU, where pairs of one size are one batch
+rows = make_rows(12, sizes=((96, 100), (1600, 1600)))
+used = int(next(line for line in open("/proc/self/status") if "VmSize" in line).split()[1])
+resource.setrlimit(resource.RLIMIT_AS, (used * 1024 + int(sys.argv[1]) * 2**20,) * 2)
+print([(row["pair_id"], row["status"], row["error"]) for row in scorer(rows).to_pylist()])
+"""
+
+
+def score_with_memory(megabytes: int) -> list[tuple[str, str, str]]:
+    """Score six small and six large pairs where so much more memory can be had."""
+    done = subprocess.run(
+        [sys.executable, "-c", OUT_OF_MEMORY, str(megabytes)],
+        cwd=REPOSITORY, text=True, capture_output=True, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return ast.literal_eval(done.stdout)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_a_pair_that_does_not_is_too_large():
+    assert {status for _, status, _ in score_with_memory(1500)} == {"ok"}
+    tight = score_with_memory(250)
+    assert [status for _, status, _ in tight] == ["ok", "too_large"] * 6
+    assert tight[1][2] == "pair: expected a size that fits the scorer's memory, got more"
 
 
 @pytest.fixture(scope="module")

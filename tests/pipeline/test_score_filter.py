@@ -1,15 +1,17 @@
 import json
 from datetime import date, datetime
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
 
 from pipeline.audit_config import FilterScoresConfig
 from pipeline.errors import ContractError
-from pipeline.run import open_run
+from pipeline.run import open_run, open_scores
 from pipeline.score_filter import (
     REASON,
     describe_summary,
@@ -192,3 +194,28 @@ def test_a_run_without_any_score_has_no_values_to_bound(write_run, tmp_path):
         write_run(failed), tmp_path / "out", bounds=[{"column": "spips_score", "at_most": 1}]
     )
     assert "expected one with values, none, got 'spips_score'" in problem
+
+
+def test_of_a_retried_run_the_newest_rows_are_filtered(write_run, tmp_path):
+    scores = {"pair_id": list("abcd"), "spips_score": [0.1, None, None, 0.9],
+              "status": ["ok", "missing", "missing", "ok"]}  # fmt: skip
+    run = write_run(scores)
+    filter_run(run, tmp_path / "before", bounds=BOUNDS[:1])
+    again = write_run({"pair_id": ["b", "c"], "spips_score": [0.2, None],
+                       "status": ["ok", "missing"]}, "again")  # fmt: skip
+    rows = open_scores(again).to_table()
+    number = rows.schema.get_field_index("run_attempt")
+    rows = rows.set_column(number, rows.schema.field(number), pa.array([2, 2], pa.int32()))
+    pq.write_table(rows, f"{run}/scores/2.parquet")
+    record = json.loads(Path(run, "run.json").read_text())
+    record["attempts"].append({"files": ["scores/2.parquet"]})
+    Path(run, "run.json").write_text(json.dumps(record))
+
+    told = filter_run(run, tmp_path / "out", bounds=BOUNDS[:1])
+    assert (told["rows"], told["kept"], told["rejected"]) == (4, 2, 2)
+    assert sorted(pq.read_table(tmp_path / "out/manifest")["pair_id"].to_pylist()) == ["a", "b"]
+    assert sorted(pq.read_table(tmp_path / "out/rejects")["pair_id"].to_pylist()) == ["c", "d"]
+    assert (
+        "one of the same filtering, got another"
+        in problems_of(run, tmp_path / "before", bounds=BOUNDS[:1])[0]
+    )

@@ -1,7 +1,4 @@
-import contextlib
 import hashlib
-import os
-import re
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -14,31 +11,15 @@ from pipeline.errors import FaultError
 from pipeline.storage import (
     arrow_filesystem,
     content_id,
-    describe,
-    fetch,
     local_copy,
     open_store,
     write_whole,
 )
 
-TEN = b"0123456789"
-NOBODY = 65_534
-
 
 def put(uri: str, content: bytes) -> str:
     write_whole(*open_store(uri), content)
     return uri
-
-
-@contextlib.contextmanager
-def unknown_keys(store):
-    """Ask as somebody whose keys the store does not know."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "stranger")
-        if store.server.name == "moto":  # which lets anybody in unless told otherwise
-            patch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0)
-        patch.setattr(S3FileSystem, "_cache", {})
-        yield
 
 
 def test_parquet_written_through_a_store_is_read_back(folder):
@@ -62,60 +43,6 @@ def test_a_uri_that_no_driver_opens_is_a_value_error(uri):
         open_store(uri)
 
 
-def test_objects_come_in_the_order_asked_and_what_is_missing_is_told(folder):
-    a, b = put(f"{folder}/a", b"A"), put(f"{folder}/b", b"B")
-    empty, absent = put(f"{folder}/empty", b""), f"{folder}/absent"
-    results = fetch([b, absent, a, empty, b], max_bytes=10)
-    assert [results[0], *results[2:]] == [b"B", b"A", b"", b"B"]
-    assert isinstance(results[1], FileNotFoundError)
-
-
-def test_a_bucket_that_does_not_exist_is_missing(s3_store):
-    (result,) = fetch([f"{s3_store.bucket}-absent/key"], max_bytes=10)
-    assert isinstance(result, FileNotFoundError)
-
-
-def test_a_folder_is_no_object(folder):
-    put(f"{folder}/inside/a", b"A")
-    (result,) = fetch([f"{folder}/inside"], max_bytes=10)
-    assert isinstance(result, OSError)
-
-
-@pytest.mark.parametrize(("max_bytes", "expected"), [(11, TEN), (10, TEN), (9, TEN), (4, TEN[:5])])
-def test_at_most_one_byte_above_the_limit_is_fetched(folder, max_bytes, expected):
-    assert fetch([put(f"{folder}/ten", TEN)], max_bytes) == [expected]
-
-
-def test_stores_may_be_mixed_in_one_call_and_none_hides_another(s3_store, tmp_path):
-    local, remote = put(f"{tmp_path}/a", b"local"), put(f"{s3_store.bucket}/a", b"remote")
-    uris = [remote, "nosuchscheme://a", local, "dir://a", f"{s3_store.bucket}", f"file://{local}"]
-    results = fetch(uris, max_bytes=10)
-    assert [results[0], results[2], results[5]] == [b"remote", b"local", b"local"]
-    assert all(isinstance(results[index], Exception) for index in (1, 3, 4))
-    assert fetch([], max_bytes=10) == []
-
-
-def test_a_stranger_is_forbidden_and_the_reason_is_named(s3_store):
-    uri = put(f"{s3_store.bucket}/a", b"A")
-    with unknown_keys(s3_store):
-        (result,) = fetch([uri], max_bytes=10)
-    assert isinstance(result, PermissionError)
-    assert re.search("Access ?Key", describe(result)), describe(result)
-
-
-def test_a_local_file_that_may_not_be_read_is_forbidden(tmp_path):
-    uri = put(f"{tmp_path}/a", b"A")
-    (tmp_path / "a").chmod(0)
-    user = os.geteuid()
-    if user == 0:  # who may read every file
-        os.seteuid(NOBODY)
-    try:
-        (result,) = fetch([uri], max_bytes=10)
-    finally:
-        os.seteuid(user)
-    assert isinstance(result, PermissionError)
-
-
 def test_a_content_id_tells_contents_apart_and_not_copies(folder):
     def id_of(name: str, content: bytes) -> str:
         return content_id(*open_store(put(f"{folder}/{name}", content)))
@@ -129,8 +56,8 @@ def test_a_content_id_tells_contents_apart_and_not_copies(folder):
 def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(folder):
     for content in (b"first", b"second, longer", b""):
         put(f"{folder}/new/a.json", content)
-        assert fetch([f"{folder}/new/a.json"], max_bytes=100) == [content]
-    fs, path = open_store(f"{folder}/new")
+        fs, path = open_store(f"{folder}/new")
+        assert fs.cat_file(f"{path}/a.json") == content
     assert [name.rpartition("/")[2] for name in fs.find(path)] == ["a.json"]
 
 
