@@ -233,7 +233,9 @@ def show(run_folder: Path) -> None:
     for distortion, values in means.iterrows():
         table.add_row(str(distortion), *(f"{value:.4f}" for value in values))
     console.print(table)
-    console.print(f"results: {run_folder}/scores/*/*.parquet, {run_folder}/run.json", soft_wrap=True)
+    console.print(
+        f"results: {run_folder}/scores/*/*.parquet, {run_folder}/run.json", soft_wrap=True
+    )
 
 
 if __name__ == "__main__":
