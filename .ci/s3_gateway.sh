@@ -2,6 +2,7 @@
 # A real S3 server for the tests marked `s3`: Ceph with its RADOS gateway, one node, on 127.0.0.1.
 #
 #   .ci/s3_gateway.sh start FOLDER   serve, and write FOLDER/env (source it) with address and keys
+#   .ci/s3_gateway.sh restart FOLDER kill the gateway, not what it stores, and serve again after DOWN_S seconds
 #   .ci/s3_gateway.sh stop FOLDER    end what start began there and remove its files
 #
 # moto answers as its authors expect S3 to; Ceph answers as a store does that people run.
@@ -105,6 +106,17 @@ answers() { # PORT: does it speak HTTP?
     [[ $line == HTTP/* ]]
 }
 
+wait_for_gateway() { # PORT
+    local started_s=$SECONDS
+    until answers "$1"; do
+        kill -0 "$(<gateway.pid)" 2>/dev/null ||
+            fail "the gateway ended:" log/gateway.out log/client.gateway
+        ((SECONDS - started_s < WAIT_S)) ||
+            fail "no answer in $WAIT_S s:" log/gateway.out log/client.gateway
+        sleep 0.2
+    done
+}
+
 start() {
     local fsid monitor_port gateway_port access_key secret_key
     umask 077
@@ -139,14 +151,7 @@ start() {
     begin osd ceph-osd "${conf[@]}" --foreground --id 0
     begin gateway radosgw "${conf[@]}" --foreground --name client.gateway
 
-    local started_s=$SECONDS
-    until answers "$gateway_port"; do
-        kill -0 "$(<gateway.pid)" 2>/dev/null ||
-            fail "the gateway ended:" log/gateway.out log/client.gateway
-        ((SECONDS - started_s < WAIT_S)) ||
-            fail "no answer in $WAIT_S s:" log/gateway.out log/client.gateway
-        sleep 0.2
-    done
+    wait_for_gateway "$gateway_port"
     access_key=$(random_hex 10) secret_key=$(random_hex 20)
     timeout "$WAIT_S" radosgw-admin "${conf[@]}" user create --uid=tests --display-name=tests \
         --access-key="$access_key" --secret-key="$secret_key" >log/user 2>&1 ||
@@ -162,6 +167,21 @@ ENV
 is_ours() { # PID: the number may have gone to another process since it was noted
     [[ $(tr '\0' ' ' 2>/dev/null <"/proc/$1/cmdline") == *" $folder/ceph.conf "* ]]
 } 2>/dev/null
+
+restart() {
+    local pid port
+    [[ -f $folder/$MARK ]] || fail "expected a folder that start made, got $folder"
+    cd "$folder"
+    pid=$(<gateway.pid)
+    while is_ours "$pid"; do
+        kill -KILL "$pid" 2>/dev/null || break
+        sleep 0.1
+    done
+    sleep "${DOWN_S:-0}"
+    begin gateway radosgw --conf "$folder/ceph.conf" --foreground --name client.gateway
+    port=$(sed -n 's/.*endpoint=127.0.0.1://p' ceph.conf)
+    wait_for_gateway "$port"
+}
 
 stop() {
     local daemon pid
@@ -180,9 +200,9 @@ stop() {
     rmdir --ignore-fail-on-non-empty "$folder"
 }
 
-[[ $# -eq 2 ]] || fail "usage: s3_gateway.sh start|stop FOLDER"
+[[ $# -eq 2 ]] || fail "usage: s3_gateway.sh start|restart|stop FOLDER"
 folder=$(realpath -m "$2")
 case $1 in
-    start | stop) "$1" ;;
-    *) fail "expected start or stop, got $1" ;;
+    start | restart | stop) "$1" ;;
+    *) fail "expected start, restart or stop, got $1" ;;
 esac

@@ -49,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _score(config: ScoreManifestConfig, *, dry_run: bool, retry_failed: bool) -> int:
+    # So long Ray Data keeps a share of the cluster for a process that was killed, and another one
+    # that goes on with its run waits for it; Ray reads this, 180 s otherwise, when it is imported.
+    os.environ.setdefault("RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S", "30")
     # torch and ray take seconds to import; --help and a wrong config need not wait for them.
     import ray
 

@@ -12,7 +12,7 @@ from pipeline.decode import decode_image, fit_pair
 from pipeline.errors import RowError
 from pipeline.fetch import Fetched, fetch
 from pipeline.schema import Status, is_text, loaded_schema
-from pipeline.storage import describe, is_allowed, is_relative, redact
+from pipeline.storage import describe, is_allowed, is_relative, redact, redact_as
 
 ROWS_PER_FETCH = 32
 """Rows fetched together: enough to hide a store's latency, few enough to hold their bytes."""
@@ -140,7 +140,7 @@ class PairLoader:
                     Status.MISSING, f"expected a URI or an image, got {got}"
                 )
         fetched = dict(zip(uris, fetch(uris, self.rules.max_bytes), strict=True))
-        contents |= {uri: _content(one) for uri, one in fetched.items()}
+        contents |= {uri: _content(uri, one) for uri, one in fetched.items()}
         for source, content in contents.items():
             if isinstance(content, bytes) and len(content) > self.rules.max_bytes:
                 contents[source] = RowError(
@@ -217,7 +217,7 @@ def load_pair(reference: str, distorted: str, rules: ImagesConfig) -> pa.Table:
     return next(loader(manifest))
 
 
-def _content(fetched: Fetched) -> bytes | RowError:
+def _content(uri: str, fetched: Fetched) -> bytes | RowError:
     """Return an image's bytes, or why it could not be fetched, as a row's status."""
     error = fetched.content
     if isinstance(error, bytes):
@@ -225,6 +225,8 @@ def _content(fetched: Fetched) -> bytes | RowError:
     if isinstance(error, FileNotFoundError):
         return RowError(Status.MISSING, "expected an image, got no object")
     if isinstance(error, PermissionError):
-        return RowError(Status.FORBIDDEN, f"expected read access, got {describe(error)}")
+        got = redact_as(describe(error), uri)
+        return RowError(Status.FORBIDDEN, f"expected read access, got {got}")
     tries = f" in {fetched.num_retries + 1} tries" if fetched.num_retries else ""
-    return RowError(Status.UNREADABLE, f"expected readable bytes, got {describe(error)}{tries}")
+    got = redact_as(describe(error), uri)
+    return RowError(Status.UNREADABLE, f"expected readable bytes, got {got}{tries}")

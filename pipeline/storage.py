@@ -13,9 +13,10 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import pyarrow.fs
+from aiohttp import ClientError
 from botocore.exceptions import BotoCoreError
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
@@ -24,8 +25,10 @@ from fsspec.implementations.local import LocalFileSystem
 from pipeline.errors import FaultError
 
 CACHE_FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "spips"
-STORE_ERRORS = (OSError, ValueError, ImportError, BotoCoreError)
-"""What a store that cannot be reached, read or written raises; BotoCoreError: without keys, say."""
+STORE_ERRORS = (OSError, ValueError, ImportError, BotoCoreError, ClientError)
+"""What a store that cannot be reached, read or written raises; BotoCoreError: without keys, say;
+aiohttp's ClientError: an http server's."""
+SHORTEST_SECRET = 6
 
 _USER_INFO = re.compile(
     r"://[^/\s?#]*:[^/\s?#]*@|(?<!abfs)(?<!abfss)(?<!wasb)(?<!wasbs)://[^/\s?#]*@"
@@ -124,6 +127,26 @@ def _without_values(tail: str) -> str:
     return "".join(parts)
 
 
+def redact_as(text: str, uri: str) -> str:
+    """Return the text redacted, and without a URI's secrets wherever they stand in it.
+
+    Servers repeat what they were asked for, without the host, or encoded.
+
+    Args:
+        text: an error message.
+        uri: that was asked for.
+    """
+    text = redact(text)
+    secrets = re.findall(r"://([^/\s?#]*)@", uri)
+    secrets += [secret.partition(":")[2] for secret in secrets]
+    secrets += re.findall(r"=([^&#]*)", uri.partition("?")[2])
+    for secret in sorted(secrets, key=len, reverse=True):
+        for written in (secret, unquote(secret), quote(secret), quote(secret, safe="")):
+            if len(written) >= SHORTEST_SECRET:
+                text = text.replace(written, "***")
+    return text
+
+
 def is_relative(uri: str) -> bool:
     """Return whether a URI is a path that means something else on every machine."""
     path = uri.removeprefix("file://").removeprefix("local://")
@@ -140,7 +163,7 @@ def is_allowed(uri: str, prefixes: Sequence[str]) -> bool:
         uri: a local path or fsspec URI.
         prefixes: folders; a prefix ends at a slash, so s3://a does not allow s3://ab.
     """
-    if "::" in uri:  # a chain names a second store inside the first
+    if "::" in uri or "\x00" in uri:  # a chain names a second store inside the first
         return False
     if not _is_local(uri) and ".." in re.split(r"[/\\]", _NOT_SENT.sub("", unquote(uri))):
         return False
