@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: setup demo check test bench format constraints training-data checkpoints evaluation
+.PHONY: setup demo check test bench chaos fuzz format constraints training-data checkpoints evaluation
 
 setup: $(READY)
 
@@ -28,6 +28,13 @@ test: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m tests.bench $(if $(ALEXNET_WEIGHTS),--alexnet-weights=$(ALEXNET_WEIGHTS))
+
+# Faults by the dozen, on a cluster of several nodes on this machine; some 40 minutes on two cores.
+chaos: $(READY)
+	$(BIN)/python -m tests.chaos
+
+fuzz: $(READY)
+	$(BIN)/python -m tests.fuzz
 
 format: $(READY)
 	$(BIN)/ruff format .

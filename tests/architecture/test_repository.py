@@ -80,6 +80,7 @@ def test_every_status_and_result_column_is_explained():
     [
         "README.md",
         "CONTRIBUTING.md",
+        "SECURITY.md",
         *(f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md")),
     ],
 )

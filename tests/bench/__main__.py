@@ -21,6 +21,7 @@ PARTS = {
     "d": "start-up",
     "e": "references that pairs share",
     "f": "scale-out simulated",
+    "g": "memory by the manifest's length",
 }
 
 
@@ -38,6 +39,10 @@ def measure(part: str, folder: Path, weights: str | None) -> Table:
         from tests.bench import job
 
         return job.steady_state(folder) if part == "c" else job.start_up(folder)
+    if part == "g":
+        from tests.bench.memory import by_length
+
+        return by_length(folder)
     import torch
 
     from pipeline.score import keep_freed_memory
@@ -59,7 +64,7 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="parts:\n" + "\n".join(f"  {key}  {text}" for key, text in PARTS.items()),
     )  # fmt: skip
-    parser.add_argument("--parts", default="".join(PARTS), help="some of abcdef (all)")
+    parser.add_argument("--parts", default="".join(PARTS), help="some of abcdefg (all)")
     parser.add_argument("--output", type=Path, default=Path("build/bench"), help="folder")
     parser.add_argument("--alexnet-weights", help="torchvision's AlexNet, for part e")
     parser.add_argument("--one", choices=PARTS, help=argparse.SUPPRESS)

@@ -29,7 +29,7 @@ def run_job(manifest: Path, output: Path, *options: str) -> dict[str, float]:
     ) as process:
         first_s = None
         while process.poll() is None:
-            if first_s is None and list(output.glob("run_id=*/scores/*.parquet")):
+            if first_s is None and list(output.glob("run_id=*/scores/*/*.parquet")):
                 first_s = time.monotonic() - start_s
             time.sleep(0.05)
         if process.returncode:

@@ -33,7 +33,7 @@ class Machines:
     def kill_node(self, choice: random.Random) -> bool:
         """Kill a worker node with all that runs on it, and add another."""
         node = choice.choice(self._workers)
-        processes = _descendants(_raylet(node))
+        processes = descendants(_raylet(node))
         self._workers.remove(node)
         self._cluster.remove_node(node, allow_graceful=False)
         for process in processes:  # some outlive their node for seconds
@@ -47,8 +47,8 @@ class Machines:
         found = [
             process
             for node in nodes
-            for process in _descendants(_raylet(node))
-            if STAGES[kind] in _title(process)
+            for process in descendants(_raylet(node))
+            if STAGES[kind] in title(process)
         ]
         return bool(found) and _kill(choice.choice(found))
 
@@ -61,14 +61,16 @@ def _raylet(node: Any) -> int:
     return int(raylet.process.pid)
 
 
-def _title(process: int) -> str:
+def title(process: int) -> str:
+    """Return a process's command line, or what Ray calls it."""
     try:
         return Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode()
     except OSError:
         return ""
 
 
-def _descendants(process: int) -> list[int]:
+def descendants(process: int) -> list[int]:
+    """Return the process's children, and theirs."""
     parents: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:

@@ -1,0 +1,90 @@
+"""Part g: what a run holds in memory, by the length of its manifest."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tests.bench.images import write_manifest
+from tests.bench.timing import Table
+from tests.chaos.cluster import descendants, title
+
+REPOSITORY = Path(__file__).parents[2]
+NUM_ROWS = (10_000, 100_000, 1_000_000)
+SCORED_EVERY = 20
+SAMPLED_EVERY_S = 0.5
+
+
+def write_tiny_rows(folder: Path, num_rows: int) -> Path:
+    """Write a manifest in which one row in twenty has images, small ones; the others name none."""
+    some = pq.read_table(write_manifest(folder, 320, side_px=96))
+    columns = {"pair_id": pa.array([f"{row:08d}" for row in range(num_rows)])}
+    for name in ("reference_uri", "distorted_uri"):
+        uris = some[name].to_pylist()
+        columns[name] = pa.array(
+            [uris[row % 320] if row % SCORED_EVERY == 0 else None for row in range(num_rows)],
+            pa.string(),
+        )
+    manifest = folder / f"tiny-{num_rows}.parquet"
+    pq.write_table(pa.table(columns), manifest)
+    return manifest
+
+
+def kilobytes(process: int, name: str) -> int:
+    """Return a line of a process's status."""
+    try:
+        text = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith(name)), 0)
+
+
+def peaks(manifest: Path, output: Path) -> dict[str, float]:
+    """Run the job, and return the most that each kind of process held, in MB."""
+    start_s = time.monotonic()
+    with subprocess.Popen(
+        [sys.executable, "jobs/score_manifest.py", f"--manifest.uri={manifest}",
+         f"--output.uri={output}", "--failure.max_failed_fraction=1", "--compute.actors=2",
+         "--compute.compile=false"],
+        cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    ) as job:  # fmt: skip
+        most = {"driver": 0, "scorer": 0, "load worker": 0, "other worker": 0, "object store": 0}
+        while job.poll() is None:
+            most["driver"] = max(most["driver"], kilobytes(job.pid, "VmRSS"))
+            for process in descendants(job.pid):
+                name = title(process)
+                if "raylet/raylet" in name:
+                    most["object store"] = max(most["object store"], kilobytes(process, "RssShmem"))
+                elif name.startswith("ray::"):
+                    kind = "scorer" if "PairScorer" in name else "other worker"
+                    kind = "load worker" if "PairLoader" in name else kind
+                    # The object store's pages are counted above, whoever maps them.
+                    own = kilobytes(process, "RssAnon")
+                    most[kind] = max(most[kind], own)
+            time.sleep(SAMPLED_EVERY_S)
+        if job.returncode:
+            raise RuntimeError(f"expected exit code 0, got {job.returncode}")
+    return {name: value / 1024 for name, value in most.items()} | {
+        "minutes": (time.monotonic() - start_s) / 60
+    }
+
+
+def by_length(folder: Path) -> Table:
+    """Part g: peaks of memory at 10 thousand, 100 thousand and a million tiny rows."""
+    table = Table(
+        "g. Memory at its peak, by the manifest's length, MB",
+        ["rows", "driver", "a scorer", "a load worker", "any other worker", "object store",
+         "minutes"],
+        notes=[
+            f"One row in {SCORED_EVERY} has images, of 96 px; the others name none and are "
+            "`missing`. Resident memory, of workers without the object store's."
+        ],
+    )  # fmt: skip
+    for num_rows in NUM_ROWS:
+        manifest = write_tiny_rows(folder / "in", num_rows)
+        got = peaks(manifest, folder / f"out-{num_rows}")
+        table.rows.append([str(num_rows), *got.values()])
+    return table
