@@ -67,6 +67,7 @@ def fetch(uris: Sequence[str], max_bytes: int) -> list[Fetched]:
     fetched = [Fetched(FileNotFoundError(), 0)] * len(uris)
     wanted = list(range(len(uris)))
     for num_retries in range(TRIES):
+        start_s = time.monotonic()
         contents = _fetch_once([uris[index] for index in wanted], max_bytes)
         for index, content in zip(wanted, contents, strict=True):
             fetched[index] = Fetched(content, num_retries)
@@ -80,10 +81,9 @@ def fetch(uris: Sequence[str], max_bytes: int) -> list[Fetched]:
         ]
         if not wanted or num_retries == TRIES - 1:
             break
-        wait_s = FIRST_WAIT_S * 2**num_retries * random.uniform(0.5, 1.5)  # not all at once
-        time.sleep(wait_s)
+        time.sleep(FIRST_WAIT_S * 2**num_retries * random.uniform(0.5, 1.5))  # not all at once
         for store in {_store(uris[index]) for index in wanted}:
-            _waited_s[store] = _waited_s.get(store, 0) + wait_s
+            _waited_s[store] = _waited_s.get(store, 0) + time.monotonic() - start_s
     return fetched
 
 

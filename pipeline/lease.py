@@ -48,6 +48,8 @@ class Lease:
         self._wait_for_holder()
         self._write()
         self._written_s = time.monotonic()
+        self._keeper = threading.Thread(target=self._keep, daemon=True)
+        self._keeper.start()
 
     def check(self) -> None:
         """Raise when another process has taken the folder.
@@ -94,7 +96,7 @@ class Lease:
             if held != found:
                 raise ContractError([_describe(self.folder, held)])
 
-    def keep(self) -> None:
+    def _keep(self) -> None:
         """Rewrite the file until the lease ends; interrupt the main thread when it is lost."""
         while not self._ended.wait(BEAT_S):
             with suppress(*STORE_ERRORS, FaultError):  # a store that is away for a while
@@ -108,6 +110,7 @@ class Lease:
     def end(self) -> None:
         """Stop rewriting, and remove the file if it is still this process's."""
         self._ended.set()
+        self._keeper.join()  # else it might write the file once more
         with suppress(*STORE_ERRORS):
             held = self._read()
             if held is not None and held["holder"] == self._me["holder"]:
@@ -126,8 +129,6 @@ def hold(folder: RunFolder) -> Iterator[Lease]:
         FaultError: the folder cannot be written, or another process took it meanwhile.
     """
     lease = Lease(folder)
-    keeper = threading.Thread(target=lease.keep, daemon=True)
-    keeper.start()
     try:
         yield lease
     except KeyboardInterrupt:
@@ -138,7 +139,6 @@ def hold(folder: RunFolder) -> Iterator[Lease]:
         raise
     finally:
         lease.end()
-        keeper.join()
 
 
 def _place() -> str | None:
