@@ -3,7 +3,10 @@
 import sys
 from collections.abc import Callable
 
+from pyarrow import ArrowException
+
 from pipeline.errors import ContractError, FaultError
+from pipeline.storage import STORE_ERRORS, describe
 
 DONE, FAULT, WRONG, TOO_MANY_FAILED, GATE_BROKEN, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -28,6 +31,9 @@ def exit_code_of(
         return WRONG
     except FaultError as error:
         sys.stderr.write(f"fault: {error}\n")
+        return FAULT
+    except (*STORE_ERRORS, ArrowException) as error:  # a file lost or damaged, a store away
+        sys.stderr.write(f"fault: {describe(error)}\n")
         return FAULT
     except KeyboardInterrupt:
         sys.stderr.write(f"interrupted: {interrupted}\n")

@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _score(config: ScoreManifestConfig, *, dry_run: bool, retry_failed: bool) -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as on Ctrl-C: schedulers stop so
     # So long Ray Data keeps a share of the cluster for a process that was killed, and another one
     # that goes on with its run waits for it; Ray reads this, 180 s otherwise, when it is imported.
     os.environ.setdefault("RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S", "30")
@@ -97,7 +98,7 @@ def start_ray(*, dashboard: bool = False) -> None:
         ray.init(ignore_reinit_error=True)
     else:  # "local": without it, what a dead cluster left behind would be waited for
         ray.init("local", ignore_reinit_error=True, include_dashboard=dashboard)
-    # As on Ctrl-C, where Ray's own handler would abort the process: schedulers stop jobs so.
+    # Again, since Ray has its own handler, which would abort the process.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 

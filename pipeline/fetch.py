@@ -10,6 +10,7 @@ from http.client import IncompleteRead
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.exceptions import HTTPClientError
 from fsspec import AbstractFileSystem
 from fsspec.config import conf
@@ -37,7 +38,9 @@ PASSING_ERRNOS = frozenset(
         errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH,
     }
 )  # fmt: skip
-PASSING_ERRORS = (TimeoutError, ConnectionError, HTTPClientError, IncompleteRead)
+PASSING_ERRORS = (
+    TimeoutError, ConnectionError, BotoConnectionError, HTTPClientError, IncompleteRead,
+)  # fmt: skip
 
 _waited_s: dict[str, float] = {}  # for stores that have given nothing since, in this process
 
@@ -108,7 +111,10 @@ def _fetch_once(uris: Sequence[str], max_bytes: int) -> list[bytes | Exception]:
             stores.setdefault(id(fs), (fs, []))[1].append((index, path))
     for fs, entries in stores.values():
         paths = [path for _, path in entries]
-        fetched = fs.cat_ranges(paths, 0, max_bytes + 1, on_error="return")
+        try:
+            fetched = fs.cat_ranges(paths, 0, max_bytes + 1, on_error="return")
+        except Exception as error:  # noqa: BLE001 - some drivers raise what they should return
+            fetched = [error] * len(paths)
         for (index, _), content in zip(entries, fetched, strict=True):
             results[index] = b"" if _is_empty_object(content) else _named(content)
     return results
@@ -123,8 +129,6 @@ def _check_is_file(path: Path) -> None:
 def _options(uri: str) -> dict[str, Any]:
     """Return what a store's driver is told beyond its own settings."""
     scheme = uri.partition("://")[0]
-    if "::" in uri:
-        return {}
     if scheme in ("s3", "s3a"):
         mine = {"retries": {"total_max_attempts": 1}}  # likewise
         return {"config_kwargs": conf.get("s3", {}).get("config_kwargs", {}) | mine}

@@ -39,13 +39,17 @@ async def stay_on_host(_session: ClientSession, _context: SimpleNamespace, move:
     Raises:
         PermissionError: the redirect leads away.
     """
-    target = move.url.join(URL(move.response.headers.get("Location", "")))
+    headers = move.response.headers
+    # As aiohttp chooses, which takes the second for the first.
+    target = move.url.join(URL(headers.get("Location") or headers.get("URI") or ""))
     is_upgrade = (move.url.scheme, target.scheme) == ("http", "https") and (
         target.is_default_port() and move.url.is_default_port()
     )
     same_place = move.url.origin() == target.origin()
     if move.url.host != target.host or not (same_place or is_upgrade):
-        raise PermissionError(f"expected no redirect to another host, got one to {target.host}")
+        raise PermissionError(
+            f"expected no redirect to another host or port, got one to {target.host}:{target.port}"
+        )
 
 
 def open_session(**settings: Any) -> ClientSession:

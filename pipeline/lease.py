@@ -66,7 +66,7 @@ class Lease:
         self.folder.fs.invalidate_cache()
         try:
             held = self.folder.read(LOCK_FILE)
-        except (FileNotFoundError, ValueError):  # none, or one of a disk that was full
+        except (FileNotFoundError, IsADirectoryError, ValueError):  # none, or a damaged one
             return None
         return held if isinstance(held, dict) and "holder" in held else None
 
@@ -155,14 +155,14 @@ def _has_ended(held: dict[str, Any]) -> bool:
     if held.get("place") is None or held["place"] != _place():
         return False
     try:
-        os.kill(held["process"], 0)
-    except ProcessLookupError:
+        os.kill(int(held["process"]), 0)
+    except (ProcessLookupError, OverflowError):  # no such number, or one that none can have
         return True
-    except PermissionError:
+    except (PermissionError, LookupError, TypeError, ValueError):
         pass
     return False
 
 
 def _describe(folder: RunFolder, held: dict[str, Any] | None) -> str:
-    got = f"process {held['process']} on {held['host']}" if held else "one that has ended"
+    got = f"process {held.get('process')} on {held.get('host')}" if held else "one that has ended"
     return f"output.run_id: expected no other process writing to {folder.uri}, got {got}"

@@ -12,7 +12,7 @@ from pipeline.decode import decode_image, fit_pair
 from pipeline.errors import RowError
 from pipeline.fetch import Fetched, fetch
 from pipeline.schema import Status, is_text, loaded_schema
-from pipeline.storage import describe, is_allowed, is_relative, redact, redact_as
+from pipeline.storage import describe, is_allowed, is_relative, one_line, redact_as, redact_uri
 
 ROWS_PER_FETCH = 32
 """Rows fetched together: enough to hide a store's latency, few enough to hold their bytes."""
@@ -155,6 +155,10 @@ class PairLoader:
             return RowError(
                 Status.UNREADABLE, "expected a URI or an absolute path, got a relative path"
             )
+        if "::" in uri:  # the store inside would be asked as its driver likes, without any limit
+            return RowError(
+                Status.FORBIDDEN, "expected a URI of one store, got a chain of several (::)"
+            )
         prefixes = self.rules.allowed_uri_prefixes
         if prefixes is not None and not is_allowed(uri, prefixes):
             return RowError(
@@ -164,7 +168,7 @@ class PairLoader:
 
     def _load_pair(self, images: Images, sources: tuple[Source, Source]) -> LoadedPair:
         shown = [
-            redact(source) if isinstance(source, str) else f"column {column}"
+            redact_uri(source) if isinstance(source, str) else f"column {column}"
             for column, source in zip(self.image_columns, sources, strict=True)
         ]
         decoded: list[Image.Image] = []
@@ -187,14 +191,14 @@ class PairLoader:
         columns = {field.name: rows.column(field.name) for field in self.carried}
         for name in self.image_columns:
             if name in columns and is_text(columns[name].type):
-                shown = [redact(uri) if uri else uri for uri in columns[name].to_pylist()]
+                shown = [redact_uri(uri) if uri else uri for uri in columns[name].to_pylist()]
                 columns[name] = pa.array(shown, columns[name].type)
         columns["height_px"], columns["width_px"] = (
             pa.array([pair.size[axis] if pair.size else None for pair in pairs], pa.int32())
             for axis in (0, 1)
         )
         columns["status"] = pa.array([pair.status.value for pair in pairs], pa.string())
-        columns["error"] = pa.array([pair.error for pair in pairs], pa.string())
+        columns["error"] = pa.array([one_line(pair.error) for pair in pairs], pa.string())
         columns["fetch_retries"] = pa.array([pair.fetch_retries for pair in pairs], pa.int32())
         for index, name in enumerate(("reference_pixels", "distorted_pixels")):
             values = [pair.pixels[index] if pair.pixels else None for pair in pairs]

@@ -135,7 +135,9 @@ def make_plan(config: ScoreManifestConfig, *, retry_failed: bool = False) -> Pla
     attempt = Attempt(1, manifest.id_hashes, None)
     if retry_failed and folder.state() == "finished":
         attempt = _retry(open_run(f"{config.output.uri.rstrip('/')}/run_id={run_id}"))
-    sample = _load_sample(config, manifest, carried)
+    # A finished run loads nothing any more.
+    is_done = folder.state() == "finished" and attempt.ids is None
+    sample = [] if is_done else _load_sample(config, manifest, carried)
     return Plan(config, manifest, carried, model, run_id, folder, fingerprints, sample, attempt)
 
 

@@ -67,8 +67,15 @@ class RunFolder:
         return "unfinished" if self.fs.exists(f"{self.path}/plan.json") else "new"
 
     def read(self, name: str) -> Json:
-        """Return plan.json or run.json."""
-        content: Json = json.loads(self.fs.cat_file(f"{self.path}/{name}"))
+        """Return plan.json or run.json.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        try:
+            content: Json = json.loads(self.fs.cat_file(f"{self.path}/{name}"))
+        except ValueError as error:
+            raise ValueError(f"{self.uri}/{name}: expected JSON, got {error}") from error
         return content
 
     def write(self, name: str, content: Json | None) -> None:
@@ -127,11 +134,13 @@ def open_run_folder(output_uri: str, run_id: str, fingerprints: dict[str, str]) 
         )
         if folder.state() == "new":
             names = fs.ls(folder.path, detail=False) if fs.exists(folder.path) else []
-            if any(not name.endswith("/lock.json") for name in names):
-                got = f"other files in {folder.uri}"
+            # What a process leaves that was killed before anything else was written.
+            others = [name for name in names if "/lock.json" not in name and "partial" not in name]
+            if others:
+                got = f"other files in {folder.uri}, {others[0].rpartition('/')[2]} for one"
                 raise ContractError([f"output.run_id: expected a free folder or a run, got {got}"])
             return folder
-        held = folder.read("plan.json")["fingerprints"]
+        held = dict(folder.read("plan.json")["fingerprints"])
     except (*STORE_ERRORS, KeyError, TypeError) as error:
         raise ContractError(
             [f"output.uri: {redact(output_uri)} cannot be used: {describe(error)}"]

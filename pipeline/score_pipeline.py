@@ -224,4 +224,7 @@ def _score(plan: Plan, workers: Workers) -> None:
             min_rows_per_file=rows_per_file,
             max_rows_per_file=rows_per_file,
             schema=result_schema(plan.carried),
+            # It waits for its store, and must not wait for a CPU: on a small machine those that
+            # load never leave one, and nothing would be written before all is scored.
+            ray_remote_args={"num_cpus": 0},
         )

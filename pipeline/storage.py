@@ -35,6 +35,7 @@ _USER_INFO = re.compile(
 )
 _HTTP_TAIL = re.compile(r"(https?://[^\s?#;]*)([?#;]\S*?)(?=['\")\],.]*(?:\s|$))", re.IGNORECASE)
 _QUERY = re.compile(r"(://[^\s?]*)(\?[\w.-]+=\S*?)(?=['\")\],.]*(?:\s|$))")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _NOT_SENT = re.compile(r"[\x00-\x1f]")  # clients leave these out of what they ask for
 
 
@@ -127,6 +128,35 @@ def _without_values(tail: str) -> str:
     return "".join(parts)
 
 
+def redact_uri(uri: str) -> str:
+    """Return a URI with user info and query values replaced by ***, whatever stands in it.
+
+    Args:
+        uri: one URI and nothing else; a local path is returned as it is.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        return uri
+    is_http = scheme.lower() in ("http", "https")
+    start = re.search(r"[?#;]" if is_http else r"\?(?=[\w.-]+=)", rest)
+    head, tail = (rest[: start.start()], rest[start.start() :]) if start else (rest, "")
+    place, slash, path = head.partition("/")
+    user, at, host = place.rpartition("@")
+    is_container = scheme in ("abfs", "abfss", "wasb", "wasbs") and ":" not in user
+    if at and not is_container:
+        place = f"***@{host}"
+    return f"{scheme}://{place}{slash}{path}{_without_values(tail)}"
+
+
+def one_line(text: str) -> str:
+    """Return a text with its control characters written out, so that it is a line and no more.
+
+    Args:
+        text: that may hold what a stranger wrote.
+    """
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
 def redact_as(text: str, uri: str) -> str:
     """Return the text redacted, and without a URI's secrets wherever they stand in it.
 
@@ -165,7 +195,7 @@ def is_allowed(uri: str, prefixes: Sequence[str]) -> bool:
     """
     if "::" in uri or "\x00" in uri:  # a chain names a second store inside the first
         return False
-    if not _is_local(uri) and ".." in re.split(r"[/\\]", _NOT_SENT.sub("", unquote(uri))):
+    if not _is_local(uri) and ".." in re.split(r"[/\\;]", _NOT_SENT.sub("", unquote(uri))):
         return False
     place = _place(uri)
     return any(

@@ -4,8 +4,9 @@ import asyncio
 import random
 import threading
 from collections import Counter
+from contextlib import suppress
 
-from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
+from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector, web
 from yarl import URL
 
 STALL_S = 60
@@ -70,11 +71,12 @@ class FaultProxy:
         if spoil and spoil != "truncated body":
             self.injected[spoil] += 1
             if self._random.random() < 0.5:  # the server acts, and its answer is lost
-                await self._pass_on(request, body)
+                with suppress(OSError, ClientError):
+                    await self._pass_on(request, body)
             return await self._spoil(request, spoil)
         try:
             status, headers, content = await self._pass_on(request, body)
-        except OSError:  # the server is away: so is this one
+        except (OSError, ClientError):  # the server is away: so is this one
             request.transport.abort()
             return web.Response(status=502)
         response = web.StreamResponse(status=status, headers=headers)

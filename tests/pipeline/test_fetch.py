@@ -211,6 +211,14 @@ def test_s3_asks_again_too_and_counts(web, monkeypatch):
     assert fetch(["s3://bucket/a"], 100) == [Fetched(TEN, 3)]
 
 
+def test_an_s3_server_that_is_down_is_asked_again(web, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.setattr(S3FileSystem, "_cache", {})
+    (result,) = fetch(["s3://bucket/a"], 100)
+    assert "EndpointConnectionError" in describe(result.content)
+    assert result.num_retries == TRIES - 1
+
+
 def test_a_host_that_does_not_exist_is_asked_once():
     start_s = time.monotonic()
     (result,) = fetch(["http://nosuchhost.invalid/a"], 100)
@@ -222,11 +230,16 @@ def test_a_host_that_does_not_exist_is_asked_once():
 def test_a_redirect_is_followed_on_its_host_and_to_no_other(web):
     other = web({"/secret": [status(200, b"secret")]})
     server = web({"/here": [status(302, Location="/there")], "/there": [status(200, TEN)],
-                  "/away": [status(302, Location=f"{other.address}/secret")]})  # fmt: skip
-    here, away = fetch([f"{server.address}/here", f"{server.address}/away"], 100)
-    assert here.content == TEN
-    assert isinstance(away.content, PermissionError)
-    assert "expected no redirect to another host" in str(away.content)
+                  "/away": [status(302, Location=f"{other.address}/secret")],
+                  "/by_uri": [status(302, URI=f"{other.address}/secret")]})  # fmt: skip
+    names = ("here", "away", "by_uri")
+    here, *aways = contents([f"{server.address}/{name}" for name in names], 100)
+    assert here == TEN
+    for away in aways:
+        assert isinstance(away, PermissionError)
+        assert f"expected no redirect to another host or port, got one to {other.address[7:]}" in (
+            str(away)
+        )
     assert other.asked == []
 
 

@@ -52,7 +52,10 @@ def test_a_folder_that_a_dead_process_here_held_is_taken_at_once(tmp_path):
         lease.check()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}"])
+ODD = b'{"holder": "x", "process": 1%s, "place": "%s"}' % (b"0" * 30, leasing._place().encode())
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", ODD])
 def test_a_file_that_is_no_lock_is_replaced(tmp_path, content):
     run = open_run_folder(str(tmp_path), "r", MINE)
     (tmp_path / "run_id=r").mkdir()

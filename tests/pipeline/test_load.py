@@ -14,6 +14,11 @@ from pipeline.schema import carried_schema, loaded_schema
 COLUMNS = ("reference_uri", "distorted_uri")
 
 
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch):
+    monkeypatch.setattr("pipeline.fetch.FIRST_WAIT_S", 0.001)
+
+
 def png(colour, size=(100, 96)) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", size, colour).save(buffer, "PNG")
@@ -151,6 +156,41 @@ def test_secrets_in_a_uri_reach_neither_error_nor_columns():
     for text in (row["error"], row["reference_uri"], row["distorted_uri"]):
         assert not any(word in text for word in ("PASSWORD", "SIGNATURE", "KEY"))
         assert "127.0.0.1:1/a.png" in text
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://127.0.0.1:1/a b.png?prompt=a red cat&key=SECRET&x=1",
+        "http://127.0.0.1:1/404 x?token=SECRET",
+        "https://u:SEC RET@127.0.0.1:1/a.png",
+        "s3://bucket/a b.png?X-Sig=SECRET y",
+        "nosuch://u:SECRET@127.0.0.1:1/a.png",
+    ],
+)
+def test_secrets_of_a_uri_with_spaces_in_it_are_hidden_too(uri):
+    row = load_one(uri, uri)
+    assert row["status"] == "unreadable"
+    for text in (row["error"], row["reference_uri"]):
+        assert not any(word in text for word in ("SEC", "RET", "red", "cat"))
+        assert text.isprintable()
+
+
+def test_an_error_is_one_line_whatever_a_uri_holds(tmp_path):
+    row = load_one(f"{tmp_path}/a\n\x1b[31m\x00\u2028b.png", "x")
+    assert r"a\n\x1b[31m\x00\u2028b.png" in row["error"]
+    assert row["error"].isprintable()
+
+
+@pytest.mark.parametrize("chain", ["simplecache::file://{}", "zip://a::{}", "blockcache::{}"])
+def test_a_chain_of_stores_is_refused_and_its_neighbours_are_loaded(good, chain):
+    uri = chain.format(good)
+    rows = pa.table(
+        {"pair_id": ["a", "b"], "reference_uri": [good] * 2, "distorted_uri": [uri, good]}
+    )
+    (block,) = load(rows)
+    assert block["status"].to_pylist() == ["forbidden", "ok"]
+    assert "a chain of several" in block["error"][0].as_py()
 
 
 def test_other_columns_pass_through_untouched(good):

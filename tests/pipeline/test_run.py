@@ -108,12 +108,20 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(folder):
     assert [name.rpartition("/")[2] for name in fs.find(path)] == ["notes.txt"]
 
 
+def test_what_a_process_left_that_was_killed_at_once_does_not_lock_a_run_out(tmp_path):
+    folder = tmp_path / "run_id=r1"
+    folder.mkdir()
+    for name in ("lock.json", "lock.json.0123.partial", "plan.json.0123.partial"):
+        (folder / name).touch()
+    assert open_run_folder(str(tmp_path), "r1", MINE).state() == "new"
+
+
 def test_an_empty_local_folder_is_free(tmp_path):
     (tmp_path / "run_id=r1").mkdir()
     assert open_run_folder(str(tmp_path), "r1", MINE).state() == "new"
 
 
-@pytest.mark.parametrize("content", ["{", "{}", ""])
+@pytest.mark.parametrize("content", ["{", "{}", "", '{"fingerprints": 3}'])
 def test_a_plan_that_cannot_be_read_is_refused(tmp_path, content):
     (tmp_path / "run_id=r1").mkdir()
     (tmp_path / "run_id=r1" / "plan.json").write_text(content)
