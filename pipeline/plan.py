@@ -198,9 +198,11 @@ def describe_plan(plan: Plan) -> str:
         f"model     {redact(plan.config.model.checkpoint)} ({model.config['backbone']}, "
         f"{plan.config.model.precision}), digest {model.digest[:16]}, {trained}",
         f"output    {plan.folder.uri} ({plan.folder.state()})",
-        f"sample    {len(plan.sample) - len(failed)} of {len(plan.sample)} rows could be loaded",
-        *(f"          {error}" for error in failed),
     ]
+    if plan.sample:
+        num_loaded = len(plan.sample) - len(failed)
+        lines.append(f"sample    {num_loaded} of {len(plan.sample)} rows could be loaded")
+        lines += [f"          {error}" for error in failed]
     if plan.attempt.ids is not None:
         lines.append(
             f"retry     {plan.attempt.num_rows} failed rows, attempt {plan.attempt.number}"
