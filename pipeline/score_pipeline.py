@@ -100,14 +100,27 @@ def choose_workers(
                 f"{gpus_per_actor:g}; on one that scales, give compute.actors as well"
             ]
         )
-    by_cluster = int(num_gpus / gpus_per_actor) if gpus_per_actor else num_cpus
+    if gpus_per_actor > num_gpus and compute.actors is None:
+        raise ContractError(
+            [
+                f"compute.gpus_per_actor: expected at most the cluster's {num_gpus:g} GPUs, got "
+                f"{gpus_per_actor:g}; on one that scales, give compute.actors as well"
+            ]
+        )
+    if gpus_per_actor == 0:
+        by_cluster = num_cpus
+    elif gpus_per_actor < 1:  # a share of one GPU does not reach over to the next
+        by_cluster = int(num_gpus) * int(1 / gpus_per_actor)
+    else:
+        by_cluster = int(num_gpus // gpus_per_actor)
     actors = compute.actors or max(1, min(by_cluster, num_rows // PAIRS_PER_SCORER))
     shares = (1.0, 0.0) if gpus_per_actor else CPU_SHARES
     most_cpus = max(0, num_cpus - CPUS_FOR_OTHER_STAGES)
     cpus_per_actor = next(share for share in shares if actors * share <= most_cpus)
     compile_passes = compute.compile
     if compile_passes is None:
-        compile_passes = num_rows >= actors * PAIRS_PER_COMPILATION
+        # What compiling gains on GPUs has not been measured.
+        compile_passes = not gpus_per_actor and num_rows >= actors * PAIRS_PER_COMPILATION
     return Workers(actors, gpus_per_actor, cpus_per_actor, compile_passes)
 
 

@@ -150,8 +150,11 @@ def enlarged_mean_weights(
     """
     if full_px % side_px == 0:
         return torch.full((side_px,), 1 / side_px, dtype=dtype, device=device)
-    unit_maps = torch.eye(side_px, dtype=torch.float64)[:, None, :, None]
-    return enlarge(unit_maps, full_px, 1).mean(dim=(1, 2, 3)).to(device, dtype)
+    # Enlarging is linear: how much a pixel counts in the mean is the mean's slope in that pixel.
+    with torch.inference_mode(False), torch.enable_grad():
+        side = torch.zeros(1, 1, side_px, 1, dtype=torch.float64, requires_grad=True)
+        (weights,) = torch.autograd.grad(enlarge(side, full_px, 1).mean(), side)
+    return weights.flatten().to(device, dtype)
 
 
 def feature_means(references: Sequence[Tensor], distorted: Sequence[Tensor]) -> list[Tensor]:

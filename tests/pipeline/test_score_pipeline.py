@@ -21,7 +21,10 @@ from pipeline.score_pipeline import Workers, choose_workers
         ({"CPU": 8, "GPU": 8}, {}, Workers(8, 1, 0, False)),
         ({"CPU": 16, "GPU": 2}, {"gpus_per_actor": 0.5}, Workers(4, 0.5, 1, False)),
         ({"CPU": 16, "GPU": 2}, {"gpus_per_actor": 0}, Workers(16, 0, 0.75, False)),
-        ({"CPU": 16, "GPU": 2}, {"actors": 1}, Workers(1, 1, 1, True)),
+        ({"CPU": 16, "GPU": 2}, {"actors": 1}, Workers(1, 1, 1, False)),
+        ({"CPU": 16, "GPU": 2}, {"gpus_per_actor": 0.4}, Workers(4, 0.4, 1, False)),
+        ({"CPU": 16, "GPU": 5}, {"gpus_per_actor": 2}, Workers(2, 2, 1, False)),
+        ({"CPU": 16, "GPU": 2}, {"compile": True}, Workers(2, 1, 1, True)),
     ],
 )
 def test_workers_fit_the_cluster_and_leave_room_to_load(cluster, compute, expected):
@@ -37,4 +40,6 @@ def test_a_short_manifest_is_not_worth_many_processes(num_rows, actors):
 def test_gpus_that_the_cluster_lacks_are_refused_unless_a_number_of_actors_is_waited_for():
     with pytest.raises(ContractError, match="expected 0 on a cluster without GPUs, got 1"):
         choose_workers(ComputeConfig(gpus_per_actor=1), {"CPU": 4}, 1)
+    with pytest.raises(ContractError, match="expected at most the cluster's 1 GPUs, got 2"):
+        choose_workers(ComputeConfig(gpus_per_actor=2), {"CPU": 4, "GPU": 1}, 1)
     assert choose_workers(ComputeConfig(gpus_per_actor=1, actors=3), {"CPU": 8}, 1).actors == 3

@@ -108,3 +108,11 @@ assert torch.equal(model.score(*known_pair()).score, before)
     )
     assert got.stdout.startswith("expected to compile, got ")
     assert got.stdout.count("\n") == 1
+
+
+def test_weights_of_a_very_long_side_need_no_more_memory_than_the_side():
+    with torch.inference_mode():  # as scoring does; a matrix of side x side would take 40 GB
+        weights = enlarged_mean_weights(50_000, 100_001, torch.float64, torch.device("cpu"))
+    assert weights.shape == (50_000,)
+    assert weights.sum().item() == pytest.approx(1, abs=1e-9)
+    assert not weights.requires_grad
