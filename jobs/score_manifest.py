@@ -74,8 +74,9 @@ def _score(config: ScoreManifestConfig, *, dry_run: bool, retry_failed: bool) ->
         return _report(config, plan.folder.read("run.json"))
     with hold(plan.folder) as lease:
         start_ray()
-        resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        workers = choose_workers(config.compute, resources, plan.attempt.num_rows)
+        found = ray.nodes()  # type: ignore[no-untyped-call]
+        nodes = [node["Resources"] for node in found if node["Alive"]]
+        workers = choose_workers(config.compute, nodes, plan.attempt.num_rows)
         passes = "compiled" if workers.compile_passes else "not compiled"
         sys.stdout.write(
             f"workers   {workers.actors} scoring, {workers.gpus_per_actor:g} GPUs each, "

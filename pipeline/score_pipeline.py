@@ -1,7 +1,7 @@
 """The graph: read -> load -> score -> write, on Ray Data; the only place that composes stages."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import pyarrow as pa
@@ -29,12 +29,13 @@ LOAD_CPUS = 0.5
 """CPUs of a load task, which waits for its store; another number than the scorer's, too, because
 Ray Data fuses stages of equal resources into one process, which loads and scores in turn."""
 
-CPUS_FOR_OTHER_STAGES = 2
-"""CPUs that scorers must leave: one to read, load and write, one to skip rows done before."""
+SCORER_CPUS = 0.01
+"""CPUs that Ray keeps for a scorer, whose time is shared as it comes. Enough to keep it off nodes
+that are to have no work (a head node without CPUs); more could leave no node with the whole CPU
+that Ray's reader, or the actor that skips rows done before, waits for without end."""
 
-CPU_SHARES = (0.75, 0.25, 0.0)
-"""What Ray may keep for a scorer on CPUs, the largest that leaves enough for the other stages: it
-has the machine's scorers spread over the nodes, while the CPUs' time is shared as it comes."""
+ROOMY_NODE_CPUS = 3
+"""CPUs of a node that has room for these two beside any number of scorers' shares."""
 
 PAIRS_PER_SCORER = 500
 """Pairs that make another scorer worth its start, which takes as long as scoring these."""
@@ -70,53 +71,43 @@ class Workers:
 
 
 def choose_workers(
-    compute: ComputeConfig, resources: Mapping[str, float], num_rows: int
+    compute: ComputeConfig, nodes: Sequence[Mapping[str, float]], num_rows: int
 ) -> Workers:
     """Fill in what the config leaves to the cluster.
 
     Args:
         compute: the config's section.
-        resources: the cluster's, as Ray counts them: "CPU" and "GPU".
-        num_rows: rows of the manifest.
+        nodes: the resources of each living node, as Ray counts them: "CPU" and "GPU".
+        num_rows: rows to score.
 
     Returns:
-        One process per GPU; without GPUs, one per CPU, which share the CPUs with the few that load
-        for them; fewer for a short manifest. What Ray keeps for them leaves
-        CPUS_FOR_OTHER_STAGES: scorers that hold every
-        CPU would wait forever for pairs that nothing can load.
+        One process per GPU; without GPUs, one per CPU, which share the CPUs with those that load
+        for them; fewer for a short manifest.
 
     Raises:
-        ContractError: GPUs are asked for, the cluster has none, and nothing says how many
-            processes to wait for.
+        ContractError: GPUs are asked for that no node has, and nothing says how many processes to
+            wait for.
     """
-    num_cpus, num_gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0)
+    cpus, gpus = ([node.get(kind, 0) for node in nodes] for kind in ("CPU", "GPU"))
     gpus_per_actor = compute.gpus_per_actor
     if gpus_per_actor is None:
-        gpus_per_actor = 1.0 if num_gpus else 0.0
-    if gpus_per_actor and not num_gpus and compute.actors is None:
-        raise ContractError(
-            [
-                "compute.gpus_per_actor: expected 0 on a cluster without GPUs, got "
-                f"{gpus_per_actor:g}; on one that scales, give compute.actors as well"
-            ]
-        )
-    if gpus_per_actor > num_gpus and compute.actors is None:
-        raise ContractError(
-            [
-                f"compute.gpus_per_actor: expected at most the cluster's {num_gpus:g} GPUs, got "
-                f"{gpus_per_actor:g}; on one that scales, give compute.actors as well"
-            ]
-        )
+        gpus_per_actor = 1.0 if sum(gpus) else 0.0
     if gpus_per_actor == 0:
-        by_cluster = num_cpus
+        room = int(sum(cpus))
     elif gpus_per_actor < 1:  # a share of one GPU does not reach over to the next
-        by_cluster = int(num_gpus) * int(1 / gpus_per_actor)
+        room = sum(int(num) * int(1 / gpus_per_actor) for num in gpus)
     else:
-        by_cluster = int(num_gpus // gpus_per_actor)
-    actors = compute.actors or max(1, min(by_cluster, num_rows // PAIRS_PER_SCORER))
-    shares = (1.0, 0.0) if gpus_per_actor else CPU_SHARES
-    most_cpus = max(0, num_cpus - CPUS_FOR_OTHER_STAGES)
-    cpus_per_actor = next(share for share in shares if actors * share <= most_cpus)
+        room = sum(int(num // gpus_per_actor) for num in gpus)
+    if gpus_per_actor and not room and compute.actors is None:
+        raise ContractError(
+            [
+                f"compute.gpus_per_actor: expected at most the {max(gpus, default=0):g} GPUs of a "
+                f"node, got {gpus_per_actor:g}; on a cluster that scales, give compute.actors as "
+                "well"
+            ]
+        )
+    actors = compute.actors or max(1, min(room, num_rows // PAIRS_PER_SCORER))
+    cpus_per_actor = SCORER_CPUS if max(cpus, default=0) >= ROOMY_NODE_CPUS else 0.0
     compile_passes = compute.compile
     if compile_passes is None:
         # What compiling gains on GPUs has not been measured.

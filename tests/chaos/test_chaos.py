@@ -10,7 +10,7 @@ from tests.chaos.faults import Chaos
 from tests.chaos.proxy import FaultProxy
 from tests.chaos.runs import Job, compare, write_images, write_manifest
 
-NUM_ROWS = 1_200
+NUM_ROWS = 800
 
 
 @pytest.fixture(scope="module")
