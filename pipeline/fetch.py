@@ -8,18 +8,17 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import IncompleteRead
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from aiohttp import ClientConnectionError, ClientConnectorDNSError, ClientPayloadError
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.exceptions import HTTPClientError
 from fsspec import AbstractFileSystem
 from fsspec.config import conf
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline.http_session import open_session
 from pipeline.storage import STORE_ERRORS, describe, open_fs
-
-if TYPE_CHECKING:
-    from aiohttp import ClientSession
 
 TRIES = 7
 """How often an object is asked for while its store says that it might come later."""
@@ -133,14 +132,8 @@ def _options(uri: str) -> dict[str, Any]:
         mine = {"retries": {"total_max_attempts": 1}}  # likewise
         return {"config_kwargs": conf.get("s3", {}).get("config_kwargs", {}) | mine}
     if scheme in ("http", "https"):
-        return {"get_client": _open_http_session}
+        return {"get_client": open_session}
     return {}
-
-
-async def _open_http_session(**settings: Any) -> "ClientSession":
-    from pipeline.http_session import open_session  # aiohttp takes a while, and is for these only
-
-    return open_session(**settings)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -178,8 +171,6 @@ def _http_status(error: BaseException) -> int | None:
 
 def _is_lost_connection(error: BaseException) -> bool:
     """Return whether aiohttp lost a connection, or could not make one to a host that exists."""
-    from aiohttp import ClientConnectionError, ClientConnectorDNSError, ClientPayloadError
-
     return isinstance(error, (ClientConnectionError, ClientPayloadError)) and not isinstance(
         error, ClientConnectorDNSError
     )

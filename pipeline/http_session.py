@@ -52,7 +52,7 @@ async def stay_on_host(_session: ClientSession, _context: SimpleNamespace, move:
         )
 
 
-def open_session(**settings: Any) -> ClientSession:
+async def open_session(**settings: Any) -> ClientSession:
     """Return a session for fsspec's HTTP file system.
 
     Args:
