@@ -33,7 +33,8 @@ class FaultProxy:
         self._random = random.Random(seed)
         self._loop = asyncio.new_event_loop()
         ready = threading.Event()
-        threading.Thread(target=self._serve, args=[ready], daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, args=[ready], daemon=True)
+        self._thread.start()
         ready.wait()
 
     def _serve(self, ready: threading.Event) -> None:
@@ -42,6 +43,7 @@ class FaultProxy:
         ready.set()
         self._loop.run_forever()
         self._loop.run_until_complete(self._stop())
+        self._loop.close()
 
     async def _start(self) -> None:
         self._session = ClientSession(
@@ -62,6 +64,7 @@ class FaultProxy:
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         spoil = self.fault if self._random.random() < self.share else None
