@@ -149,6 +149,10 @@ class PairScorer:
         # On a CPU a pair alone is no slower than a batch, and no neighbour can move its score.
         self.pixels_per_batch = pixels_per_batch if use_gpu else 0
         self._kept: tuple[Tensor, Encoding] | None = None
+        # What the model tells, by result column.
+        self.measures = {f"{stream}_score": stream for stream in model.config.streams}
+        self.measures |= {"spips_score": "score"}
+        self.measures |= {name: name for name in ("psnr_db", "ssim", "ms_ssim")}
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Return the rows with their scores, in their order."""
@@ -162,9 +166,9 @@ class PairScorer:
                 status[indices[0]] = Status.TOO_LARGE.value
                 error[indices[0]] = "pair: expected a size that fits the scorer's memory, got more"
                 continue
-            for name, of_batch in batch.items():
-                scores[name][indices] = of_batch.cpu().numpy()
-        used = [f"{stream}_score" for stream in self.model.config.streams] + ["spips_score"]
+            for name, of_batch in zip(self.measures, batch.cpu().numpy(), strict=True):
+                scores[name][indices] = of_batch
+        used = [name for name in self.measures if name.endswith("_score")]
         for index, state in enumerate(status):
             if state == Status.OK and not all(np.isfinite(scores[name][index]) for name in used):
                 got = ", ".join(f"{name} {scores[name][index]}" for name in used)
@@ -198,9 +202,7 @@ class PairScorer:
             for start in range(0, len(indices), length):
                 yield indices[start : start + length]
 
-    def _score(
-        self, rows: pa.Table, indices: list[int]
-    ) -> list[tuple[list[int], dict[str, Tensor] | None]]:
+    def _score(self, rows: pa.Table, indices: list[int]) -> list[tuple[list[int], Tensor | None]]:
         """Score a few rows of one size, halved until they fit the memory; None: a pair does not."""
         try:
             return [(indices, self._score_batch(rows, indices))]
@@ -214,16 +216,13 @@ class PairScorer:
         middle = len(indices) // 2
         return self._score(rows, indices[:middle]) + self._score(rows, indices[middle:])
 
-    def _score_batch(self, rows: pa.Table, indices: list[int]) -> dict[str, Tensor]:
-        """Return the scores of a few rows of one size, by result column."""
+    def _score_batch(self, rows: pa.Table, indices: list[int]) -> Tensor:
+        """Return (number of measures, N), the scores of a few rows of one size."""
         references = self._encode_references(stack_pixels(rows, "reference_pixels", indices))
         distorted = self._encode(stack_pixels(rows, "distorted_pixels", indices))
         scores: Scores = self.model.compare(references, distorted)
-        named = {"spips_score": scores.score, "psnr_db": scores.psnr_db}
-        named |= {"ssim": scores.ssim, "ms_ssim": scores.ms_ssim}
-        return named | {
-            f"{stream}_score": getattr(scores, stream) for stream in self.model.config.streams
-        }
+        # One tensor, because each copy from a GPU waits for it.
+        return torch.stack([getattr(scores, name) for name in self.measures.values()])
 
     def _encode(self, images: Tensor) -> Encoding:
         if self.use_gpu:
@@ -238,11 +237,13 @@ class PairScorer:
         ]
         distinct = images if all(is_new) else images[torch.tensor(is_new)]
         if self._kept is None or not torch.equal(self._kept[0], distinct):
+            self._kept = None  # room for the next
             self._kept = distinct, self._encode(distinct)
         encoded = self._kept[1]
         if all(is_new):
             return encoded
-        return encoded[torch.tensor(is_new).cumsum(dim=0) - 1]
+        positions = torch.tensor(is_new).cumsum(dim=0) - 1
+        return encoded[positions.to(encoded.scales[0].device)]
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -221,7 +221,7 @@ class SPIPS(nn.Module):
     def compile_passes(self) -> None:
         """Compile the passes over pixels that `score` and `compare` make, for images of every size.
 
-        They are faster then, and scores move by 1e-6 at most. It takes up to a minute, or seconds
+        They are faster then, and scores move by less than 1e-5. It takes up to a minute, or seconds
         where torch finds what it compiled before (TORCHINDUCTOR_CACHE_DIR).
 
         Raises:

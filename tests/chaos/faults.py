@@ -4,6 +4,7 @@ import os
 import random
 import statistics
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -77,13 +78,22 @@ class Chaos:
 
     def kill(self, job: Job, machines: Machines, kinds: list[str]) -> None:
         """Run a job and kill something of each kind at random moments while it scores."""
-        injected: dict[str, int] = {}
+        injected: Counter[str] = Counter()
         job.start()
         job.wait_for_files(0)
         for kind, wait_s in zip(kinds, moments(self.choice, len(kinds)), strict=True):
             _wait(job, wait_s)
-            if not job.is_running:
-                break
+            injected[kind] += self.kill_one(kind, job, machines)
+        self.settle_kills(job, injected)
+
+    def kill_one(self, kind: str, job: Job, machines: Machines) -> bool:
+        """Kill what is of a kind as soon as there is one, and wait until the run is a file further.
+
+        Returns:
+            Whether there was one before the job's end.
+        """
+        done = False
+        while job.is_running and not done:
             if kind == "driver":
                 job.kill()
                 job.start()
@@ -92,16 +102,18 @@ class Chaos:
                 done = machines.kill_node(self.choice)
             else:
                 done = machines.kill_process(kind, self.choice)
-                while not done and job.is_running:  # none is at work just now
-                    _wait(job, 0.1)
-                    done = machines.kill_process(kind, self.choice)
-            if done:
-                injected[kind] = injected.get(kind, 0) + 1
-                self._recover(kind, job)
+                if not done:
+                    _wait(job, 0.05)
+        if done:
+            self._recover(kind, job)
+        return done
+
+    def settle_kills(self, job: Job, injected: Counter[str]) -> None:
+        """Let a job come to its end, and settle it."""
         job.finish()
-        drivers = injected.get("driver", 0)
-        others = job.starts - 1 - drivers
-        self.settle(job, injected, {"driver": drivers} | ({"node": others} if others else {}))
+        others = job.starts - 1 - injected["driver"]
+        restarts = {"driver": injected["driver"]} | ({"node": others} if others else {})
+        self.settle(job, +injected, restarts)
 
     def spoil(self, job: Job, proxy: FaultProxy, fault: str, share: float) -> None:
         """Run a job whose storage spoils a share of its answers."""
