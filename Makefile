@@ -23,8 +23,9 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Two files at a time, the long ones first: while one waits for Ray's processes, another computes.
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 bench: $(READY)
 	$(BIN)/python -m tests.bench $(if $(ALEXNET_WEIGHTS),--alexnet-weights=$(ALEXNET_WEIGHTS))

@@ -4,8 +4,8 @@ It works on every store, also those without locks or without times that agree: w
 file watches whether it changes.
 """
 
-import _thread
 import os
+import signal
 import socket
 import sys
 import threading
@@ -97,13 +97,14 @@ class Lease:
                 raise ContractError([_describe(self.folder, held)])
 
     def _keep(self) -> None:
-        """Rewrite the file until the lease ends; interrupt the main thread when it is lost."""
+        """Rewrite the file until the lease ends; send this process SIGTERM when it is lost."""
         while not self._ended.wait(BEAT_S):
             with suppress(*STORE_ERRORS, FaultError):  # a store that is away for a while
                 held = self._read()
                 if held is not None and held["holder"] != self._me["holder"]:
                     self.is_lost = True
-                    _thread.interrupt_main()
+                    # Not SIGINT, which processes in a script's background ignore.
+                    os.kill(os.getpid(), signal.SIGTERM)
                     return
                 self._write()
 
@@ -120,6 +121,9 @@ class Lease:
 @contextmanager
 def hold(folder: RunFolder) -> Iterator[Lease]:
     """Hold a run's folder for as long as the context lasts.
+
+    When another process takes it meanwhile, this one gets SIGTERM, whose handler must raise
+    KeyboardInterrupt, as `signal.default_int_handler` does.
 
     Args:
         folder: of the run.

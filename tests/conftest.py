@@ -7,6 +7,7 @@ nothing but torch is installed.
 import contextlib
 import logging
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -62,6 +63,10 @@ def pytest_configure() -> None:
         os.environ[name] = os.devnull
     os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
     os.environ |= s3_environment(NOBODY_LISTENS, "nobody", "nothing")
+    # xdist has its processes ignore Ctrl-C, and the jobs that they start would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Ray's workers would stand back for tests that run beside theirs, until these time out.
+    os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -116,7 +121,15 @@ def gateway_server() -> S3Server:
 @pytest.fixture(params=S3_SERVERS)
 def s3_store(request: pytest.FixtureRequest) -> Iterator[S3Store]:
     """An empty bucket that s3fs, and Ray workers started later, find by themselves."""
-    with open_bucket(request) as store:
+    with open_bucket(request, request.param) as store:
+        yield store
+
+
+@pytest.fixture
+def one_s3_store(request: pytest.FixtureRequest) -> Iterator[S3Store]:
+    """As `s3_store`, for tests that take long: on the gateway where one is given, else on moto."""
+    name = "gateway" if "SPIPS_TEST_S3_ENDPOINT" in os.environ else "moto"
+    with open_bucket(request, name) as store:
         yield store
 
 
@@ -126,15 +139,15 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "local":
         yield str(tmp_path)
     else:
-        with open_bucket(request) as store:
+        with open_bucket(request, request.param) as store:
             yield f"{store.bucket}/folder"
 
 
 @contextlib.contextmanager
-def open_bucket(request: pytest.FixtureRequest) -> Iterator[S3Store]:
+def open_bucket(request: pytest.FixtureRequest, name: str) -> Iterator[S3Store]:
     from s3fs import S3FileSystem
 
-    server: S3Server = request.getfixturevalue(f"{request.param}_server")
+    server: S3Server = request.getfixturevalue(f"{name}_server")
     bucket = f"spips-{uuid.uuid4().hex}"
     server.others.mkdir(bucket)
     with pytest.MonkeyPatch.context() as patch:

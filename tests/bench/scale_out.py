@@ -87,6 +87,7 @@ def simulate(
                 min_rows_per_file=rows_per_file,
                 max_rows_per_file=rows_per_file,
                 schema=result_schema(plan.carried),
+                ray_remote_args={"num_cpus": 0},
             )
         cpu_s = time.process_time() - start_s
     finally:
@@ -130,7 +131,8 @@ def scale_out(
             f"Each scorer waits {1e3 * seconds_per_pair:.1f} ms a pair, what AlexNet's model took "
             "for a 512 px pair on one thread here. Images are 96 px, so that this one machine can "
             "load for all. Efficiency: the share of time that scorers were busy, from when all "
-            "were ready until the last rows were taken."
+            "were ready until the last rows were taken; pairs/s is that share of the ideal. The "
+            "driver's memory holds torch too, with which the wait was measured there."
         ],
     )  # fmt: skip
     for num_gpus in gpus:

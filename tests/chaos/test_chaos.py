@@ -48,11 +48,11 @@ def test_rows_survive_the_death_of_processes(chaos, machines, tmp_path):
     assert chaos.outcomes["driver"].restarts == 1
 
 
-def test_rows_survive_a_store_that_fails_now_and_then(chaos, s3_store, monkeypatch, tmp_path):
-    folder = f"{s3_store.bucket}/data"
+def test_rows_survive_a_store_that_fails_now_and_then(chaos, one_s3_store, monkeypatch, tmp_path):
+    folder = f"{one_s3_store.bucket}/data"
     write_images(f"{folder}/images")
     expected = write_manifest(f"{folder}/pairs.parquet", f"{folder}/images", NUM_ROWS)
-    proxy = FaultProxy(s3_store.server.environment["AWS_ENDPOINT_URL"])
+    proxy = FaultProxy(one_s3_store.server.environment["AWS_ENDPOINT_URL"])
     job = Job(f"{folder}/pairs.parquet", str(tmp_path / "out"), "spoiled", None, tmp_path / "log")
     with monkeypatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)

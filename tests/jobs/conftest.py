@@ -18,7 +18,7 @@ JOB = [sys.executable, "jobs/score_manifest.py", "--config=conf/debug/score_mani
 
 @pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 

@@ -20,7 +20,7 @@ from pipeline.errors import ContractError
 from pipeline.run import open_scores
 from tests.jobs.conftest import REPOSITORY, make_rows, start_job, write_manifest
 
-NUM_ROWS = 2_000  # enough that a signal comes before the end on a fast machine
+NUM_ROWS = 1_500  # enough that a signal comes before the end on a fast machine
 
 
 @pytest.fixture
@@ -84,9 +84,9 @@ def test_a_second_process_is_kept_out_of_a_run(arguments, tmp_path):
     assert not lock.exists()
 
 
-def test_a_run_from_s3_to_s3_keeps_every_row_and_no_secret(s3_store, images, tmp_path):
+def test_a_run_from_s3_to_s3_keeps_every_row_and_no_secret(one_s3_store, images, tmp_path):
     fs = fsspec.filesystem("s3")
-    root = s3_store.bucket.removesuffix("/")
+    root = one_s3_store.bucket.removesuffix("/")
     fs.pipe({f"{root}/images/{name}": content for name, content in images.items()})
     fs.pipe(f"{root}/images/d0_0.png", b"")
     rows = make_rows(f"{root}/images", 60)

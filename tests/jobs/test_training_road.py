@@ -276,16 +276,16 @@ def test_more_folds_than_references_are_refused(judged, tmp_path, capsys):
     assert expected in capsys.readouterr().err
 
 
-def test_two_workers_train_one_model_into_an_object_store(judged, s3_store):
+def test_two_workers_train_one_model_into_an_object_store(judged, one_s3_store):
     process = start(
         *sets(judged, "rated"),
         "--workers.num_workers=2",
         "--training.num_folds=2",
-        f"--output.uri={s3_store.bucket}/models",
+        f"--output.uri={one_s3_store.bucket}/models",
     )
     text = finish(process)
     assert process.returncode == 0, text
-    fs, path = open_store(f"{s3_store.bucket}/models")
+    fs, path = open_store(f"{one_s3_store.bucket}/models")
     names = {name.rsplit("/", 1)[1] for name in fs.ls(path, detail=False)}
     assert {"debug.safetensors", "debug-fold0.safetensors", "debug.json", "training"} <= names
     history = json.loads(fs.cat_file(f"{path}/debug.json"))

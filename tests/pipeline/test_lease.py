@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -84,6 +85,15 @@ def test_a_folder_held_elsewhere_is_refused_while_its_file_changes(tmp_path):
     timer.join()
 
 
+@pytest.fixture
+def _stop_on_sigterm():
+    """As the job does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("_stop_on_sigterm")
 def test_who_loses_the_folder_is_stopped_and_leaves_the_other_s_file(tmp_path):
     run = open_run_folder(str(tmp_path), "r", MINE)
 
@@ -92,7 +102,7 @@ def test_who_loses_the_folder_is_stopped_and_leaves_the_other_s_file(tmp_path):
             lock(run)
             with pytest.raises(ContractError, match="on far"):
                 lease.check()
-            time.sleep(10)
+            time.sleep(60)
 
     with pytest.raises(FaultError, match="got another process"):
         lose_it()
