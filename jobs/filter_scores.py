@@ -43,14 +43,9 @@ def _filter(config: FilterScoresConfig, *, dry_run: bool) -> int:
     from ray.exceptions import RayError
 
     from jobs.score_manifest import start_ray
+    from pipeline.filter_rules import describe_summary, make_rules, summarise
     from pipeline.run import open_newest_run
-    from pipeline.score_filter import (
-        describe_summary,
-        make_rules,
-        open_output,
-        summarise,
-        write_filtered,
-    )
+    from pipeline.score_filter import open_output, write_filtered
     from pipeline.score_tables import told_as_faults
 
     with told_as_faults(RayError):

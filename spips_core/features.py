@@ -128,7 +128,7 @@ class Trunk(nn.Module):
 
     def initialise(self) -> None:
         """Draw random weights, as He et al. 2015 do for layers before a ReLU; biases are 0."""
-        for layer in self.features:
+        for layer in self.features.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 if layer.bias is not None:

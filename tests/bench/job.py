@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -16,6 +17,8 @@ from tests.bench.timing import Table
 REPOSITORY = Path(__file__).parents[2]
 LOOP_ROWS_PER_PROCESS = 2_000
 NUM_SHORT = 2_000
+TIMEOUT_S = 1_200.0
+"""Longest wait for a loop, which may have died."""
 COLD = "/proc/sys/vm/drop_caches"
 
 
@@ -61,7 +64,7 @@ def loop(manifest: Path, num_rows: int, barrier: object, results: object) -> Non
             score(block)
 
     run(rows.slice(0, 128))
-    barrier.wait()  # type: ignore[attr-defined]
+    barrier.wait(TIMEOUT_S)  # type: ignore[attr-defined]
     start_s = time.perf_counter()
     for start in range(0, rows.num_rows, 64):
         run(rows.slice(start, 64))
@@ -78,7 +81,7 @@ def loop_rate(manifest: Path, num_processes: int, num_rows: int) -> float:
     ]
     for process in processes:
         process.start()
-    rates = [results.get() for _ in processes]
+    rates = [results.get(timeout=TIMEOUT_S) for _ in processes]
     for process in processes:
         process.join()
     return float(sum(rates))
@@ -122,18 +125,20 @@ def start_up(folder: Path, repeats: int = 3) -> Table:
     table = Table(
         "d. Start-up: 200 pairs of 256 px",
         ["state", "first rows written, s", "exit, s"],
-        notes=["Warm: the median of several runs after one that is not counted. Cold: the system's "
-               "file cache was dropped before, where this user may do that."],
+        notes=[f"In files of 32 rows. Warm: medians of {repeats} runs after one that is not "
+               "counted. Cold: the system's file cache was dropped before, where this user may."],
     )  # fmt: skip
+
+    def measure(name: str) -> dict[str, float]:
+        return run_job(manifest, folder / name, "--output.rows_per_file=32")
+
     if os.access(COLD, os.W_OK):
         subprocess.run(["sync"], check=True)
         Path(COLD).write_text("3")
-        times = run_job(manifest, folder / "cold", "--output.rows_per_file=32")
+        times = measure("cold")
         table.rows.append(["cold", times["first"], times["exit"]])
-    run_job(manifest, folder / "first")
-    runs = [run_job(manifest, folder / f"warm-{n}") for n in range(repeats)]
-    firsts = [run_job(manifest, folder / f"w-{n}", "--output.rows_per_file=32") for n in range(2)]
-    exits = sorted(times["exit"] for times in runs)
-    first_s = min(times["first"] for times in firsts)
-    table.rows.append(["warm", first_s, exits[len(exits) // 2]])
+    measure("not-counted")
+    runs = [measure(f"warm-{number}") for number in range(repeats)]
+    medians = [statistics.median(times[name] for times in runs) for name in ("first", "exit")]
+    table.rows.append(["warm", *medians])
     return table

@@ -11,15 +11,9 @@ import ray
 
 from pipeline.audit_config import FilterScoresConfig
 from pipeline.errors import ContractError
+from pipeline.filter_rules import describe_summary, make_rules, summarise
 from pipeline.run import open_run, open_scores
-from pipeline.score_filter import (
-    REASON,
-    describe_summary,
-    make_rules,
-    open_output,
-    summarise,
-    write_filtered,
-)
+from pipeline.score_filter import REASON, open_output, write_filtered
 
 
 @pytest.fixture(scope="module", autouse=True)
