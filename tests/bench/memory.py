@@ -45,11 +45,12 @@ def kilobytes(process: int, name: str) -> int:
 def peaks(manifest: Path, output: Path) -> dict[str, float]:
     """Run the job, and return the most that each kind of process held, in MB."""
     start_s = time.monotonic()
-    with subprocess.Popen(
+    log = output.with_suffix(".log")
+    with log.open("wb") as told, subprocess.Popen(
         [sys.executable, "jobs/score_manifest.py", f"--manifest.uri={manifest}",
          f"--output.uri={output}", "--failure.max_failed_fraction=1", "--compute.actors=2",
          "--compute.compile=false"],
-        cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        cwd=REPOSITORY, stdout=told, stderr=told,
     ) as job:  # fmt: skip
         most = {"driver": 0, "scorer": 0, "load worker": 0, "other worker": 0, "object store": 0}
         while job.poll() is None:
@@ -66,7 +67,7 @@ def peaks(manifest: Path, output: Path) -> dict[str, float]:
                     most[kind] = max(most[kind], own)
             time.sleep(SAMPLED_EVERY_S)
         if job.returncode:
-            raise RuntimeError(f"expected exit code 0, got {job.returncode}")
+            raise RuntimeError(f"exit code {job.returncode}: {log.read_text()[-2000:]}")
     return {name: value / 1024 for name, value in most.items()} | {
         "minutes": (time.monotonic() - start_s) / 60
     }
@@ -87,4 +88,6 @@ def by_length(folder: Path) -> Table:
         manifest = write_tiny_rows(folder / "in", num_rows)
         got = peaks(manifest, folder / f"out-{num_rows}")
         table.rows.append([str(num_rows), *got.values()])
+        sys.stdout.write(f"{num_rows} rows: {got['minutes']:.1f} min\n")
+        sys.stdout.flush()
     return table
