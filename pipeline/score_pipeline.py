@@ -218,17 +218,30 @@ def run(plan: Plan, workers: Workers, lease: Lease) -> Json:
 
 def _score(plan: Plan, workers: Workers) -> None:
     """Write the results of the attempt's rows that have none."""
-    rows_per_file = plan.config.output.rows_per_file
     with DataContext.current(execution_context(plan)), warnings.catch_warnings():
         # Ray would go on without recording rows: what is interrupted then could not be resumed.
         warnings.filterwarnings("error", "You've enabled checkpointing, but", UserWarning)
-        score_pairs(plan, workers).write_parquet(
-            plan.folder.scores_path(plan.attempt.number),
-            filesystem=arrow_filesystem(plan.folder.fs),
-            min_rows_per_file=rows_per_file,
-            max_rows_per_file=rows_per_file,
-            schema=result_schema(plan.carried),
-            # It waits for its store, and must not wait for a CPU: on a small machine those that
-            # load never leave one, and nothing would be written before all is scored.
-            ray_remote_args={"num_cpus": 0},
-        )
+        path = plan.folder.scores_path(plan.attempt.number)
+        write_results(score_pairs(plan, workers), plan, path)
+
+
+def write_results(rows: Dataset, plan: Plan, path: str) -> None:
+    """Run a graph, and write its rows as they come.
+
+    Args:
+        rows: as `score_pairs` returns them.
+        plan: the run.
+        path: folder in the store of the run.
+    """
+    rows_per_file = plan.config.output.rows_per_file
+    rows.write_parquet(
+        path,
+        filesystem=arrow_filesystem(plan.folder.fs),
+        # Ray joins blocks until they have so many; a block over the top would be one more file.
+        min_rows_per_file=max(1, rows_per_file // 2, rows_per_file - ROWS_PER_LOAD_TASK + 1),
+        max_rows_per_file=rows_per_file,
+        schema=result_schema(plan.carried),
+        # It waits for its store, and must not wait for a CPU: on a small machine those that
+        # load never leave one, and nothing would be written before all is scored.
+        ray_remote_args={"num_cpus": 0},
+    )

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipeline.config import ScoreManifestConfig
 from pipeline.plan import make_plan
 from pipeline.schema import SCORE_FIELDS, result_schema
-from pipeline.score_pipeline import Workers, execution_context, score_pairs
+from pipeline.score_pipeline import Workers, execution_context, score_pairs, write_results
 from tests.bench.images import write_manifest
 from tests.bench.timing import Table
 
@@ -81,14 +81,7 @@ def simulate(
         start_s = time.process_time()
         with DataContext.current(execution_context(plan)):
             dataset = score_pairs(plan, Workers(num_gpus, 1, 0, False), scorer=WaitingScorer)
-            rows_per_file = plan.config.output.rows_per_file  # as the job writes
-            dataset.write_parquet(
-                str(folder / f"scores-{num_gpus}"),
-                min_rows_per_file=rows_per_file,
-                max_rows_per_file=rows_per_file,
-                schema=result_schema(plan.carried),
-                ray_remote_args={"num_cpus": 0},
-            )
+            write_results(dataset, plan, str(folder / f"scores-{num_gpus}"))
         cpu_s = time.process_time() - start_s
     finally:
         ray.shutdown()

@@ -73,6 +73,7 @@ def test_every_row_comes_back_once_with_its_status(image_folder, tmp_path, finis
     rows, expected = plant(make_rows(str(image_folder), 260), image_folder)
     path = write_manifest(tmp_path / "pairs.parquet", rows)
     arguments = [f"--images.allowed_uri_prefixes={image_folder}", "--failure.max_failed_fraction=1"]
+    arguments += ["--output.rows_per_file=200"]
     assert score(path, tmp_path / "out", *arguments) == DONE
 
     results = read(tmp_path / "out")
@@ -87,7 +88,8 @@ def test_every_row_comes_back_once_with_its_status(image_folder, tmp_path, finis
 
     (run,) = (tmp_path / "out").glob("run_id=*")
     files = list((run / "scores").rglob("*.parquet"))
-    assert max(pq.read_metadata(file).num_rows for file in files) <= 100
+    assert len(files) == 2
+    assert max(pq.read_metadata(file).num_rows for file in files) <= 200
     record = json.loads((run / "run.json").read_text())
     assert record["counts_by_status"] == {s.value: expected.count(s.value) for s in Status}
     assert record["failed_fraction"] == pytest.approx(26 / 260)
