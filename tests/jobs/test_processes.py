@@ -119,23 +119,52 @@ def test_a_run_from_s3_to_s3_keeps_every_row_and_no_secret(one_s3_store, images,
 @pytest.fixture
 def head_node(tmp_path):
     """A real head node with token authentication; yields the environment of its clients."""
-    ray = str(Path(sys.executable).with_name("ray"))
     token = tmp_path / "token"
     token.write_text(uuid.uuid4().hex * 2)
     environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-    port, dashboard_port = free_port(), free_port()
     folder = tempfile.mkdtemp(prefix="ray")  # its sockets need a short path
-    node = subprocess.Popen(
-        [ray, "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1",
-         f"--port={port}", f"--dashboard-port={dashboard_port}", "--dashboard-host=127.0.0.1",
-         f"--temp-dir={folder}",
-         "--disable-usage-stats"],
-        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    yield environment | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard_port}"}
+    for _ in range(3):  # another process may take a port first
+        port, log = free_port(), tmp_path / "node.log"
+        node = start_node(environment, folder, port, log)
+        if answers(node, port):
+            break
+        stop_node(node)
+    else:
+        raise AssertionError(log.read_text())
+    yield environment | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{port}"}
+    stop_node(node)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def start_node(
+    environment: dict[str, str], folder: str, dashboard_port: int, log: Path
+) -> "subprocess.Popen[bytes]":
+    ray = str(Path(sys.executable).with_name("ray"))
+    with log.open("wb") as told:
+        return subprocess.Popen(
+            [ray, "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1",
+             f"--port={free_port()}", f"--dashboard-port={dashboard_port}",
+             "--dashboard-host=127.0.0.1", f"--temp-dir={folder}", "--disable-usage-stats"],
+            env=environment, stdout=told, stderr=told,
+        )  # fmt: skip
+
+
+def answers(node: "subprocess.Popen[bytes]", port: int, limit_s: float = 120) -> bool:
+    """Return whether a node listens at a port before it ends."""
+    deadline_s = time.monotonic() + limit_s
+    while node.poll() is None and time.monotonic() < deadline_s:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        except OSError:
+            time.sleep(0.5)
+        else:
+            return True
+    return False
+
+
+def stop_node(node: "subprocess.Popen[bytes]") -> None:
     node.send_signal(signal.SIGTERM)
     node.wait(60)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def free_port() -> int:
