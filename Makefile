@@ -23,8 +23,8 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# One by one those that start Ray's clusters, which on two cores keep each other waiting past Ray's
-# own limits; two files at a time the others.
+# One by one the tests of whole jobs, whose Ray clusters keep each other waiting past Ray's own limits
+# on two cores; the others two files at a time.
 test: $(READY)
 	$(BIN)/pytest tests/chaos tests/jobs
 	$(BIN)/pytest --numprocesses=2 --dist=loadfile --ignore=tests/chaos --ignore=tests/jobs

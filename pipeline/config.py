@@ -161,7 +161,7 @@ class OutputConfig(Section):
         description="Name of the run; null: derived from manifest, model and scoring settings.",
     )
     rows_per_file: int = Field(
-        10_000, gt=0, description="Rows in a results file, and the most a killed writer loses."
+        10_000, gt=0, description="Most rows of a results file, and the most a killed writer loses."
     )
 
 
