@@ -141,12 +141,15 @@ class PairScorer:
                 model.compile_passes()
             except CompilationError as error:
                 logging.getLogger(__name__).warning("scoring without compiled passes: %s", error)
+        # As the trunk's inputs lie, so that no call has to turn its weights.
+        model.trunk.to(memory_format=torch.channels_last)
         self.model = model
         self.use_gpu = use_gpu
         self.run_id = run_id
         self.run_attempt = run_attempt
         self.schema = result_schema(carried)
-        # On a CPU a pair alone is no slower than a batch, and no neighbour can move its score.
+        # On a CPU each pair alone, so that no neighbour can move its score by a bit. Small images
+        # would be faster together: docs/performance.md.
         self.pixels_per_batch = pixels_per_batch if use_gpu else 0
         self._kept: tuple[Tensor, Encoding] | None = None
         # What the model tells, by result column.

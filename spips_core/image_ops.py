@@ -15,9 +15,11 @@ def to_unit_range(images: Tensor, dtype: torch.dtype) -> Tensor:
         dtype: of the result.
 
     Returns:
-        (N, C, H, W) in [0, 1].
+        (N, C, H, W) in [0, 1]; bytes come out as planes, however they lay in memory.
     """
-    return images.to(dtype) / 255 if images.dtype == torch.uint8 else images.to(dtype)
+    if images.dtype != torch.uint8:
+        return images.to(dtype)
+    return images.contiguous().to(dtype) / 255  # laid out anew while they are a byte each
 
 
 def reflect_borders(images: Tensor, width_px: int) -> Tensor:
@@ -97,7 +99,7 @@ def enlarge(maps: Tensor, height_px: int, width_px: int) -> Tensor:
 def unit_length(features: Tensor) -> Tensor:
     """Return the features with the vector at each position scaled to length one.
 
-    A small term stands inside the root, so that vectors of zeros stay zeros and gradients finite.
+    No vector is divided by less than 1e-5, so that zeros stay zeros and gradients finite.
 
     Args:
         features: (N, C, H, W).
@@ -105,4 +107,5 @@ def unit_length(features: Tensor) -> Tensor:
     Returns:
         (N, C, H, W), each vector along C of length one, or zero.
     """
-    return features / (features.square().sum(dim=1, keepdim=True) + 1e-10).sqrt()
+    lengths: Tensor = torch.linalg.vector_norm(features, dim=1, keepdim=True)
+    return features / lengths.clamp_min(1e-5)

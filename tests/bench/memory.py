@@ -16,6 +16,12 @@ REPOSITORY = Path(__file__).parents[2]
 NUM_ROWS = (10_000, 100_000, 1_000_000)
 SCORED_EVERY = 20
 SAMPLED_EVERY_S = 0.5
+WORKERS = {
+    "PairScorer": "a scorer", "PairLoader": "a task worker", "Read": "a task worker",
+    "Repartition": "a task worker", "Write": "a task worker", "_fetch": "a task worker",
+}  # fmt: skip
+"""Kinds of processes by what their titles say of their work; Ray gives a process any task."""
+RAY_ACTOR = "an actor of Ray's"
 
 
 def write_tiny_rows(folder: Path, num_rows: int) -> Path:
@@ -52,7 +58,8 @@ def peaks(manifest: Path, output: Path) -> dict[str, float]:
          "--compute.compile=false"],
         cwd=REPOSITORY, stdout=told, stderr=told,
     ) as job:  # fmt: skip
-        most = {"driver": 0, "scorer": 0, "load worker": 0, "other worker": 0, "object store": 0}
+        most = dict.fromkeys(("driver", *WORKERS.values(), RAY_ACTOR, "object store"), 0)
+        kinds: dict[int, str] = {}
         while job.poll() is None:
             most["driver"] = max(most["driver"], kilobytes(job.pid, "VmRSS"))
             for process in descendants(job.pid):
@@ -60,11 +67,13 @@ def peaks(manifest: Path, output: Path) -> dict[str, float]:
                 if "raylet/raylet" in name:
                     most["object store"] = max(most["object store"], kilobytes(process, "RssShmem"))
                 elif name.startswith("ray::"):
-                    kind = "scorer" if "PairScorer" in name else "other worker"
-                    kind = "load worker" if "PairLoader" in name else kind
+                    if name != "ray::IDLE":
+                        known = (kind for work, kind in WORKERS.items() if work in name)
+                        kinds[process] = next(known, RAY_ACTOR)
                     # The object store's pages are counted above, whoever maps them.
                     own = kilobytes(process, "RssAnon")
-                    most[kind] = max(most[kind], own)
+                    if process in kinds:
+                        most[kinds[process]] = max(most[kinds[process]], own)
             time.sleep(SAMPLED_EVERY_S)
         if job.returncode:
             raise RuntimeError(f"exit code {job.returncode}: {log.read_text()[-2000:]}")
@@ -77,11 +86,11 @@ def by_length(folder: Path) -> Table:
     """Part g: peaks of memory at 10 thousand, 100 thousand and a million tiny rows."""
     table = Table(
         "g. Memory at its peak, by the manifest's length, MB",
-        ["rows", "driver", "a scorer", "a load worker", "any other worker", "object store",
-         "minutes"],
+        ["rows", "driver", *dict.fromkeys(WORKERS.values()), RAY_ACTOR, "object store", "minutes"],
         notes=[
             f"One row in {SCORED_EVERY} has images, of 96 px; the others name none and are "
-            "`missing`. Resident memory, of workers without the object store's."
+            "`missing`. Resident memory, of workers without the object store's. A task worker "
+            "reads, loads and writes in turn; Ray's actors count, and bring workers up.",
         ],
     )  # fmt: skip
     for num_rows in NUM_ROWS:
