@@ -22,6 +22,8 @@ WORKERS = {
 }  # fmt: skip
 """Kinds of processes by what their titles say of their work; Ray gives a process any task."""
 RAY_ACTOR = "an actor of Ray's"
+OWN = ("RssAnon", "RssFile")
+"""Resident memory but the object store's pages, which are counted once, whoever maps them."""
 
 
 def write_tiny_rows(folder: Path, num_rows: int) -> Path:
@@ -39,13 +41,13 @@ def write_tiny_rows(folder: Path, num_rows: int) -> Path:
     return manifest
 
 
-def kilobytes(process: int, name: str) -> int:
-    """Return a line of a process's status."""
+def kilobytes(process: int, *names: str) -> int:
+    """Return the sum of some lines of a process's status, 0 when it has ended."""
     try:
-        text = Path(f"/proc/{process}/status").read_text()
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
         return 0
-    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith(name)), 0)
+    return sum(int(line.split()[1]) for line in lines if line.startswith(names))
 
 
 def peaks(manifest: Path, output: Path) -> dict[str, float]:
@@ -61,19 +63,20 @@ def peaks(manifest: Path, output: Path) -> dict[str, float]:
         most = dict.fromkeys(("driver", *WORKERS.values(), RAY_ACTOR, "object store"), 0)
         kinds: dict[int, str] = {}
         while job.poll() is None:
-            most["driver"] = max(most["driver"], kilobytes(job.pid, "VmRSS"))
+            most["driver"] = max(most["driver"], kilobytes(job.pid, *OWN))
             for process in descendants(job.pid):
                 name = title(process)
                 if "raylet/raylet" in name:
                     most["object store"] = max(most["object store"], kilobytes(process, "RssShmem"))
                 elif name.startswith("ray::"):
-                    if name != "ray::IDLE":
-                        known = (kind for work, kind in WORKERS.items() if work in name)
-                        kinds[process] = next(known, RAY_ACTOR)
-                    # The object store's pages are counted above, whoever maps them.
-                    own = kilobytes(process, "RssAnon")
+                    known = [kind for work, kind in WORKERS.items() if work in name]
+                    if known:
+                        kinds[process] = known[0]
+                    elif name != "ray::IDLE":
+                        kinds.setdefault(process, RAY_ACTOR)
                     if process in kinds:
-                        most[kinds[process]] = max(most[kinds[process]], own)
+                        kind = kinds[process]
+                        most[kind] = max(most[kind], kilobytes(process, *OWN))
             time.sleep(SAMPLED_EVERY_S)
         if job.returncode:
             raise RuntimeError(f"exit code {job.returncode}: {log.read_text()[-2000:]}")
@@ -89,7 +92,7 @@ def by_length(folder: Path) -> Table:
         ["rows", "driver", *dict.fromkeys(WORKERS.values()), RAY_ACTOR, "object store", "minutes"],
         notes=[
             f"One row in {SCORED_EVERY} has images, of 96 px; the others name none and are "
-            "`missing`. Resident memory, of workers without the object store's. A task worker "
+            "`missing`. Resident memory, without the object store's. A task worker "
             "reads, loads and writes in turn; Ray's actors count, and bring workers up.",
         ],
     )  # fmt: skip

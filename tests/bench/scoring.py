@@ -113,6 +113,7 @@ def shares(side_px: int = 256, repeats: int = 15) -> Table:
     keep_freed_memory()
     most = ceilings()
     model, trunk = SPIPS.load(), alexnet().trunk
+    model.trunk.to(memory_format=torch.channels_last)  # as a scorer of the job has it
     model.compile_passes()
     reference, distorted = batch(1, side_px)
     image = to_unit_range(reference, torch.float32)

@@ -64,9 +64,10 @@ def _raylet(node: Any) -> int:
 def title(process: int) -> str:
     """Return a process's command line, or what Ray calls it."""
     try:
-        return Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        written = Path(f"/proc/{process}/cmdline").read_bytes()
     except OSError:
         return ""
+    return written.replace(b"\0", b" ").decode().strip()
 
 
 def descendants(process: int) -> list[int]:
