@@ -132,7 +132,7 @@ class ComputeConfig(Section):
         None,
         description="Compile the passes over pixels when a scoring process starts, which takes up "
         "to a minute; null: on CPUs, when each process has 10,000 pairs or more. Scores move by "
-        "1e-6 at most. Without a C++ compiler (on a GPU: Triton) a warning says so.",
+        "less than 1e-5. Without a C++ compiler (on a GPU: Triton) a warning says so.",
     )
 
 
@@ -161,7 +161,10 @@ class OutputConfig(Section):
         description="Name of the run; null: derived from manifest, model and scoring settings.",
     )
     rows_per_file: int = Field(
-        10_000, gt=0, description="Most rows of a results file, and the most a killed writer loses."
+        10_000,
+        gt=0,
+        description="Most rows of a results file, and the most a killed writer loses (or 64 rows, "
+        "a task's, if that is more).",
     )
 
 

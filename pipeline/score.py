@@ -246,7 +246,9 @@ class PairScorer:
         if all(is_new):
             return encoded
         positions = torch.tensor(is_new).cumsum(dim=0) - 1
-        return encoded[positions.to(encoded.scales[0].device)]
+        if self.use_gpu:
+            positions = positions.pin_memory().cuda(non_blocking=True)
+        return encoded[positions]
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -237,7 +237,8 @@ def write_results(rows: Dataset, plan: Plan, path: str) -> None:
     rows.write_parquet(
         path,
         filesystem=arrow_filesystem(plan.folder.fs),
-        # Ray joins blocks until they have so many; a block over the top would be one more file.
+        # Ray joins blocks until they have so many; a block over the top would be one more file (as
+        # it can be on GPUs, where a block may be of two load tasks).
         min_rows_per_file=max(1, rows_per_file // 2, rows_per_file - ROWS_PER_LOAD_TASK + 1),
         max_rows_per_file=rows_per_file,
         schema=result_schema(plan.carried),

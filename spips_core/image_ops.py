@@ -105,7 +105,7 @@ def unit_length(features: Tensor) -> Tensor:
         features: (N, C, H, W).
 
     Returns:
-        (N, C, H, W), each vector along C of length one, or zero.
+        (N, C, H, W), each vector along C of length one; shorter where it was below 1e-5.
     """
     lengths: Tensor = torch.linalg.vector_norm(features, dim=1, keepdim=True)
     return features / lengths.clamp_min(1e-5)

@@ -63,7 +63,7 @@ def pytest_configure() -> None:
         os.environ[name] = os.devnull
     os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
     os.environ |= s3_environment(NOBODY_LISTENS, "nobody", "nothing")
-    # xdist has its processes ignore Ctrl-C, and the jobs that they start would inherit that.
+    # What a script starts in its background ignores Ctrl-C; the jobs of tests would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Ray's workers would stand back for tests that run beside theirs, until these time out.
     os.environ.setdefault("RAY_worker_niceness", "0")

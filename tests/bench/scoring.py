@@ -117,7 +117,7 @@ def shares(side_px: int = 256, repeats: int = 15) -> Table:
     model.compile_passes()
     reference, distorted = batch(1, side_px)
     image = to_unit_range(reference, torch.float32)
-    scales = halvings(image.contiguous())
+    scales = halvings(image)
     taps = model.trunk(image)
     one, two = model.encode(reference), model.encode(distorted)
     planes = [(r[0], d[0]) for r, d in zip(one.scales, two.scales, strict=True)]
@@ -135,7 +135,7 @@ def shares(side_px: int = 256, repeats: int = 15) -> Table:
         "trunk (embedded's)": (2, lambda: model.trunk(image)),
         "features to unit length": (2, lambda: [unit_length(tap) for tap in taps]),
         "8 bits to planes": (
-            2, lambda: to_unit_range(reference, torch.float32).contiguous()
+            2, lambda: to_unit_range(reference, torch.float32)
         ),
         "five scales with borders": (
             2, lambda: [reflect_borders(s, BORDER_PX) for s in halvings(scales[0])]

@@ -50,6 +50,14 @@ def test_every_8_bit_level_becomes_its_255th():
     assert to_unit_range(levels, torch.float32).max() == 1
 
 
+def test_bytes_come_out_as_planes_however_they_lie():
+    decoded = torch.arange(2 * 5 * 4 * 3, dtype=torch.uint8).view(2, 5, 4, 3)
+    images = decoded.permute(0, 3, 1, 2)
+    result = to_unit_range(images, torch.float32)
+    assert result.is_contiguous()
+    assert torch.equal(result, images.float() / 255)
+
+
 @pytest.mark.parametrize("given", [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_floats_keep_their_values_in_the_type_asked_for(given, dtype):
