@@ -134,12 +134,17 @@ def hash_ids(
     Returns:
         (number of ids,) uint64, and the number of rows without an id.
     """
-    hashes = [np.empty(0, np.uint64)]
-    num_null = 0
-    for ids in _scan_ids(fs, paths, column):
-        num_null += ids.null_count
-        hashes.append(hash_array(ids.drop_null()))
-    return np.sort(np.concatenate(hashes)), num_null
+    rows = _open_dataset(fs, paths)
+    hashes = np.empty(rows.count_rows(), np.uint64)
+    num_ids = 0
+    for ids in _scan_ids(rows, column):
+        hashed = hash_array(ids.drop_null())
+        hashes[num_ids : num_ids + len(hashed)] = hashed
+        num_ids += len(hashed)
+    num_null = len(hashes) - num_ids
+    hashes = hashes[:num_ids]
+    hashes.sort()
+    return hashes, num_null
 
 
 @dataclass(frozen=True)
@@ -170,11 +175,13 @@ def hash_array(ids: pa.Array) -> npt.NDArray[np.uint64]:
     return hashes
 
 
-def _scan_ids(fs: AbstractFileSystem, paths: Sequence[str], column: str) -> Iterator[pa.Array]:
-    dataset = pyarrow.dataset.dataset(
-        list(paths), filesystem=arrow_filesystem(fs), format="parquet"
-    )
-    for batch in dataset.to_batches(columns=[column], batch_size=65_536):
+def _open_dataset(fs: AbstractFileSystem, paths: Sequence[str]) -> pyarrow.dataset.Dataset:
+    return pyarrow.dataset.dataset(list(paths), filesystem=arrow_filesystem(fs), format="parquet")
+
+
+def _scan_ids(rows: pyarrow.dataset.Dataset, column: str) -> Iterator[pa.Array]:
+    # Arrow would read a million rows ahead by itself.
+    for batch in rows.to_batches(columns=[column], batch_size=16_384, batch_readahead=2):
         yield batch.column(0)
 
 
@@ -293,7 +300,7 @@ def _check_repeats(
     if not len(repeated):
         return []
     counts: Counter[str] = Counter()
-    for ids in _scan_ids(fs, paths, column):
+    for ids in _scan_ids(_open_dataset(fs, paths), column):
         present = ids.drop_null()
         counts.update(present.filter(pa.array(np.isin(hash_array(present), repeated))).to_pylist())
     twice = sorted(id_ for id_, count in counts.items() if count > 1)

@@ -138,6 +138,8 @@ def make_plan(config: ScoreManifestConfig, *, retry_failed: bool = False) -> Pla
     # A finished run loads nothing any more.
     is_done = folder.state() == "finished" and attempt.ids is None
     sample = [] if is_done else _load_sample(config, manifest, carried)
+    # Else what Arrow read of a long manifest would stay with the driver for the whole run.
+    pa.default_memory_pool().release_unused()
     return Plan(config, manifest, carried, model, run_id, folder, fingerprints, sample, attempt)
 
 

@@ -81,8 +81,8 @@ def publish(plan: Plan, start: Start, workers: Json, lease: Lease) -> Json:
             f"{folder.uri}: expected {num_rows} rows after attempt {number}, "
             f"got {sum(counts.values())}; not published"
         )
-    mine = rows.to_table(columns=["fetch_retries"], filter=pc.field("run_attempt") == number)
-    attempt["fetch_retries"] = pc.sum(mine.column(0)).as_py()
+    mine = rows.to_batches(columns=["fetch_retries"], filter=pc.field("run_attempt") == number)
+    attempt["fetch_retries"] = sum(pc.sum(batch.column(0), min_count=0).as_py() for batch in mine)
     record |= {
         "counts_by_status": counts,
         "failed_fraction": (num_rows - counts[Status.OK]) / num_rows,
