@@ -62,8 +62,14 @@ def peaks(manifest: Path, output: Path) -> dict[str, float]:
     ) as job:  # fmt: skip
         most = dict.fromkeys(("driver", *WORKERS.values(), RAY_ACTOR, "object store"), 0)
         kinds: dict[int, str] = {}
+        next_s = 0.0
         while job.poll() is None:
+            # Often: at its exit it touches its libraries once more, for a tenth of a second.
             most["driver"] = max(most["driver"], kilobytes(job.pid, *OWN))
+            time.sleep(0.01)
+            if time.monotonic() < next_s:
+                continue
+            next_s = time.monotonic() + SAMPLED_EVERY_S
             for process in descendants(job.pid):
                 name = title(process)
                 if "raylet/raylet" in name:
@@ -77,7 +83,6 @@ def peaks(manifest: Path, output: Path) -> dict[str, float]:
                     if process in kinds:
                         kind = kinds[process]
                         most[kind] = max(most[kind], kilobytes(process, *OWN))
-            time.sleep(SAMPLED_EVERY_S)
         if job.returncode:
             raise RuntimeError(f"exit code {job.returncode}: {log.read_text()[-2000:]}")
     return {name: value / 1024 for name, value in most.items()} | {
