@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 from PIL import Image
 
+from pipeline.allocator import keep_freed_memory
 from pipeline.config import ImagesConfig
 from pipeline.decode import decode_image, fit_pair
 from pipeline.errors import RowError
@@ -16,6 +17,9 @@ from pipeline.storage import describe, is_allowed, is_relative, one_line, redact
 
 ROWS_PER_FETCH = 32
 """Rows fetched together: enough to hide a store's latency, few enough to hold their bytes."""
+
+KEPT_BYTES = 1 << 26
+"""Freed memory that a load worker keeps at most, and the largest image it is kept for."""
 
 Source = str | bytes | None
 """What a manifest's cell names: a URI, an encoded image, or nothing."""
@@ -97,6 +101,11 @@ class PairLoader:
     pixels_per_block: int
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
+        """Load rows in a worker, whose memory is set up for nothing else."""
+        keep_freed_memory(KEPT_BYTES)
+        yield from self.load(rows)
+
+    def load(self, rows: pa.Table) -> Iterator[pa.Table]:
         """Yield the rows, loaded, in their order."""
         for start in range(0, rows.num_rows, ROWS_PER_FETCH):
             yield from self._load(rows.slice(start, ROWS_PER_FETCH))
@@ -218,7 +227,7 @@ def load_pair(reference: str, distorted: str, rules: ImagesConfig) -> pa.Table:
     manifest = pa.table(columns)
     names = ("reference_uri", "distorted_uri")
     loader = PairLoader(rules, names, manifest.schema, pixels_per_block=1)
-    return next(loader(manifest))
+    return next(loader.load(manifest))
 
 
 def _content(uri: str, fetched: Fetched) -> bytes | RowError:

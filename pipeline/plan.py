@@ -172,7 +172,7 @@ def _load_sample(
     rows = dataset.take(sorted(chosen))
     pixels = config.compute.pixels_per_batch
     loader = PairLoader(config.images, manifest.image_columns, carried, pixels)
-    loaded = pa.concat_tables(loader(rows))
+    loaded = pa.concat_tables(loader.load(rows))
     return list(zip(loaded["status"].to_pylist(), loaded["error"].to_pylist(), strict=True))
 
 

@@ -1,6 +1,5 @@
 """The score stage: the only file of the pipeline that knows torch and the model."""
 
-import ctypes
 import logging
 from collections import defaultdict
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from pipeline.allocator import keep_freed_memory
 from pipeline.config import ModelSourceConfig
 from pipeline.errors import FaultError
 from pipeline.schema import SCORE_FIELDS, Status, result_schema
@@ -20,8 +20,6 @@ from spips_core import SPIPS, CompilationError, Encoding, Scores, packaged_check
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Parameters of mallopt(3)."""
 KEPT_BYTES = 1 << 30
 """Freed memory that a scoring process keeps at most, and the largest tensor it is kept for."""
 
@@ -70,18 +68,6 @@ def load_model(source: ModelSourceConfig) -> SPIPS:
         backbone_weights=local_copy(weights, source.backbone_weights_sha256) if weights else None,
         precision=PRECISIONS[source.precision],
     )
-
-
-def keep_freed_memory() -> None:
-    """Have the C library keep what tensors give back, where it is glibc.
-
-    Else large tensors come as fresh pages, each of which the kernel zeroes when it is first
-    touched: on small images that takes as long as scoring them.
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
-        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 class PairScorer:
@@ -135,7 +121,7 @@ class PairScorer:
         else:
             # Processes scale where threads do not, and a sum's rounding depends on its threads.
             torch.set_num_threads(1)
-            keep_freed_memory()
+            keep_freed_memory(KEPT_BYTES)
         if compile_passes:
             try:
                 model.compile_passes()

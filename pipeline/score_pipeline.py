@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionOptions, ExecutionResources
 from ray.data.checkpoint import CheckpointConfig
 from ray.exceptions import RayError
 
@@ -22,20 +22,34 @@ from pipeline.schema import result_schema
 from pipeline.score import PairScorer
 from pipeline.storage import STORE_ERRORS, arrow_filesystem, describe
 
-ROWS_PER_LOAD_TASK = 64
+ROWS_PER_LOAD_TASK = 128
 """Rows that one load task takes: seconds of work, so that retrying or spreading it is cheap."""
 
-LOAD_CPUS = 0.5
-"""CPUs of a load task, which waits for its store; another number than the scorer's, too, because
-Ray Data fuses stages of equal resources into one process, which loads and scores in turn."""
+ROWS_PER_GPU_BLOCK = 64
+"""Rows to which Ray joins blocks for a scorer on a GPU."""
+
+LOAD_CPUS = 1.0
+"""CPUs of a load task where CPUs score, which need few of them. Ray ends workers that idle beyond
+one per CPU; were there more, each pause of theirs would cost a start."""
+
+LOAD_CPUS_FOR_GPUS = 0.5
+"""CPUs of a load task where GPUs score: most of its time it waits for its store."""
 
 SCORER_CPUS = 0.01
 """CPUs that Ray keeps for a scorer, whose time is shared as it comes. Enough to keep it off nodes
 that are to have no work (a head node without CPUs); more could leave no node with the whole CPU
 that Ray's reader, or the actor that skips rows done before, waits for without end."""
 
+BYTES_PER_PIXEL = 6
+"""Of a loaded pair: two images of three bytes."""
+
 ROOMY_NODE_CPUS = 3
 """CPUs of a node that has room for these two beside any number of scorers' shares."""
+
+BLOCKS_PER_SCORER = 3
+"""Blocks of the largest images that are held for each scorer on a CPU: one that it scores, one that
+waits, one that is loaded. More would not be scored sooner, and pages that the object store has used
+before come cheaper than fresh ones."""
 
 PAIRS_PER_SCORER = 500
 """Pairs that make another scorer worth its start, which takes as long as scoring these."""
@@ -127,6 +141,9 @@ def score_pairs(
     """
     config = plan.config
     pixels = config.compute.pixels_per_batch
+    # Never the scorer's: Ray Data fuses stages of equal resources into one process, which loads and
+    # scores in turn.
+    load_cpus = LOAD_CPUS_FOR_GPUS if workers.gpus_per_actor else LOAD_CPUS
     load = PairLoader(config.images, plan.manifest.image_columns, plan.carried, pixels)
     score = {
         "source": config.model,
@@ -149,13 +166,13 @@ def score_pairs(
         rows = rows.map_batches(keep, batch_size=None, batch_format="pyarrow")
     return (
         rows.repartition(target_num_rows_per_block=ROWS_PER_LOAD_TASK)
-        .map_batches(load, batch_size=None, batch_format="pyarrow", num_cpus=LOAD_CPUS)
+        .map_batches(load, batch_size=None, batch_format="pyarrow", num_cpus=load_cpus)
         .map_batches(
             scorer,
             fn_constructor_kwargs=score,
             # A block of the load stage, cut at the pixel budget. For GPUs Ray wants a number of
             # rows, to which it joins small blocks; the scorer keeps to the pixel budget itself.
-            batch_size=ROWS_PER_LOAD_TASK if workers.gpus_per_actor else None,
+            batch_size=ROWS_PER_GPU_BLOCK if workers.gpus_per_actor else None,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=workers.actors),
             num_cpus=workers.cpus_per_actor,
@@ -164,10 +181,22 @@ def score_pairs(
     )
 
 
-def execution_context(plan: Plan) -> DataContext:
-    """Return how Ray Data is to run the graph: block sizes, and where rows done are recorded."""
+def execution_context(plan: Plan, workers: Workers) -> DataContext:
+    """Return how Ray Data is to run the graph: block sizes, and where rows done are recorded.
+
+    Args:
+        plan: the run.
+        workers: the scoring processes.
+    """
     context = DataContext.get_current().copy()
-    context.target_max_block_size = 6 * plan.config.compute.pixels_per_batch  # two images, RGB
+    pixels = plan.config.compute.pixels_per_batch
+    context.target_max_block_size = BYTES_PER_PIXEL * pixels
+    if not workers.gpus_per_actor:  # how much GPUs want to have ready has not been measured
+        largest = BYTES_PER_PIXEL * max(pixels, plan.config.images.max_pixels)
+        held = ExecutionResources.for_limits(
+            object_store_memory=workers.actors * BLOCKS_PER_SCORER * largest
+        )
+        context.execution_options = ExecutionOptions(resource_limits=held)
     context.use_datasource_v2 = False  # V2 starts processes to read the footers read already
     context.retried_io_errors = [*context.retried_io_errors, *PASSING_STORE_ERRORS]
     context.checkpoint_config = checkpoint = CheckpointConfig(
@@ -218,7 +247,7 @@ def run(plan: Plan, workers: Workers, lease: Lease) -> Json:
 
 def _score(plan: Plan, workers: Workers) -> None:
     """Write the results of the attempt's rows that have none."""
-    with DataContext.current(execution_context(plan)), warnings.catch_warnings():
+    with DataContext.current(execution_context(plan, workers)), warnings.catch_warnings():
         # Ray would go on without recording rows: what is interrupted then could not be resumed.
         warnings.filterwarnings("error", "You've enabled checkpointing, but", UserWarning)
         path = plan.folder.scores_path(plan.attempt.number)

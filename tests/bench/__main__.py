@@ -45,14 +45,15 @@ def measure(part: str, folder: Path, weights: str | None) -> Table:
         return by_length(folder)
     import torch
 
-    from pipeline.score import keep_freed_memory
+    from pipeline.allocator import keep_freed_memory
+    from pipeline.score import KEPT_BYTES
     from tests.bench.images import batch
     from tests.bench.scale_out import scale_out
     from tests.bench.scoring import alexnet
     from tests.bench.timing import medians
 
     torch.set_num_threads(1)  # as the job's scorers
-    keep_freed_memory()
+    keep_freed_memory(KEPT_BYTES)
     model, pair = alexnet(), batch(1, 512)
     seconds = medians({"alexnet": lambda: model.score(*pair)}, 9)["alexnet"]
     return scale_out(folder, seconds_per_pair=seconds)

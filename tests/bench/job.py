@@ -56,11 +56,11 @@ def loop(manifest: Path, num_rows: int, barrier: object, results: object) -> Non
     rows = pq.read_table(manifest).slice(0, num_rows)
     columns = ("reference_uri", "distorted_uri")
     carried = carried_schema(rows.schema, columns)
-    load = PairLoader(ImagesConfig(), columns, carried, 2**22)
+    loader = PairLoader(ImagesConfig(), columns, carried, 2**22)
     score = scorer_of(ModelSourceConfig(), carried, compile_passes=True)
 
     def run(some: object) -> None:
-        for block in load(some):  # type: ignore[arg-type]
+        for block in loader.load(some):  # type: ignore[arg-type]
             score(block)
 
     run(rows.slice(0, 128))

@@ -78,9 +78,10 @@ def simulate(
                 {"manifest": {"uri": str(manifest)}, "output": {"uri": str(folder / "out")}}
             )
         )
+        workers = Workers(num_gpus, 1, 0, False)
         start_s = time.process_time()
-        with DataContext.current(execution_context(plan)):
-            dataset = score_pairs(plan, Workers(num_gpus, 1, 0, False), scorer=WaitingScorer)
+        with DataContext.current(execution_context(plan, workers)):
+            dataset = score_pairs(plan, workers, scorer=WaitingScorer)
             write_results(dataset, plan, str(folder / f"scores-{num_gpus}"))
         cpu_s = time.process_time() - start_s
     finally:

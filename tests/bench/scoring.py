@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.allocator import keep_freed_memory
 from pipeline.config import ImagesConfig, ModelSourceConfig
 from pipeline.load import PairLoader
 from pipeline.schema import carried_schema
-from pipeline.score import PairScorer, keep_freed_memory, load_model
+from pipeline.score import KEPT_BYTES, PairScorer, load_model
 from spips_core import SPIPS, ModelConfig
 from spips_core.image_ops import reflect_borders, to_unit_range, unit_length
 from spips_core.quality_maps.ms_ssim import halvings
@@ -54,7 +55,7 @@ def peers() -> Callable[[Tensor, Tensor], None]:
 
 
 def against_peers(sides_px: tuple[int, ...] = (256, 512, 1024), repeats: int = 9) -> Table:
-    keep_freed_memory()
+    keep_freed_memory(KEPT_BYTES)
     threads = torch.get_num_threads()
     models = {"embedded": SPIPS.load(), "alexnet": alexnet()}
     compiled = {"embedded": SPIPS.load(), "alexnet": alexnet()}
@@ -110,7 +111,7 @@ def shares(side_px: int = 256, repeats: int = 15) -> Table:
     """Part b: what a pair's score is made of, as the job scores it: alone, on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    keep_freed_memory()
+    keep_freed_memory(KEPT_BYTES)
     most = ceilings()
     model, trunk = SPIPS.load(), alexnet().trunk
     model.trunk.to(memory_format=torch.channels_last)  # as a scorer of the job has it
@@ -216,9 +217,9 @@ def shared_references(
             loader = PairLoader(ImagesConfig(), columns, carried, 2**22)
             scorer = scorer or scorer_of(source, carried, compile_passes=True)
 
-            def run(rows=manifest, load=loader, score=scorer) -> None:  # type: ignore[no-untyped-def]
+            def run(rows=manifest, loader=loader, score=scorer) -> None:  # type: ignore[no-untyped-def]
                 for start in range(0, rows.num_rows, 64):
-                    for block in load(rows.slice(start, 64)):
+                    for block in loader.load(rows.slice(start, 64)):
                         score(block)
 
             functions[shared] = run

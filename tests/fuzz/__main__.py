@@ -55,7 +55,7 @@ def feed(numbers: range, progress: Path) -> None:
         rows = pa.table({"pair_id": [str(number)], NAMES[0]: [reference], NAMES[1]: [content]})
         start_s = time.perf_counter()
         signal.setitimer(signal.ITIMER_REAL, LIMIT_S)  # ends this process
-        (block,) = loader(rows)
+        (block,) = loader.load(rows)
         signal.setitimer(signal.ITIMER_REAL, 0)
         slowest = max(slowest, (time.perf_counter() - start_s, number))
         status = block["status"][0].as_py()

@@ -279,9 +279,10 @@ def test_the_graph_can_be_built_for_gpus(manifest, tmp_path):
         {"manifest": {"uri": manifest}, "output": {"uri": str(tmp_path / "out")}}
     )
     plan = make_plan(config)
-    with DataContext.current(execution_context(plan)):
-        for gpus_per_actor in (0.5, 1.0):
-            assert "PairScorer" in str(score_pairs(plan, Workers(2, gpus_per_actor, 1.0, False)))
+    for gpus_per_actor in (0.5, 1.0):
+        workers = Workers(2, gpus_per_actor, 1.0, False)
+        with DataContext.current(execution_context(plan, workers)):
+            assert "PairScorer" in str(score_pairs(plan, workers))
 
 
 def test_results_that_another_process_adds_later_are_not_read(finished, tmp_path):

@@ -28,7 +28,7 @@ def png(colour, size=(100, 96)) -> bytes:
 def load(rows: pa.Table, columns=COLUMNS, pixels_per_block=10**9, **rules) -> list[pa.Table]:
     carried = carried_schema(rows.schema, columns)
     loader = PairLoader(ImagesConfig(**rules), columns, carried, pixels_per_block)
-    blocks = list(loader(rows))
+    blocks = list(loader.load(rows))
     for block in blocks:
         assert block.schema == loaded_schema(carried)
     return blocks
