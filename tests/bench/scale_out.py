@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.config import ScoreManifestConfig
+from pipeline.config import ComputeConfig, ScoreManifestConfig
 from pipeline.plan import make_plan
 from pipeline.schema import SCORE_FIELDS, result_schema
 from pipeline.score_pipeline import Workers, execution_context, score_pairs, write_results
@@ -19,6 +19,9 @@ from tests.bench.timing import Table
 
 TIMELINE = "SPIPS_BENCH_TIMELINE"
 SECONDS_PER_PAIR = "SPIPS_BENCH_SECONDS_PER_PAIR"
+SIDE_PX, WAITED_FOR_SIDE_PX = 96, 512
+"""Of the images that are loaded, small enough for one machine to load for all, and of those that
+the wait stands for."""
 
 
 class WaitingScorer:
@@ -63,7 +66,7 @@ def simulate(
     from ray.data import DataContext
 
     num_rows = max(1_000, int(num_gpus * seconds / seconds_per_pair))
-    manifest = write_manifest(folder / "small", num_rows, side_px=96, num_files=64)
+    manifest = write_manifest(folder / "small", num_rows, side_px=SIDE_PX, num_files=64)
     timeline = folder / f"timeline-{num_gpus}"
     timeline.mkdir(parents=True)
     environment = {TIMELINE: str(timeline), SECONDS_PER_PAIR: str(seconds_per_pair)}
@@ -73,11 +76,14 @@ def simulate(
         runtime_env={"env_vars": environment},
     )  # fmt: skip
     try:
-        plan = make_plan(
-            ScoreManifestConfig.model_validate(
-                {"manifest": {"uri": str(manifest)}, "output": {"uri": str(folder / "out")}}
-            )
-        )
+        # Blocks of as many pairs as those that are waited for would fill.
+        pairs_per_block = ComputeConfig().pixels_per_batch // WAITED_FOR_SIDE_PX**2
+        config = {
+            "manifest": {"uri": str(manifest)},
+            "output": {"uri": str(folder / "out")},
+            "compute": {"pixels_per_batch": pairs_per_block * SIDE_PX**2},
+        }
+        plan = make_plan(ScoreManifestConfig.model_validate(config))
         workers = Workers(num_gpus, 1, 0, False)
         start_s = time.process_time()
         with DataContext.current(execution_context(plan, workers)):
@@ -124,7 +130,8 @@ def scale_out(
         notes=[
             f"Each scorer waits {1e3 * seconds_per_pair:.1f} ms a pair, what AlexNet's model took "
             "for a 512 px pair on one thread here. Images are 96 px, so that this one machine can "
-            "load for all. Efficiency: the share of time that scorers were busy, from when all "
+            "load for all, in blocks of as many pairs as 512 px would give. Efficiency: the share "
+            "of time that scorers were busy, from when all "
             "were ready until the last rows were taken; pairs/s is that share of the ideal. The "
             "driver's memory holds torch too, with which the wait was measured there."
         ],
