@@ -8,22 +8,17 @@ exit codes:
   130  interrupted; the same command goes on where it was
 """
 
-import gc
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from jobs.config import load_config, make_parser
 from jobs.exit_codes import DONE, TOO_MANY_FAILED, exit_code_of
 from pipeline.config import ScoreManifestConfig
-
-if TYPE_CHECKING:
-    from pipeline.plan import Plan
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,26 +53,14 @@ def _score(config: ScoreManifestConfig, *, dry_run: bool, retry_failed: bool) ->
     # So long Ray Data keeps a share of the cluster for a process that was killed, and another one
     # that goes on with its run waits for it; Ray reads this, 180 s otherwise, when it is imported.
     os.environ.setdefault("RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S", "30")
-    # ray and torch take seconds to import; --help and a wrong config need not wait for them.
-    import ray.data.checkpoint  # all of Ray that is needed, for two threads must not import it
-
-    def plan_run() -> "Plan":
-        from pipeline.plan import make_plan
-
-        return make_plan(config, retry_failed=retry_failed)
-
-    with ThreadPoolExecutor(1) as background:
-        # Importing torch and planning take about as long as Ray's processes to start, which must be
-        # started from here: they end with the thread that did.
-        planning = background.submit(plan_run)
-        if not dry_run:
-            start_ray()
-        plan = planning.result()
+    # torch and ray take seconds to import; --help and a wrong config need not wait for them.
+    import ray
 
     from pipeline.lease import hold
-    from pipeline.plan import describe_plan
+    from pipeline.plan import describe_plan, make_plan
     from pipeline.score_pipeline import choose_workers, run
 
+    plan = make_plan(config, retry_failed=retry_failed)
     sys.stdout.write(describe_plan(plan) + "\n")
     if dry_run:
         resolved = yaml.safe_dump(plan.record()["config"], sort_keys=False)
@@ -89,8 +72,8 @@ def _score(config: ScoreManifestConfig, *, dry_run: bool, retry_failed: bool) ->
         nothing = ", and no row failed that may be retried" if retry_failed else ""
         sys.stdout.write(f"this run is finished{nothing}: {plan.folder.uri}\n")
         return _report(config, plan.folder.read("run.json"))
-    gc.freeze()  # so that neither collections nor the exit walk through all of torch again
     with hold(plan.folder) as lease:
+        start_ray()
         found = ray.nodes()  # type: ignore[no-untyped-call]
         nodes = [node["Resources"] for node in found if node["Alive"]]
         workers = choose_workers(config.compute, nodes, plan.attempt.num_rows)

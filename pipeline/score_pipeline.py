@@ -40,11 +40,11 @@ SCORER_CPUS = 0.01
 that are to have no work (a head node without CPUs); more could leave no node with the whole CPU
 that Ray's reader, or the actor that skips rows done before, waits for without end."""
 
-BYTES_PER_PIXEL = 6
-"""Of a loaded pair: two images of three bytes."""
-
 ROOMY_NODE_CPUS = 3
 """CPUs of a node that has room for these two beside any number of scorers' shares."""
+
+BYTES_PER_PIXEL = 6
+"""Of a loaded pair: two images of three bytes."""
 
 BLOCKS_PER_SCORER = 3
 """Blocks of the largest images that are held for each scorer on a CPU: one that it scores, one that
