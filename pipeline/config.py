@@ -126,7 +126,7 @@ class ComputeConfig(Section):
         4_194_304,
         gt=0,
         description="Pixels (pairs x H x W) held in a block between stages, and scored together on "
-        "a GPU; on a CPU each pair is scored by itself, the same to the last bit in any company.",
+        "a GPU; on a CPU at most four pairs of 256 px are, the same to a bit in any company.",
     )
     compile: bool | None = Field(
         None,

@@ -70,6 +70,11 @@ def load_model(source: ModelSourceConfig) -> SPIPS:
     )
 
 
+PIXELS_TOGETHER = 4 * 256 * 256
+"""Pixels (pairs x H x W) that a CPU scores together with compiled passes, each of which takes a
+tenth of a millisecond to be called. More would leave its cache; without compiled passes, any."""
+
+
 class PairScorer:
     """The score stage, a callable from a block of loaded rows to a block of results.
 
@@ -96,7 +101,8 @@ class PairScorer:
             run_id: of the run, for the results.
             run_attempt: number of the attempt, for the results.
             carried: schema of the manifest's columns in the results.
-            pixels_per_batch: most pixels (pairs x H x W) scored together on a GPU.
+            pixels_per_batch: most pixels (pairs x H x W) scored together on a GPU; on a CPU they
+                are fewer, and no neighbour moves a score by a bit.
             use_gpu: score on the GPU that Ray gave this process, else on the CPU.
             compile_passes: compile the passes over pixels first; where that fails, a warning is
                 logged and they run as they stand.
@@ -122,9 +128,11 @@ class PairScorer:
             # Processes scale where threads do not, and a sum's rounding depends on its threads.
             torch.set_num_threads(1)
             keep_freed_memory(KEPT_BYTES)
+        together = pixels_per_batch if use_gpu else 0
         if compile_passes:
             try:
                 model.compile_passes()
+                together = together or PIXELS_TOGETHER
             except CompilationError as error:
                 logging.getLogger(__name__).warning("scoring without compiled passes: %s", error)
         # As the trunk's inputs lie, so that no call has to turn its weights.
@@ -134,9 +142,7 @@ class PairScorer:
         self.run_id = run_id
         self.run_attempt = run_attempt
         self.schema = result_schema(carried)
-        # On a CPU each pair alone, so that no neighbour can move its score by a bit. Small images
-        # would be faster together: docs/performance.md.
-        self.pixels_per_batch = pixels_per_batch if use_gpu else 0
+        self.pixels_per_batch = together
         self._kept: tuple[Tensor, Encoding] | None = None
         # What the model tells, by result column.
         self.measures = {f"{stream}_score": stream for stream in model.config.streams}
@@ -216,7 +222,7 @@ class PairScorer:
     def _encode(self, images: Tensor) -> Encoding:
         if self.use_gpu:
             images = images.pin_memory().cuda(non_blocking=True)
-        return self.model.encode(images)
+        return self.model.encode(images, one_by_one=not self.use_gpu)
 
     def _encode_references(self, images: Tensor) -> Encoding:
         """Encode once what pairs that follow each other share, in a batch or from the last one."""

@@ -116,9 +116,12 @@ class Trunk(nn.Module):
             L tensors (N, C_l, H_l, W_l), shallow to deep, in the trunk's own precision.
         """
         weight = next(self.features.parameters())
-        hidden = ((images - self.mean) / self.std).to(weight.dtype)
-        # With the channels innermost, as in decoded images, convolutions run up to twice as fast.
-        hidden = hidden.contiguous(memory_format=torch.channels_last)
+        # With the channels innermost, as in decoded images, convolutions run up to twice as fast,
+        # and a row of pixels is one vector, as are the means and deviations repeated for it.
+        pixels = images.permute(0, 2, 3, 1)  # (N, H, W, 3)
+        mean, std = (colours.flatten().repeat(pixels.shape[2]) for colours in (self.mean, self.std))
+        hidden = (pixels.flatten(2) - mean).div_(std).to(weight.dtype)
+        hidden = hidden.view(pixels.shape).permute(0, 3, 1, 2)
         taps = []
         for index, layer in enumerate(self.features):
             hidden = layer(hidden)

@@ -15,11 +15,9 @@ def to_unit_range(images: Tensor, dtype: torch.dtype) -> Tensor:
         dtype: of the result.
 
     Returns:
-        (N, C, H, W) in [0, 1]; bytes come out as planes, however they lay in memory.
+        (N, C, H, W) in [0, 1], laid out in memory as the images are.
     """
-    if images.dtype != torch.uint8:
-        return images.to(dtype)
-    return images.contiguous().to(dtype) / 255  # laid out anew while they are a byte each
+    return images.to(dtype).div_(255) if images.dtype == torch.uint8 else images.to(dtype)
 
 
 def reflect_borders(images: Tensor, width_px: int) -> Tensor:

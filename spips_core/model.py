@@ -317,15 +317,20 @@ class SPIPS(nn.Module):
         check_pair(reference, distorted)
         check_range("reference", reference)
         check_range("distorted", distorted)
-        both = self._encode(torch.cat(self._prepare(reference, distorted)))
+        if (reference.dtype, reference.device) != (distorted.dtype, distorted.device):
+            reference, distorted = self._prepare(reference, distorted)
+        both = self._encode(*self._prepare(torch.cat([reference, distorted])))
         return self.compare(both[: len(reference)], both[len(reference) :])
 
     @torch.no_grad()
-    def encode(self, images: Tensor) -> Encoding:
+    def encode(self, images: Tensor, *, one_by_one: bool = False) -> Encoding:
         """Return what a score needs of each image, to be made once for all its comparisons.
 
         Args:
             images: (N, 3, H, W), uint8, or floating point in [0, 1].
+            one_by_one: pass them through the trunk one by one, so that no image moves another's
+                score by a bit; convolutions of several take other routes. Nothing else mixes them
+                on one thread of a CPU.
 
         Returns:
             Tensors on the model's device.
@@ -335,7 +340,7 @@ class SPIPS(nn.Module):
         """
         check_images("images", images)
         check_range("images", images)
-        return self._encode(*self._prepare(images))
+        return self._encode(*self._prepare(images), one_by_one=one_by_one)
 
     @torch.no_grad()
     def compare(self, reference: Encoding, distorted: Encoding) -> Scores:
@@ -396,17 +401,24 @@ class SPIPS(nn.Module):
         own = next(self.streams.parameters())
         return [to_unit_range(images.to(own.device), own.dtype) for images in batches]
 
-    def _encode(self, images: Tensor) -> Encoding:
-        scales = [reflect_borders(scale, BORDER_PX) for scale in halvings(images.contiguous())]
+    def _encode(self, images: Tensor, *, one_by_one: bool = False) -> Encoding:
+        planes = images.contiguous()
+        scales = [reflect_borders(scale, BORDER_PX) for scale in halvings(planes)]
         uses_trunk = "percept" in self.streams or "semantic" in self.streams
-        return Encoding(scales, self._trunk_features(images) if uses_trunk else [])
+        if not uses_trunk:
+            return Encoding(scales, [])
+        if not one_by_one:
+            return Encoding(scales, self._trunk_features(images))
+        of_each = [self._trunk_features(image) for image in torch.split(images, 1)]
+        return Encoding(scales, [torch.cat(taps) for taps in zip(*of_each, strict=True)])
 
     def _quality(self, reference: Tensor, distorted: Tensor) -> dict[str, list[Tensor]]:
         """Return Q of every stream, Eqs. (1)-(8)."""
         quality: dict[str, list[Tensor]] = {}
         if "tradition" in self.streams:
-            pyramid = structure_pyramid(reference, distorted)
-            maps = psnr_map(reference, distorted), pyramid[0].quality_map, ms_ssim_map(pyramid)
+            planes = reference.contiguous(), distorted.contiguous()
+            pyramid = structure_pyramid(*planes)
+            maps = psnr_map(*planes), pyramid[0].quality_map, ms_ssim_map(pyramid)
             quality["tradition"] = [torch.cat(maps, dim=1)]  # (N, 11, H, W)
         if "percept" in self.streams or "semantic" in self.streams:
             features = self._trunk_features(torch.cat([reference, distorted]))

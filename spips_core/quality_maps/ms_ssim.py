@@ -82,7 +82,9 @@ def combine_scales(factors: Sequence[Tensor]) -> Tensor:
     Returns:
         (N,) in [0, 1].
     """
+    # In double precision: a float32 power's last bit depends on how many a CPU takes together.
     powers = [
-        factor.clamp(min=0) ** weight for factor, weight in zip(factors, WEIGHTS, strict=True)
+        factor.double().clamp(min=0) ** weight
+        for factor, weight in zip(factors, WEIGHTS, strict=True)
     ]
-    return torch.stack(powers).prod(dim=0).mean(dim=1)
+    return torch.stack(powers).prod(dim=0).mean(dim=1).to(factors[0].dtype)

@@ -46,4 +46,5 @@ def decibels(mean_squared_error: Tensor) -> Tensor:
     Args:
         mean_squared_error: any shape, >= 0.
     """
-    return 10 * torch.log10(1 / mean_squared_error)
+    # In double precision: a float32 one's last bit may depend on how many a CPU takes together.
+    return (10 * torch.log10(1 / mean_squared_error.double())).to(mean_squared_error.dtype)

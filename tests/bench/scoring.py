@@ -15,7 +15,7 @@ from pipeline.allocator import keep_freed_memory
 from pipeline.config import ImagesConfig, ModelSourceConfig
 from pipeline.load import PairLoader
 from pipeline.schema import carried_schema
-from pipeline.score import KEPT_BYTES, PairScorer, load_model
+from pipeline.score import KEPT_BYTES, PIXELS_TOGETHER, PRECISIONS, PairScorer, load_model
 from spips_core import SPIPS, ModelConfig
 from spips_core.image_ops import reflect_borders, to_unit_range, unit_length
 from spips_core.quality_maps.ms_ssim import halvings
@@ -32,6 +32,19 @@ def alexnet() -> SPIPS:
     model = SPIPS(ModelConfig(backbone="alexnet"))
     model.trunk.initialise()
     return model.eval()
+
+
+def models(*, compiled: bool) -> dict[tuple[str, str], SPIPS]:
+    """Return each model in each precision, laid out as a scorer of the job has it."""
+    made = {}
+    for precision, dtype in PRECISIONS.items():
+        for name, make in (("embedded", SPIPS.load), ("alexnet", alexnet)):
+            model = made[name, precision] = make()
+            model.trunk.features.to(dtype)
+            model.trunk.to(memory_format=torch.channels_last)
+            if compiled:
+                model.compile_passes()
+    return made
 
 
 def peers() -> Callable[[Tensor, Tensor], None]:
@@ -57,31 +70,27 @@ def peers() -> Callable[[Tensor, Tensor], None]:
 def against_peers(sides_px: tuple[int, ...] = (256, 512, 1024), repeats: int = 9) -> Table:
     keep_freed_memory(KEPT_BYTES)
     threads = torch.get_num_threads()
-    models = {"embedded": SPIPS.load(), "alexnet": alexnet()}
-    compiled = {"embedded": SPIPS.load(), "alexnet": alexnet()}
-    for model in compiled.values():
-        model.compile_passes()
+    kinds = {"eager": models(compiled=False), "compiled": models(compiled=True)}
     others = peers()
     table = Table(
         f"a. Scoring in memory, {threads} threads",
-        ["side, px", "model", "pairs/s, eager", "pairs/s, compiled", "peers' pairs/s",
+        ["side, px", "model", "trunk", "pairs/s, eager", "pairs/s, compiled", "peers' pairs/s",
          "eager / peers", "compiled / peers"],
         notes=["Peers: lpips 0.1 (AlexNet), and piq's SSIM, MS-SSIM and PSNR, which give the same "
-               "columns. All in float32, the same threads, batches and memory allocator."],
+               "columns, in float32. The same threads, batches and memory allocator for all."],
     )  # fmt: skip
     for side_px in sides_px:
         num_pairs = max(1, PIXELS_PER_CALL // side_px**2)
         pair = batch(num_pairs, side_px)
-        functions: dict[str, Callable[[], object]] = {"peers": partial(others, *pair)}
-        functions |= {f"{name} eager": partial(m.score, *pair) for name, m in models.items()}
-        functions |= {f"{name} compiled": partial(m.score, *pair) for name, m in compiled.items()}
+        functions: dict[object, Callable[[], object]] = {"peers": partial(others, *pair)}
+        for kind, made in kinds.items():
+            functions |= {(kind, *key): partial(model.score, *pair) for key, model in made.items()}
         seconds = medians(functions, repeats)
-        for name in models:
-            eager, fast = seconds[f"{name} eager"], seconds[f"{name} compiled"]
-            rates = [num_pairs / s for s in (eager, fast, seconds["peers"])]
-            table.rows.append(
-                [str(side_px), name, *rates, seconds["peers"] / eager, seconds["peers"] / fast]
-            )
+        theirs = seconds["peers"]
+        for key in kinds["eager"]:
+            ours = [seconds[kind, *key] for kind in kinds]
+            rates = [num_pairs / s for s in (*ours, theirs)]
+            table.rows.append([str(side_px), *key, *rates, *(theirs / s for s in ours)])
     return table
 
 
@@ -108,20 +117,21 @@ def ceilings(repeats: int = 7) -> dict[str, float]:
 
 @torch.no_grad()
 def shares(side_px: int = 256, repeats: int = 15) -> Table:
-    """Part b: what a pair's score is made of, as the job scores it: alone, on one thread."""
+    """Part b: what a pair's score is made of, as the job scores it: a few together, one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     keep_freed_memory(KEPT_BYTES)
     most = ceilings()
-    model, trunk = SPIPS.load(), alexnet().trunk
-    model.trunk.to(memory_format=torch.channels_last)  # as a scorer of the job has it
-    model.compile_passes()
-    reference, distorted = batch(1, side_px)
-    image = to_unit_range(reference, torch.float32)
-    scales = halvings(image)
-    taps = model.trunk(image)
+    compiled = models(compiled=True)
+    model = compiled["embedded", "float32"]
+    num_pairs = max(1, PIXELS_TOGETHER // side_px**2)
+    reference, distorted = batch(num_pairs, side_px)
+    images = to_unit_range(reference, torch.float32)
+    taps = model.trunk(images)
     one, two = model.encode(reference), model.encode(distorted)
-    planes = [(r[0], d[0]) for r, d in zip(one.scales, two.scales, strict=True)]
+    planes = [
+        (r.flatten(0, 1), d.flatten(0, 1)) for r, d in zip(one.scales, two.scales, strict=True)
+    ]
     weights = [
         enlarged_mean_weights(r.shape[-1] - 2 * BORDER_PX, side_px, r.dtype, r.device)
         for r, _ in planes
@@ -132,14 +142,21 @@ def shares(side_px: int = 256, repeats: int = 15) -> Table:
         for (r, d), weight in zip(planes, weights, strict=True):
             model.passes.structure_rows(r, d, weight)
 
+    def through(each: SPIPS) -> None:
+        for image in torch.split(images, 1):
+            each.trunk(image)
+
+    def score(each: SPIPS) -> None:
+        each.compare(*(each.encode(batch, one_by_one=True) for batch in (reference, distorted)))
+
     parts: dict[str, tuple[int, Callable[[], object]]] = {
-        "trunk (embedded's)": (2, lambda: model.trunk(image)),
+        "trunk": (2, partial(through, model)),
         "features to unit length": (2, lambda: [unit_length(tap) for tap in taps]),
-        "8 bits to planes": (
+        "8 bits to [0, 1]": (
             2, lambda: to_unit_range(reference, torch.float32)
         ),
-        "five scales with borders": (
-            2, lambda: [reflect_borders(s, BORDER_PX) for s in halvings(scales[0])]
+        "planes, five scales with borders": (
+            2, lambda: [reflect_borders(s, BORDER_PX) for s in halvings(images.contiguous())]
         ),
         "PSNR map": (
             1, lambda: model.passes.error_rows(planes[0][0][inside], planes[0][1][inside])
@@ -147,35 +164,41 @@ def shares(side_px: int = 256, repeats: int = 15) -> Table:
         "SSIM and MS-SSIM maps": (1, structure),
         "deep maps": (1, lambda: feature_means(one.features, two.features)),
     }  # fmt: skip
-    whole: dict[str, Callable[[], object]] = {
-        "whole": lambda: model.compare(model.encode(reference), model.encode(distorted)),
-        "alexnet": lambda: trunk(image),
-    }
-    seconds = medians({name: f for name, (_, f) in parts.items()} | whole, repeats)
-    operations = {name: 2 * _flops(net, image) for name, net in
-                  (("trunk (embedded's)", model.trunk), ("alexnet", trunk))}  # fmt: skip
-    pixels = sum(r[inside].numel() for r, _ in planes)
-    operations["SSIM and MS-SSIM maps"] = pixels * (4 * 22 * 2 + 25)
-    counted = sum(operations[name] for name in parts if name in operations)
+    functions: dict[object, Callable[[], object]] = {key: part for key, (_, part) in parts.items()}
+    for key, each in compiled.items():
+        functions["pair", key] = partial(score, each)
+        functions["trunk", key] = partial(through, each)
+    seconds = {key: taken / num_pairs for key, taken in medians(functions, repeats).items()}
+    of_trunk = {key: 2 * _flops(each.trunk, images[:1]) for key, each in compiled.items()}
+    pixels = sum(r[inside].numel() for r, _ in planes) // num_pairs
+    operations = {"trunk": of_trunk["embedded", "float32"],
+                  "SSIM and MS-SSIM maps": pixels * (4 * 22 * 2 + 25)}  # fmt: skip
+    pair_bytes = 2 * reference[0].nbytes
     table = Table(
-        f"b. A pair of {side_px} px, compiled, on one thread",
-        ["part", "times", "ms a pair", "share", "of the float32 ceiling"],
+        f"b. A pair of {side_px} px, compiled, on one thread, {num_pairs} together",
+        ["model, trunk", "part", "times", "ms a pair", "share", "of the ceiling"],
         notes=[
             f"Ceilings of one thread: float32 {most['float32'] / 1e9:.0f} GFLOP/s, bfloat16 "
             f"{most['bfloat16'] / 1e9:.0f} GFLOP/s, copies {most['copy'] / 1e9:.1f} GB/s (read and "
-            "written).",
-            f"The pair's bytes, read once, would take {2e3 * reference.nbytes / most['copy']:.3f} "
-            f"ms; its operations {1e3 * counted / most['float32']:.2f} ms at the ceiling.",
+            "written). They drift as all else does, and were measured just before.",
+            f"The pair's bytes, read once, would take {1e3 * pair_bytes / most['copy']:.3f} ms; "
+            f"embedded's operations {1e3 * sum(operations.values()) / most['float32']:.2f} ms at "
+            "the float32 ceiling.",
         ],
     )
+    whole_s = seconds["pair", ("embedded", "float32")]
     for name, (times, _) in parts.items():
         taken = times * seconds[name]
         peak = operations[name] / taken / most["float32"] if name in operations else ""
-        table.rows.append([name, str(times), 1e3 * taken, taken / seconds["whole"], peak])
-    table.rows.append(["whole pair", "", 1e3 * seconds["whole"], 1.0, ""])
-    taken = 2 * seconds["alexnet"]
-    peak = operations["alexnet"] / taken / most["float32"]
-    table.rows.append(["for comparison: AlexNet's trunk", "2", 1e3 * taken, "", peak])
+        table.rows.append(
+            ["embedded, float32", name, str(times), 1e3 * taken, taken / whole_s, peak]
+        )
+    for key, count in of_trunk.items():
+        whole_s, taken = seconds["pair", key], 2 * seconds["trunk", key]
+        peak = count / taken / most[key[1]]
+        title = ", ".join(key)
+        table.rows.append([title, "whole pair", "", 1e3 * whole_s, 1.0, ""])
+        table.rows.append([title, "trunk", "2", 1e3 * taken, taken / whole_s, peak])
     torch.set_num_threads(threads)
     return table
 

@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar
+
+Key = TypeVar("Key")
 
 
 @dataclass
@@ -35,11 +38,11 @@ class Table:
         return "\n".join([*lines, "", *self.notes]).rstrip() + "\n"
 
 
-def medians(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+def medians(functions: Mapping[Key, Callable[[], object]], repeats: int) -> dict[Key, float]:
     """Return the median seconds of each function, called in turns after one call each."""
     for function in functions.values():
         function()
-    taken: dict[str, list[float]] = {name: [] for name in functions}
+    taken: dict[Key, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
             start_s = time.perf_counter()
