@@ -131,7 +131,7 @@ class ComputeConfig(Section):
     compile: bool | None = Field(
         None,
         description="Compile the passes over pixels when a scoring process starts, which takes up "
-        "to a minute; null: on CPUs, when each process has 10,000 pairs or more. Scores move by "
+        "to a minute; null: on CPUs, when each process has 5,000 pairs or more. Scores move by "
         "less than 1e-5. Without a C++ compiler (on a GPU: Triton) a warning says so.",
     )
 

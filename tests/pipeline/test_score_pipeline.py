@@ -29,7 +29,13 @@ from pipeline.score_pipeline import Workers, choose_workers
     ],
 )
 def test_workers_fit_the_cluster_and_leave_room_to_load(nodes, compute, expected):
-    assert choose_workers(ComputeConfig(**compute), nodes, num_rows=10_000) == expected
+    assert choose_workers(ComputeConfig(**compute), nodes, num_rows=9_000) == expected
+
+
+@pytest.mark.parametrize(("num_rows", "compiles"), [(9_999, False), (10_000, True)])
+def test_passes_compile_where_processes_on_cpus_have_enough_pairs(num_rows, compiles):
+    assert choose_workers(ComputeConfig(), [{"CPU": 2}], num_rows).compile_passes is compiles
+    assert not choose_workers(ComputeConfig(), [{"CPU": 2, "GPU": 1}], num_rows).compile_passes
 
 
 @pytest.mark.parametrize(("num_rows", "actors"), [(0, 1), (999, 1), (1_000, 2), (9_000, 16)])
