@@ -4,6 +4,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import compress, pairwise
 from typing import Any
 
 import numpy as np
@@ -213,7 +214,7 @@ class PairScorer:
 
     def _score_batch(self, rows: pa.Table, indices: list[int]) -> Tensor:
         """Return (number of measures, N), the scores of a few rows of one size."""
-        references = self._encode_references(stack_pixels(rows, "reference_pixels", indices))
+        references = self._encode_references(rows, indices)
         distorted = self._encode(stack_pixels(rows, "distorted_pixels", indices))
         scores: Scores = self.model.compare(references, distorted)
         # One tensor, because each copy from a GPU waits for it.
@@ -224,17 +225,17 @@ class PairScorer:
             images = images.pin_memory().cuda(non_blocking=True)
         return self.model.encode(images, one_by_one=not self.use_gpu)
 
-    def _encode_references(self, images: Tensor) -> Encoding:
+    def _encode_references(self, rows: pa.Table, indices: list[int]) -> Encoding:
         """Encode once what pairs that follow each other share, in a batch or from the last one."""
-        is_new = [
-            index == 0 or not torch.equal(images[index], images[index - 1])
-            for index in range(len(images))
-        ]
-        distinct = images if all(is_new) else images[torch.tensor(is_new)]
+        content = [rows.column("reference_pixels")[index].as_buffer() for index in indices]
+        is_new = [True, *(not one.equals(last) for last, one in pairwise(content))]
+        distinct = stack_pixels(rows, "reference_pixels", list(compress(indices, is_new)))
         if self._kept is None or not torch.equal(self._kept[0], distinct):
             self._kept = None  # room for the next
             self._kept = distinct, self._encode(distinct)
         encoded = self._kept[1]
+        if len(distinct) == 1:
+            return encoded.expand(len(indices))
         if all(is_new):
             return encoded
         positions = torch.tensor(is_new).cumsum(dim=0) - 1

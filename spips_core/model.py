@@ -74,6 +74,14 @@ class Encoding:
         """Return some of the images, in the given order, as often as they are named."""
         return Encoding([one[which] for one in self.scales], [one[which] for one in self.features])
 
+    def expand(self, num_images: int) -> "Encoding":
+        """Return one image as so many, without copies."""
+        scales, features = (
+            [one.expand(num_images, -1, -1, -1) for one in tensors]
+            for tensors in (self.scales, self.features)
+        )
+        return Encoding(scales, features)
+
 
 class SPIPS(nn.Module):
     """Scene Perceived Image Perceptual Score: how visibly `distorted` differs from `reference`.
