@@ -126,12 +126,12 @@ class ComputeConfig(Section):
         4_194_304,
         gt=0,
         description="Pixels (pairs x H x W) held in a block between stages, and scored together on "
-        "a GPU; on a CPU at most four pairs of 256 px are, the same to a bit in any company.",
+        "a GPU; on a CPU at most 262,144 are, the same to the last bit in any company.",
     )
     compile: bool | None = Field(
         None,
         description="Compile the passes over pixels when a scoring process starts, which takes up "
-        "to a minute; null: on CPUs, when each process has 5,000 pairs or more. Scores move by "
+        "to a minute; null: on CPUs, when each process has 6,000 pairs or more. Scores move by "
         "less than 1e-5. Without a C++ compiler (on a GPU: Triton) a warning says so.",
     )
 

@@ -73,7 +73,8 @@ def load_model(source: ModelSourceConfig) -> SPIPS:
 
 PIXELS_TOGETHER = 4 * 256 * 256
 """Pixels (pairs x H x W) that a CPU scores together with compiled passes, each of which takes a
-tenth of a millisecond to be called. More would leave its cache; without compiled passes, any."""
+tenth of a millisecond to be called; more would leave its cache. Without them each pair is scored
+alone: even two would."""
 
 
 class PairScorer:
@@ -102,8 +103,8 @@ class PairScorer:
             run_id: of the run, for the results.
             run_attempt: number of the attempt, for the results.
             carried: schema of the manifest's columns in the results.
-            pixels_per_batch: most pixels (pairs x H x W) scored together on a GPU; on a CPU they
-                are fewer, and no neighbour moves a score by a bit.
+            pixels_per_batch: most pixels (pairs x H x W) scored together; on a CPU at most
+                PIXELS_TOGETHER of them are, and no neighbour moves a score by a bit.
             use_gpu: score on the GPU that Ray gave this process, else on the CPU.
             compile_passes: compile the passes over pixels first; where that fails, a warning is
                 logged and they run as they stand.
@@ -133,7 +134,7 @@ class PairScorer:
         if compile_passes:
             try:
                 model.compile_passes()
-                together = together or PIXELS_TOGETHER
+                together = together or min(pixels_per_batch, PIXELS_TOGETHER)
             except CompilationError as error:
                 logging.getLogger(__name__).warning("scoring without compiled passes: %s", error)
         # As the trunk's inputs lie, so that no call has to turn its weights.
@@ -212,6 +213,7 @@ class PairScorer:
         middle = len(indices) // 2
         return self._score(rows, indices[:middle]) + self._score(rows, indices[middle:])
 
+    @torch.inference_mode()  # else torch compiles a pass anew for each way to view a batch
     def _score_batch(self, rows: pa.Table, indices: list[int]) -> Tensor:
         """Return (number of measures, N), the scores of a few rows of one size."""
         references = self._encode_references(rows, indices)

@@ -26,7 +26,7 @@ from spips_core.quality_maps.ms_ssim import halvings, ms_ssim_map, structure_pyr
 from spips_core.quality_maps.psnr import psnr_map
 from spips_core.quality_maps.ssim import BORDER_PX
 from spips_core.quality_means import Passes, feature_means, tradition_means
-from spips_core.streams import Stream, stream_map, stream_mean
+from spips_core.streams import Stream, mean_of_means, stream_map, stream_mean
 
 TRADITION_CHANNELS = 3 + 3 + 5  # PSNR and SSIM per colour, MS-SSIM per scale
 NUM_SEMANTIC_TAPS = 2  # Eq. (8): the last two
@@ -75,7 +75,7 @@ class Encoding:
         return Encoding([one[which] for one in self.scales], [one[which] for one in self.features])
 
     def expand(self, num_images: int) -> "Encoding":
-        """Return one image as so many, without copies."""
+        """Return one image as so many."""
         scales, features = (
             [one.expand(num_images, -1, -1, -1) for one in tensors]
             for tensors in (self.scales, self.features)
@@ -237,11 +237,13 @@ class SPIPS(nn.Module):
                 scores differently; the model stays as it was.
         """
         before, expected = self.passes, self.score(*known_pair()).score.item()
+        # As scorers call them: what is not so (one pair, views of a batch) may compile once more.
+        pairs = [images.repeat(2, 1, 1, 1) for images in known_pair()]
         try:
             self.passes = Passes.compiled()
             # The maps' constants are not inputs: taken for such, all would be traced twice.
-            with torch._dynamo.config.patch(specialize_float=True):
-                score = self.score(*known_pair()).score.item()
+            with torch._dynamo.config.patch(specialize_float=True), torch.inference_mode():
+                score = self.compare(*map(self.encode, pairs)).score[0].item()
             if not math.isclose(score, expected, rel_tol=KNOWN_PAIR_TOLERANCE[torch.float32]):
                 raise RuntimeError(f"the known pair scored {score:g}, not {expected:g}")
         except RuntimeError as error:  # torch's own errors of its compiler are such
@@ -371,9 +373,9 @@ class SPIPS(nn.Module):
         quality = {"tradition": [tradition.quality]} | _split_taps(
             feature_means(reference.features, distorted.features)
         )
-        means = self.stream_means(
-            {name: [q[..., None, None] for q in quality[name]] for name in self.streams}
-        )
+        means = {
+            name: mean_of_means(stream, quality[name]) for name, stream in self.streams.items()
+        }
         return Scores(
             score=self.fuse(means).float(),
             **{name: means[name].float() if name in means else None for name in STREAMS},

@@ -148,13 +148,14 @@ def enlarged_mean_weights(
     Returns:
         (side_px,), sum 1; all equal when one side is a multiple of the other.
     """
-    if full_px % side_px == 0:
-        return torch.full((side_px,), 1 / side_px, dtype=dtype, device=device)
-    # Enlarging is linear: how much a pixel counts in the mean is the mean's slope in that pixel.
+    # Kept, so made alike whoever asks first.
     with torch.inference_mode(False), torch.enable_grad():
+        if full_px % side_px == 0:
+            return torch.full((side_px,), 1 / side_px, dtype=dtype, device=device)
+        # Enlarging is linear: how much a pixel counts in the mean is the mean's slope in it.
         side = torch.zeros(1, 1, side_px, 1, dtype=torch.float64, requires_grad=True)
         (weights,) = torch.autograd.grad(enlarge(side, full_px, 1).mean(), side)
-    return weights.flatten().to(device, dtype)
+        return weights.flatten().to(device, dtype)
 
 
 def feature_means(references: Sequence[Tensor], distorted: Sequence[Tensor]) -> list[Tensor]:

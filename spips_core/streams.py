@@ -52,6 +52,26 @@ def stream_mean(features: Sequence[Tensor]) -> Tensor:
     return torch.stack([feature.mean(dim=(1, 2, 3)) for feature in features]).mean(dim=0)
 
 
+def mean_of_means(stream: nn.Module, quality_means: Sequence[Tensor]) -> Tensor:
+    """Return a stream's mean from the means of its Q alone: with weights >= 0, R cuts nothing.
+
+    Sums of products, for a convolution over many pairs may round otherwise than over one.
+
+    Args:
+        stream: a `Stream` with weights >= 0.
+        quality_means: the means of its Q, tensors (N, C_l) >= 0.
+
+    Returns:
+        (N,) >= 0; lower is better.
+    """
+    weights = stream.parameters()
+    features = [
+        torch.relu((q * weight.flatten()).sum(dim=1))
+        for weight, q in zip(weights, quality_means, strict=True)
+    ]
+    return torch.stack(features).mean(dim=0)
+
+
 def stream_map(features: Sequence[Tensor], height_px: int, width_px: int) -> Tensor:
     """Return one heat map of a stream: its maps enlarged to the images' size, then averaged.
 

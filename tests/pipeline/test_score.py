@@ -157,9 +157,9 @@ def test_a_reference_that_pairs_in_a_row_share_goes_through_the_trunk_once(block
     assert pa.concat_tables(blocks).equals(pa.concat_tables(alone))
 
 
-@pytest.mark.parametrize("pairs", [2, 3, 8])
+@pytest.mark.parametrize("pairs", [2, 3, 8, 17, 40])
 def test_pairs_scored_together_share_references_and_move_no_score_by_a_bit(scorer, pairs):
-    rows = share_references(make_rows(8), pa.array([0, 0, 0, 3, 4, 4, 0, 0]))
+    rows = share_references(make_rows(40), pa.array([0, 0, 0, 3, 4, 4, 0, *range(7, 40)]))
     together = make_scorer()
     together.pixels_per_batch = pairs * 96 * 100
     assert together(rows).equals(scorer(rows))
@@ -167,13 +167,16 @@ def test_pairs_scored_together_share_references_and_move_no_score_by_a_bit(score
 
 @pytest.mark.slow
 def test_compiled_passes_score_as_eager_ones_and_alone_as_together(scorer):
-    rows = make_rows(26, sizes=((96, 100), (131, 97)))
+    rows = make_rows(66, sizes=((96, 100), (131, 97)))
     compiled = make_scorer(compile_passes=True)
+    num_compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     got, expected = compiled(rows), scorer(rows)
     scores = got["spips_score"].to_numpy(), expected["spips_score"].to_numpy()
     assert np.abs(scores[0] - scores[1]).max() <= 1e-6
-    assert compiled.pixels_per_batch > 2 * 131 * 97
-    assert pa.concat_tables([compiled(rows.slice(i, 1)) for i in range(26)]).equals(got)
+    assert compiled.pixels_per_batch > 20 * 131 * 97  # many together, of which some go other ways
+    assert pa.concat_tables([compiled(rows.slice(i, 1)) for i in range(66)]).equals(got)
+    compiled(share_references(rows, pa.array([0, 1] * 33)))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == num_compiled == 2
 
 
 def test_without_a_compiler_a_warning_is_logged_and_pairs_are_scored(tmp_path):

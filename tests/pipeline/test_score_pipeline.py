@@ -32,7 +32,7 @@ def test_workers_fit_the_cluster_and_leave_room_to_load(nodes, compute, expected
     assert choose_workers(ComputeConfig(**compute), nodes, num_rows=9_000) == expected
 
 
-@pytest.mark.parametrize(("num_rows", "compiles"), [(9_999, False), (10_000, True)])
+@pytest.mark.parametrize(("num_rows", "compiles"), [(11_999, False), (12_000, True)])
 def test_passes_compile_where_processes_on_cpus_have_enough_pairs(num_rows, compiles):
     assert choose_workers(ComputeConfig(), [{"CPU": 2}], num_rows).compile_passes is compiles
     assert not choose_workers(ComputeConfig(), [{"CPU": 2, "GPU": 1}], num_rows).compile_passes
