@@ -133,7 +133,8 @@ class PairScorer:
         together = pixels_per_batch if use_gpu else 0
         if compile_passes:
             try:
-                model.compile_passes()
+                with torch.inference_mode():  # as it scores
+                    model.compile_passes()
                 together = together or min(pixels_per_batch, PIXELS_TOGETHER)
             except CompilationError as error:
                 logging.getLogger(__name__).warning("scoring without compiled passes: %s", error)

@@ -230,26 +230,33 @@ class SPIPS(nn.Module):
         """Compile the passes over pixels that `score` and `compare` make, for images of every size.
 
         They are faster then, and scores move by less than 1e-5. It takes up to a minute, or seconds
-        where torch finds what it compiled before (TORCHINDUCTOR_CACHE_DIR).
+        where torch finds what it compiled before (TORCHINDUCTOR_CACHE_DIR). In inference mode once
+        for all; else the first calls with several pairs, or of `compare`, compile once more.
 
         Raises:
             CompilationError: there is no C++ compiler, or no Triton for a GPU, or the known pair
                 scores differently; the model stays as it was.
         """
         before, expected = self.passes, self.score(*known_pair()).score.item()
-        # As scorers call them: what is not so (one pair, views of a batch) may compile once more.
-        pairs = [images.repeat(2, 1, 1, 1) for images in known_pair()]
         try:
             self.passes = Passes.compiled()
             # The maps' constants are not inputs: taken for such, all would be traced twice.
-            with torch._dynamo.config.patch(specialize_float=True), torch.inference_mode():
-                score = self.compare(*map(self.encode, pairs)).score[0].item()
+            with torch._dynamo.config.patch(specialize_float=True):
+                score = self._warm_up()
             if not math.isclose(score, expected, rel_tol=KNOWN_PAIR_TOLERANCE[torch.float32]):
                 raise RuntimeError(f"the known pair scored {score:g}, not {expected:g}")
         except RuntimeError as error:  # torch's own errors of its compiler are such
             self.passes = before
             reason = str(error).splitlines()[0]
             raise CompilationError(f"expected to compile, got {reason}") from error
+
+    def _warm_up(self) -> float:
+        """Return the known pair's score, of passes called as they will be."""
+        if not torch.is_inference_mode_enabled():
+            return self.score(*known_pair()).score.item()
+        # In inference mode, that of scorers, what compiles for two pairs serves any number.
+        pairs = (images.repeat(2, 1, 1, 1) for images in known_pair())
+        return self.compare(*map(self.encode, pairs)).score[0].item()
 
     def forward(self, reference: Tensor, distorted: Tensor) -> Tensor:
         """Return the score of every pair, differentiable in both images.

@@ -176,7 +176,7 @@ def test_compiled_passes_score_as_eager_ones_and_alone_as_together(scorer):
     assert compiled.pixels_per_batch > 20 * 131 * 97  # many together, of which some go other ways
     assert pa.concat_tables([compiled(rows.slice(i, 1)) for i in range(66)]).equals(got)
     compiled(share_references(rows, pa.array([0, 1] * 33)))
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == num_compiled == 2
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == num_compiled
 
 
 def test_without_a_compiler_a_warning_is_logged_and_pairs_are_scored(tmp_path):
