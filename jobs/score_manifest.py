@@ -8,6 +8,7 @@ exit codes:
   130  interrupted; the same command goes on where it was
 """
 
+import gc
 import os
 import signal
 import sys
@@ -53,13 +54,17 @@ def _score(config: ScoreManifestConfig, *, dry_run: bool, retry_failed: bool) ->
     # So long Ray Data keeps a share of the cluster for a process that was killed, and another one
     # that goes on with its run waits for it; Ray reads this, 180 s otherwise, when it is imported.
     os.environ.setdefault("RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S", "30")
-    # torch and ray take seconds to import; --help and a wrong config need not wait for them.
+    # torch and ray take seconds to import; --help and a wrong config need not wait for them. No
+    # garbage is looked for among what they make, now or at the end: each took most of a second.
+    gc.disable()
     import ray
 
     from pipeline.lease import hold
     from pipeline.plan import describe_plan, make_plan
     from pipeline.score_pipeline import choose_workers, run
 
+    gc.freeze()
+    gc.enable()
     plan = make_plan(config, retry_failed=retry_failed)
     sys.stdout.write(describe_plan(plan) + "\n")
     if dry_run:
@@ -79,7 +84,8 @@ def _score(config: ScoreManifestConfig, *, dry_run: bool, retry_failed: bool) ->
         workers = choose_workers(config.compute, nodes, plan.attempt.num_rows)
         passes = "compiled" if workers.compile_passes else "not compiled"
         sys.stdout.write(
-            f"workers   {workers.actors} scoring, {workers.gpus_per_actor:g} GPUs each, "
+            f"workers   {workers.actors} scoring, {workers.gpus_per_actor:g} GPUs and "
+            f"{workers.threads_per_actor} threads each, "
             f"passes over pixels {passes}\n"
         )
         record = run(plan, workers, lease)

@@ -3,8 +3,10 @@
 import logging
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import compress, pairwise
+from functools import partial
+from itertools import chain, compress, pairwise
 from typing import Any
 
 import numpy as np
@@ -93,6 +95,7 @@ class PairScorer:
         carried: pa.Schema,
         pixels_per_batch: int,
         use_gpu: bool,
+        threads: int,
         compile_passes: bool,
     ) -> None:
         """Load the model, once a process, and check that it is the one the run was planned with.
@@ -106,6 +109,7 @@ class PairScorer:
             pixels_per_batch: most pixels (pairs x H x W) scored together; on a CPU at most
                 PIXELS_TOGETHER of them are, and no neighbour moves a score by a bit.
             use_gpu: score on the GPU that Ray gave this process, else on the CPU.
+            threads: what is scored together on a CPU is one thread's work; so many work at once.
             compile_passes: compile the passes over pixels first; where that fails, a warning is
                 logged and they run as they stand.
 
@@ -146,6 +150,7 @@ class PairScorer:
         self.run_attempt = run_attempt
         self.schema = result_schema(carried)
         self.pixels_per_batch = together
+        self._map = map if threads == 1 else ThreadPoolExecutor(threads).map
         self._kept: tuple[Tensor, Encoding] | None = None
         # What the model tells, by result column.
         self.measures = {f"{stream}_score": stream for stream in model.config.streams}
@@ -158,7 +163,8 @@ class PairScorer:
         error = rows.column("error").to_pylist()
         scores = {field.name: np.full(rows.num_rows, np.nan, np.float32) for field in SCORE_FIELDS}
         # On a GPU nothing is waited for until all of it is under way.
-        batches = [one for indices in self._batches(rows) for one in self._score(rows, indices)]
+        scored = self._map(partial(self._score, rows), self._batches(rows))
+        batches = list(chain.from_iterable(scored))
         for indices, batch in batches:
             if batch is None:
                 status[indices[0]] = Status.TOO_LARGE.value
@@ -233,10 +239,11 @@ class PairScorer:
         content = [rows.column("reference_pixels")[index].as_buffer() for index in indices]
         is_new = [True, *(not one.equals(last) for last, one in pairwise(content))]
         distinct = stack_pixels(rows, "reference_pixels", list(compress(indices, is_new)))
-        if self._kept is None or not torch.equal(self._kept[0], distinct):
-            self._kept = None  # room for the next
-            self._kept = distinct, self._encode(distinct)
-        encoded = self._kept[1]
+        kept = self._kept  # which another thread may replace
+        if kept is None or not torch.equal(kept[0], distinct):
+            kept = self._kept = None  # room for the next
+            kept = self._kept = distinct, self._encode(distinct)
+        encoded = kept[1]
         if len(distinct) == 1:
             return encoded.expand(len(indices))
         if all(is_new):

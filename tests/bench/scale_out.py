@@ -84,7 +84,7 @@ def simulate(
             "compute": {"pixels_per_batch": pairs_per_block * SIDE_PX**2},
         }
         plan = make_plan(ScoreManifestConfig.model_validate(config))
-        workers = Workers(num_gpus, 1, 0, False)
+        workers = Workers(num_gpus, 1, 0, 1, False)
         start_s = time.process_time()
         with DataContext.current(execution_context(plan, workers)):
             dataset = score_pairs(plan, workers, scorer=WaitingScorer)

@@ -211,7 +211,7 @@ def _flops(net: torch.nn.Module, image: Tensor) -> int:
 
 def scorer_of(source: ModelSourceConfig, carried: object, *, compile_passes: bool) -> PairScorer:
     digest = load_model(source).digest
-    return PairScorer(source, digest, "bench", 1, carried, 1, False, compile_passes)
+    return PairScorer(source, digest, "bench", 1, carried, 1, False, 1, compile_passes)
 
 
 def shared_references(

@@ -280,7 +280,7 @@ def test_the_graph_can_be_built_for_gpus(manifest, tmp_path):
     )
     plan = make_plan(config)
     for gpus_per_actor in (0.5, 1.0):
-        workers = Workers(2, gpus_per_actor, 1.0, False)
+        workers = Workers(2, gpus_per_actor, 1.0, 1, False)
         with DataContext.current(execution_context(plan, workers)):
             assert "PairScorer" in str(score_pairs(plan, workers))
 

@@ -2,6 +2,7 @@ import ast
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ def make_scorer(source: ModelSourceConfig | None = None, **changes) -> PairScore
         "carried": CARRIED,
         "pixels_per_batch": 1_000_000,
         "use_gpu": False,
+        "threads": 1,
         "compile_passes": False,
     }
     return PairScorer(**(settings | changes))
@@ -165,10 +167,19 @@ def test_pairs_scored_together_share_references_and_move_no_score_by_a_bit(score
     assert together(rows).equals(scorer(rows))
 
 
+def test_threads_share_the_pairs_and_move_no_score_by_a_bit(scorer):
+    shared = pa.array([0, 0, 0, 3, 4, 4, 0, *range(7, 40)])
+    rows = share_references(make_rows(40, sizes=((96, 100),), broken={5}), shared)
+    two, threads = make_scorer(threads=2), set()
+    two.model.trunk.register_forward_hook(lambda *_: threads.add(threading.get_ident()))
+    assert two(rows).equals(scorer(rows))
+    assert len(threads) == 2
+
+
 @pytest.mark.slow
 def test_compiled_passes_score_as_eager_ones_and_alone_as_together(scorer):
     rows = make_rows(66, sizes=((96, 100), (131, 97)))
-    compiled = make_scorer(compile_passes=True)
+    compiled = make_scorer(compile_passes=True, threads=2)
     num_compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     got, expected = compiled(rows), scorer(rows)
     scores = got["spips_score"].to_numpy(), expected["spips_score"].to_numpy()

@@ -8,24 +8,24 @@ from pipeline.score_pipeline import Workers, choose_workers
 @pytest.mark.parametrize(
     ("nodes", "compute", "expected"),
     [
-        ([{"CPU": 2}], {}, Workers(2, 0, 0, False)),
-        ([{"CPU": 1}], {}, Workers(1, 0, 0, True)),
-        ([], {}, Workers(1, 0, 0, True)),
-        ([{"CPU": 1}, {"CPU": 2}], {}, Workers(3, 0, 0, False)),
-        ([{"CPU": 2}] * 8, {}, Workers(16, 0, 0, False)),
-        ([{"CPU": 3}], {}, Workers(3, 0, 0.01, False)),
-        ([{"CPU": 2}], {"actors": 1}, Workers(1, 0, 0, True)),
-        ([{"CPU": 2}], {"actors": 2, "compile": True}, Workers(2, 0, 0, True)),
-        ([{"CPU": 2}], {"actors": 1, "compile": False}, Workers(1, 0, 0, False)),
-        ([{}, {"CPU": 16}], {}, Workers(16, 0, 0.01, False)),
-        ([{"CPU": 16, "GPU": 8}], {}, Workers(8, 1, 0.01, False)),
-        ([{"CPU": 2}, {"CPU": 8, "GPU": 4}], {}, Workers(4, 1, 0.01, False)),
-        ([{"CPU": 16, "GPU": 2}], {"gpus_per_actor": 0.5}, Workers(4, 0.5, 0.01, False)),
-        ([{"CPU": 16, "GPU": 2}], {"gpus_per_actor": 0.4}, Workers(4, 0.4, 0.01, False)),
-        ([{"CPU": 16, "GPU": 3}] * 2, {"gpus_per_actor": 2}, Workers(2, 2, 0.01, False)),
-        ([{"CPU": 16, "GPU": 2}], {"gpus_per_actor": 0}, Workers(16, 0, 0.01, False)),
-        ([{"CPU": 16, "GPU": 2}], {"actors": 1}, Workers(1, 1, 0.01, False)),
-        ([{"CPU": 16, "GPU": 2}], {"compile": True}, Workers(2, 1, 0.01, True)),
+        ([{"CPU": 2}], {}, Workers(2, 0, 0, 1, False)),
+        ([{"CPU": 1}], {}, Workers(1, 0, 0, 1, True)),
+        ([], {}, Workers(1, 0, 0, 1, True)),
+        ([{"CPU": 1}, {"CPU": 2}], {}, Workers(3, 0, 0, 1, False)),
+        ([{"CPU": 2}] * 8, {}, Workers(16, 0, 0, 1, False)),
+        ([{"CPU": 3}], {}, Workers(3, 0, 0.01, 1, False)),
+        ([{"CPU": 2}], {"actors": 1}, Workers(1, 0, 0, 1, True)),
+        ([{"CPU": 2}], {"actors": 2, "compile": True}, Workers(2, 0, 0, 1, True)),
+        ([{"CPU": 2}], {"actors": 1, "compile": False}, Workers(1, 0, 0, 1, False)),
+        ([{}, {"CPU": 16}], {}, Workers(16, 0, 0.01, 1, False)),
+        ([{"CPU": 16, "GPU": 8}], {}, Workers(8, 1, 0.01, 1, False)),
+        ([{"CPU": 2}, {"CPU": 8, "GPU": 4}], {}, Workers(4, 1, 0.01, 1, False)),
+        ([{"CPU": 16, "GPU": 2}], {"gpus_per_actor": 0.5}, Workers(4, 0.5, 0.01, 1, False)),
+        ([{"CPU": 16, "GPU": 2}], {"gpus_per_actor": 0.4}, Workers(4, 0.4, 0.01, 1, False)),
+        ([{"CPU": 16, "GPU": 3}] * 2, {"gpus_per_actor": 2}, Workers(2, 2, 0.01, 1, False)),
+        ([{"CPU": 16, "GPU": 2}], {"gpus_per_actor": 0}, Workers(16, 0, 0.01, 1, False)),
+        ([{"CPU": 16, "GPU": 2}], {"actors": 1}, Workers(1, 1, 0.01, 1, False)),
+        ([{"CPU": 16, "GPU": 2}], {"compile": True}, Workers(2, 1, 0.01, 1, True)),
     ],
 )
 def test_workers_fit_the_cluster_and_leave_room_to_load(nodes, compute, expected):
@@ -42,6 +42,23 @@ def test_passes_compile_where_processes_on_cpus_have_enough_pairs(num_rows, comp
 def test_a_short_manifest_is_not_worth_many_processes(num_rows, actors):
     assert choose_workers(ComputeConfig(), [{"CPU": 16}], num_rows).actors == actors
     assert choose_workers(ComputeConfig(actors=3), [{"CPU": 16}], num_rows).actors == 3
+
+
+@pytest.mark.parametrize(
+    ("node", "num_rows", "threads"),
+    [
+        ({"CPU": 1}, 200, 1),
+        ({"CPU": 2}, 200, 2),
+        ({"CPU": 2}, 1_000, 1),
+        ({"CPU": 16}, 200, 2),
+        ({"CPU": 16}, 4_000, 2),
+        ({"CPU": 16}, 4_500, 1),
+        ({"CPU": 16, "GPU": 1}, 200, 1),
+    ],
+)
+def test_cpus_that_would_be_idle_get_a_thread(node, num_rows, threads):
+    assert choose_workers(ComputeConfig(), [node], num_rows).threads_per_actor == threads
+    assert choose_workers(ComputeConfig(actors=1), [node], num_rows).threads_per_actor == 1
 
 
 def test_gpus_that_no_node_has_are_refused_unless_a_number_of_actors_is_waited_for():
