@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.allocator import keep_freed_memory
-from pipeline.config import ImagesConfig, ModelSourceConfig
+from pipeline.config import ComputeConfig, ImagesConfig, ModelSourceConfig
 from pipeline.load import PairLoader
 from pipeline.schema import carried_schema
 from pipeline.score import KEPT_BYTES, PIXELS_TOGETHER, PRECISIONS, PairScorer, load_model
@@ -210,8 +210,10 @@ def _flops(net: torch.nn.Module, image: Tensor) -> int:
 
 
 def scorer_of(source: ModelSourceConfig, carried: object, *, compile_passes: bool) -> PairScorer:
+    """Return a scorer of the job's, on one thread of a CPU."""
     digest = load_model(source).digest
-    return PairScorer(source, digest, "bench", 1, carried, 1, False, 1, compile_passes)
+    pixels = ComputeConfig().pixels_per_batch
+    return PairScorer(source, digest, "bench", 1, carried, pixels, False, 1, compile_passes)
 
 
 def shared_references(
