@@ -126,8 +126,7 @@ class ComputeConfig(Section):
         4_194_304,
         gt=0,
         description="Pixels (pairs x H x W) held in a block between stages, and scored together on "
-        "a GPU; on a CPU at most 262,144 are, with compiled passes, else one pair; the same to "
-        "the last bit in any company.",
+        "a GPU; on a CPU at most 262,144 are; the same to the last bit in any company.",
     )
     compile: bool | None = Field(
         None,

@@ -74,9 +74,8 @@ def load_model(source: ModelSourceConfig) -> SPIPS:
 
 
 PIXELS_TOGETHER = 4 * 256 * 256
-"""Pixels (pairs x H x W) that a CPU scores together with compiled passes, each of which takes a
-tenth of a millisecond to be called; more would leave its cache. Without them each pair is scored
-alone: even two would."""
+"""Pixels (pairs x H x W) that a CPU scores together: enough that calls into torch, and what each
+convolution does once, weigh little; few enough to stay in its cache."""
 
 
 class PairScorer:
@@ -134,12 +133,10 @@ class PairScorer:
             # Processes scale where threads do not, and a sum's rounding depends on its threads.
             torch.set_num_threads(1)
             keep_freed_memory(KEPT_BYTES)
-        together = pixels_per_batch if use_gpu else 0
         if compile_passes:
             try:
                 with torch.inference_mode():  # as it scores
                     model.compile_passes()
-                together = together or min(pixels_per_batch, PIXELS_TOGETHER)
             except CompilationError as error:
                 logging.getLogger(__name__).warning("scoring without compiled passes: %s", error)
         # As the trunk's inputs lie, so that no call has to turn its weights.
@@ -149,9 +146,11 @@ class PairScorer:
         self.run_id = run_id
         self.run_attempt = run_attempt
         self.schema = result_schema(carried)
-        self.pixels_per_batch = together
+        self.pixels_per_batch = (
+            pixels_per_batch if use_gpu else min(pixels_per_batch, PIXELS_TOGETHER)
+        )
         self._map = map if threads == 1 else ThreadPoolExecutor(threads).map
-        self._kept: tuple[Tensor, Encoding] | None = None
+        self._kept: tuple[object, Encoding] | None = None  # the last reference
         # What the model tells, by result column.
         self.measures = {f"{stream}_score": stream for stream in model.config.streams}
         self.measures |= {"spips_score": "score"}
@@ -232,23 +231,27 @@ class PairScorer:
     def _encode(self, images: Tensor) -> Encoding:
         if self.use_gpu:
             images = images.pin_memory().cuda(non_blocking=True)
-        return self.model.encode(images, one_by_one=not self.use_gpu)
+        return self.model.encode(images, steady=not self.use_gpu)
 
     def _encode_references(self, rows: pa.Table, indices: list[int]) -> Encoding:
-        """Encode once what pairs that follow each other share, in a batch or from the last one."""
-        content = [rows.column("reference_pixels")[index].as_buffer() for index in indices]
-        is_new = [True, *(not one.equals(last) for last, one in pairwise(content))]
-        distinct = stack_pixels(rows, "reference_pixels", list(compress(indices, is_new)))
+        """Encode once what pairs that follow each other share, in a batch or with the last one."""
+        size = [rows.column(name)[indices[0]].as_py() for name in ("height_px", "width_px")]
+        contents = [(size, rows.column("reference_pixels")[index].as_py()) for index in indices]
         kept = self._kept  # which another thread may replace
-        if kept is None or not torch.equal(kept[0], distinct):
+        is_new = [one != last for last, one in pairwise([kept and kept[0], *contents])]
+        if is_new[0]:
             kept = self._kept = None  # room for the next
-            kept = self._kept = distinct, self._encode(distinct)
-        encoded = kept[1]
-        if len(distinct) == 1:
+        parts = [kept[1]] if kept else []
+        if any(is_new):
+            images = stack_pixels(rows, "reference_pixels", list(compress(indices, is_new)))
+            parts.append(self._encode(images))
+        encoded = Encoding.join(parts)
+        self._kept = contents[-1], encoded[-1:]
+        if len(encoded) == 1:
             return encoded.expand(len(indices))
         if all(is_new):
             return encoded
-        positions = torch.tensor(is_new).cumsum(dim=0) - 1
+        positions = torch.tensor([0, *is_new[1:]]).cumsum(dim=0)
         if self.use_gpu:
             positions = positions.pin_memory().cuda(non_blocking=True)
         return encoded[positions]

@@ -72,15 +72,32 @@ def structure_rows(reference: Tensor, distorted: Tensor, column_weights: Tensor)
 
 @dataclass(frozen=True)
 class Passes:
-    """The passes over pixels: as they stand, or compiled."""
+    """The passes over pixels: as they stand, or compiled into one loop each."""
 
-    error_rows: Callable[[Tensor, Tensor], Tensor] = error_rows
-    structure_rows: Callable[[Tensor, Tensor, Tensor], Tensor] = structure_rows
+    error_rows: Callable[[Tensor, Tensor], Tensor]
+    structure_rows: Callable[[Tensor, Tensor, Tensor], Tensor]
+
+    @classmethod
+    def eager(cls) -> Self:
+        """Return the passes as they stand."""
+        return cls(_by_pair(error_rows), _by_pair(structure_rows))
 
     @classmethod
     def compiled(cls) -> Self:
         """Return the same passes, to be compiled when they are first called, for every size."""
         return cls(_compiled(error_rows), _compiled(structure_rows))
+
+
+def _by_pair(rows: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return a pass that takes a pair's planes at a time on a CPU, whose cache more would leave."""
+
+    def of_each(reference: Tensor, distorted: Tensor, *others: Tensor) -> Tensor:
+        if not reference.is_cpu:
+            return rows(reference, distorted, *others)
+        pairs = zip(torch.split(reference, 3), torch.split(distorted, 3), strict=True)
+        return torch.cat([rows(*pair, *others) for pair in pairs], dim=-2)
+
+    return of_each
 
 
 def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

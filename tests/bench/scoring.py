@@ -142,15 +142,11 @@ def shares(side_px: int = 256, repeats: int = 15) -> Table:
         for (r, d), weight in zip(planes, weights, strict=True):
             model.passes.structure_rows(r, d, weight)
 
-    def through(each: SPIPS) -> None:
-        for image in torch.split(images, 1):
-            each.trunk(image)
-
     def score(each: SPIPS) -> None:
-        each.compare(*(each.encode(batch, one_by_one=True) for batch in (reference, distorted)))
+        each.compare(*(each.encode(batch, steady=True) for batch in (reference, distorted)))
 
     parts: dict[str, tuple[int, Callable[[], object]]] = {
-        "trunk": (2, partial(through, model)),
+        "trunk": (2, partial(model.trunk, images)),
         "features to unit length": (2, lambda: [unit_length(tap) for tap in taps]),
         "8 bits to [0, 1]": (
             2, lambda: to_unit_range(reference, torch.float32)
@@ -167,7 +163,7 @@ def shares(side_px: int = 256, repeats: int = 15) -> Table:
     functions: dict[object, Callable[[], object]] = {key: part for key, (_, part) in parts.items()}
     for key, each in compiled.items():
         functions["pair", key] = partial(score, each)
-        functions["trunk", key] = partial(through, each)
+        functions["trunk", key] = partial(each.trunk, images)
     seconds = {key: taken / num_pairs for key, taken in medians(functions, repeats).items()}
     of_trunk = {key: 2 * _flops(each.trunk, images[:1]) for key, each in compiled.items()}
     pixels = sum(r[inside].numel() for r, _ in planes) // num_pairs

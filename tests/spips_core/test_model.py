@@ -1,5 +1,6 @@
 import copy
 from dataclasses import astuple
+from itertools import product
 
 import piq
 import pytest
@@ -141,6 +142,35 @@ def test_score_does_not_depend_on_the_rest_of_the_batch(models, seven_pairs, bac
         assert alone.psnr_db.item() == pytest.approx(batch.psnr_db[i].item(), rel=1e-6)
     assert torch.allclose(shuffled.score, batch.score[order], rtol=0, atol=1e-6)
     assert batch.score.unique().numel() == 7
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("backbone", "size"),
+    [
+        *product(BACKBONES, [(9, 3, 96, 100), (9, 3, 140, 131)]),
+        ("alexnet_narrow", (57, 3, 96, 96)),  # eight times seven and one
+        ("alexnet_narrow", (3, 3, 380, 384)),
+    ],
+)
+def test_no_image_moves_another_s_steady_encoding_by_a_bit(models, backbone, size, precision):
+    model = copy.deepcopy(models[backbone])
+    model.trunk.features.to(precision)
+    images = torch.randint(256, size, dtype=torch.uint8)
+    together = model.encode(images, steady=True)
+    for some in (slice(0, 1), slice(1, 3), slice(len(images) - 1, None)):
+        apart = model.encode(images[some], steady=True)
+        for one, other in zip(apart.features, together[some].features, strict=True):
+            assert torch.equal(one, other)
 
 
 def test_stronger_noise_scores_higher(embedded, photos):
