@@ -2,7 +2,7 @@
 
 import ctypes
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 """Parameters of mallopt(3)."""
 
 
@@ -20,3 +20,5 @@ def keep_freed_memory(kept_bytes: int) -> None:
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, kept_bytes)
         libc.mallopt(_M_TRIM_THRESHOLD, kept_bytes)
+        # Other threads would have arenas of their own, which keep no piece of more than 64 MiB.
+        libc.mallopt(_M_ARENA_MAX, 1)

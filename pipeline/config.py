@@ -114,7 +114,7 @@ class ComputeConfig(Section):
         gt=0,
         description="Scoring processes; null: one per GPU, or one per CPU when the cluster has no "
         "GPU, counted when the run starts (give it on a cluster that scales), and no more than one "
-        "for every 500 pairs; each on one thread, or two where CPUs would be left over.",
+        "for every 500 pairs, on two threads each where CPUs would be left over.",
     )
     gpus_per_actor: float | None = Field(
         None,

@@ -53,12 +53,14 @@ class Images:
         contents: encoded image, or why there is none, by source.
         uses: how many cells still need each source.
         decoded: images that a later row needs too.
+        packed: pixels of references that a later row needs too.
     """
 
     rules: ImagesConfig
     contents: dict[Source, bytes | RowError]
     uses: Counter[Source]
     decoded: dict[Source, Image.Image] = field(default_factory=dict)
+    packed: dict[Source, bytes] = field(default_factory=dict)
 
     def take(self, source: Source) -> Image.Image:
         """Return a cell's image as RGB, and forget it after its last use.
@@ -78,6 +80,13 @@ class Images:
             if not self.uses[source]:
                 self.contents.pop(source)
                 self.decoded.pop(source, None)
+
+    def pack(self, source: Source, reference: Image.Image) -> bytes:
+        """Return the pixels of a reference, as it is scored: the same for all rows that name it."""
+        pixels = self.packed.pop(source, None) or reference.tobytes()
+        if self.uses[source]:
+            self.packed[source] = pixels
+        return pixels
 
 
 @dataclass(frozen=True)
@@ -194,7 +203,8 @@ class PairLoader:
         except RowError as error:
             return LoadedPair(error.status, f"pair: {error} ({', '.join(shown)})")
         size = reference.height, reference.width
-        return LoadedPair(Status.OK, "", size, (reference.tobytes(), distorted.tobytes()))
+        pixels = images.pack(sources[0], reference), distorted.tobytes()
+        return LoadedPair(Status.OK, "", size, pixels)
 
     def _block(self, rows: pa.Table, pairs: Sequence[LoadedPair]) -> pa.Table:
         columns = {field.name: rows.column(field.name) for field in self.carried}

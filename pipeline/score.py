@@ -108,7 +108,7 @@ class PairScorer:
             pixels_per_batch: most pixels (pairs x H x W) scored together; on a CPU at most
                 PIXELS_TOGETHER of them are, and no neighbour moves a score by a bit.
             use_gpu: score on the GPU that Ray gave this process, else on the CPU.
-            threads: what is scored together on a CPU is one thread's work; so many work at once.
+            threads: on a CPU, how many work at once, each on what is scored together.
             compile_passes: compile the passes over pixels first; where that fails, a warning is
                 logged and they run as they stand.
 
@@ -150,7 +150,8 @@ class PairScorer:
             pixels_per_batch if use_gpu else min(pixels_per_batch, PIXELS_TOGETHER)
         )
         self._map = map if threads == 1 else ThreadPoolExecutor(threads).map
-        self._kept: tuple[object, Encoding] | None = None  # the last reference
+        # Size and pixels of the last reference, and what was made of it.
+        self._kept: tuple[tuple[list[int], pa.Buffer], Encoding] | None = None
         # What the model tells, by result column.
         self.measures = {f"{stream}_score": stream for stream in model.config.streams}
         self.measures |= {"spips_score": "score"}
@@ -236,17 +237,20 @@ class PairScorer:
     def _encode_references(self, rows: pa.Table, indices: list[int]) -> Encoding:
         """Encode once what pairs that follow each other share, in a batch or with the last one."""
         size = [rows.column(name)[indices[0]].as_py() for name in ("height_px", "width_px")]
-        contents = [(size, rows.column("reference_pixels")[index].as_py()) for index in indices]
+        pixels = rows.column("reference_pixels")
+        contents = [(size, pixels[index].as_buffer()) for index in indices]
         kept = self._kept  # which another thread may replace
         is_new = [one != last for last, one in pairwise([kept and kept[0], *contents])]
         if is_new[0]:
             kept = self._kept = None  # room for the next
         parts = [kept[1]] if kept else []
         if any(is_new):
-            images = stack_pixels(rows, "reference_pixels", list(compress(indices, is_new)))
-            parts.append(self._encode(images))
+            new = stack_pixels(rows, "reference_pixels", list(compress(indices, is_new)))
+            parts.append(self._encode(new))
+            last = size, pa.py_buffer(contents[-1][1].to_pybytes())
+            # A copy: a view would hold the whole batch, and compile anew for where it begins.
+            self._kept = last, parts[-1][-1:].copy()
         encoded = Encoding.join(parts)
-        self._kept = contents[-1], encoded[-1:]
         if len(encoded) == 1:
             return encoded.expand(len(indices))
         if all(is_new):

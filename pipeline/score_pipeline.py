@@ -55,8 +55,8 @@ PAIRS_PER_SCORER = 500
 """Pairs that make another scorer worth its start, which takes as long as scoring these."""
 
 MAX_THREADS_PER_SCORER = 2
-"""Pairs that a scorer on a CPU scores at once where CPUs would be left without one: two take a
-third less time than one after the other. More have not been measured."""
+"""Threads of a scorer where CPUs would be left without one; they score in a third less time than
+one. More have not been measured."""
 
 PAIRS_PER_COMPILATION = 6_000
 """Pairs that a scorer must have for compiling to pay even where nothing is kept from before: 25 to
@@ -79,7 +79,7 @@ class Workers:
         actors: how many.
         gpus_per_actor: GPUs of each, 0 to score on CPUs.
         cpus_per_actor: CPUs that Ray keeps for each.
-        threads_per_actor: pairs that each scores at once on CPUs.
+        threads_per_actor: threads of each that score on CPUs.
         compile_passes: whether each compiles the passes over pixels first.
     """
 
@@ -130,7 +130,8 @@ def choose_workers(
     cpus_per_actor = SCORER_CPUS if max(cpus, default=0) >= ROOMY_NODE_CPUS else 0.0
     threads_per_actor = 1
     if not gpus_per_actor and compute.actors is None:
-        threads_per_actor = max(1, min(room // actors, MAX_THREADS_PER_SCORER))
+        most = min(int(max(cpus, default=1)), MAX_THREADS_PER_SCORER)
+        threads_per_actor = max(1, min(room // actors, most))
     compile_passes = compute.compile
     if compile_passes is None:
         # What compiling gains on GPUs has not been measured.

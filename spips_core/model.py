@@ -96,6 +96,12 @@ class Encoding:
         )
         return cls(scales, features)
 
+    def copy(self) -> "Encoding":
+        """Return the same in memory of its own."""
+        return Encoding(
+            [one.clone() for one in self.scales], [one.clone() for one in self.features]
+        )
+
     def expand(self, num_images: int) -> "Encoding":
         """Return one image as so many."""
         scales, features = (
@@ -482,7 +488,7 @@ def _steady_groups(images: Tensor) -> tuple[Tensor, ...]:
         return torch.split(images, 1)
     if len(images) == 1:
         return (images.expand(2, -1, -1, -1),)
-    return torch.tensor_split(images, math.ceil(len(images) / STEADY_IMAGES))
+    return torch.tensor_split(images, max(1, math.ceil(len(images) / STEADY_IMAGES)))
 
 
 def _split_taps(taps: list[Tensor]) -> dict[str, list[Tensor]]:

@@ -7,7 +7,7 @@ their own, so that a compiler can fuse each into one.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Self
 
 import torch
@@ -80,7 +80,7 @@ class Passes:
     @classmethod
     def eager(cls) -> Self:
         """Return the passes as they stand."""
-        return cls(_by_pair(error_rows), _by_pair(structure_rows))
+        return cls(partial(_by_pair, error_rows), partial(_by_pair, structure_rows))
 
     @classmethod
     def compiled(cls) -> Self:
@@ -88,16 +88,14 @@ class Passes:
         return cls(_compiled(error_rows), _compiled(structure_rows))
 
 
-def _by_pair(rows: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return a pass that takes a pair's planes at a time on a CPU, whose cache more would leave."""
-
-    def of_each(reference: Tensor, distorted: Tensor, *others: Tensor) -> Tensor:
-        if not reference.is_cpu:
-            return rows(reference, distorted, *others)
-        pairs = zip(torch.split(reference, 3), torch.split(distorted, 3), strict=True)
-        return torch.cat([rows(*pair, *others) for pair in pairs], dim=-2)
-
-    return of_each
+def _by_pair(
+    rows: Callable[..., Tensor], reference: Tensor, distorted: Tensor, *others: Tensor
+) -> Tensor:
+    """Return a pass's result, on a CPU taken pair by pair: more would leave its cache."""
+    if not reference.is_cpu:
+        return rows(reference, distorted, *others)
+    pairs = zip(torch.split(reference, 3), torch.split(distorted, 3), strict=True)
+    return torch.cat([rows(*pair, *others) for pair in pairs], dim=-2)
 
 
 def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -140,6 +140,22 @@ def test_every_row_in_is_a_row_out_in_order_with_its_own_image(tmp_path, num_row
             assert row["status"] != "ok" or row["reference_pixels"][0] == i % 5
 
 
+@pytest.mark.parametrize("resize", [None, 120])
+def test_rows_that_share_images_are_loaded_as_if_alone(tmp_path, resize):
+    uris = {name: str(tmp_path / f"{name}.png") for name in "abcd"}
+    for side_px, name in enumerate("abc", start=110):
+        noise = np.random.default_rng(side_px).integers(0, 256, (side_px, 100, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(uris[name])
+    pairs = ["ab", "ac", "ba", "aa", "cb", "ad", "da", "ab", "cc"]  # d is missing
+    references, distorted = ([uris[pair[role]] for pair in pairs] for role in (0, 1))
+    rows = pa.table({"pair_id": pairs, "reference_uri": references, "distorted_uri": distorted})
+    rules = {"size_mismatch": "resize", "resize": resize}
+    together = pa.concat_tables(load(rows, **rules))
+    alone = [load(rows.slice(i, 1), **rules)[0] for i in range(len(pairs))]
+    assert together.equals(pa.concat_tables(alone))
+    assert together["status"].to_pylist().count("ok") == 7
+
+
 def test_blocks_are_cut_at_the_pixel_budget(good):
     rows = pa.table(
         {"pair_id": list("abcdefg"), "reference_uri": [good] * 7, "distorted_uri": [good] * 7}

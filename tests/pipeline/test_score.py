@@ -149,14 +149,20 @@ def share_references(rows: pa.Table, shared) -> pa.Table:
 
 
 @pytest.mark.parametrize("block_rows", [1, 2, 3, 5, 8])
-def test_a_reference_that_pairs_in_a_row_share_goes_through_the_trunk_once(block_rows):
-    rows = share_references(make_rows(8), pa.array([0, 0, 0, 3, 4, 4, 0, 0]))
+@pytest.mark.parametrize(
+    ("shared", "num_runs"),
+    [([0, 0, 0, 3, 4, 4, 0, 0], 4), ([0] * 8, 1), ([0, 1, 1, 1, 1, 1, 6, 6], 3)],
+)
+def test_a_reference_that_pairs_in_a_row_share_goes_through_the_trunk_once(
+    block_rows, shared, num_runs
+):
+    rows = share_references(make_rows(8), pa.array(shared))
     scorer, passed = make_scorer(), []
     scorer.model.trunk.register_forward_hook(  # a single image goes beside its copy
         lambda _, images, __: passed.append(len(images[0].flatten(1).unique_consecutive(dim=0)))
     )
     blocks = [scorer(rows.slice(start, block_rows)) for start in range(0, 8, block_rows)]
-    assert sum(passed) == 8 + 4  # the distorted images, and each run of one reference
+    assert sum(passed) == 8 + num_runs  # the distorted images, and each run of one reference
     alone = [make_scorer()(rows.slice(i, 1)) for i in range(8)]
     assert pa.concat_tables(blocks).equals(pa.concat_tables(alone))
 
@@ -170,11 +176,12 @@ def test_pairs_scored_together_share_references_and_move_no_score_by_a_bit(score
 
 
 def test_threads_share_the_pairs_and_move_no_score_by_a_bit(scorer):
-    shared = pa.array([0, 0, 0, 3, 4, 4, 0, *range(7, 40)])
-    rows = share_references(make_rows(40, sizes=((96, 100),), broken={5}), shared)
-    two, threads = make_scorer(threads=2), set()
+    rows = share_references(make_rows(40, broken={5}), pa.array([i // 7 * 7 for i in range(40)]))
+    two, threads = make_scorer(threads=2, pixels_per_batch=3 * 96 * 100), set()
     two.model.trunk.register_forward_hook(lambda *_: threads.add(threading.get_ident()))
-    assert two(rows).equals(scorer(rows))
+    expected = scorer(rows)
+    for _ in range(3):
+        assert two(rows).equals(expected)
     assert len(threads) == 2
 
 
@@ -189,6 +196,9 @@ def test_compiled_passes_score_as_eager_ones_and_alone_as_together(scorer):
     assert compiled.pixels_per_batch > 20 * 131 * 97  # many together, of which some go other ways
     assert pa.concat_tables([compiled(rows.slice(i, 1)) for i in range(66)]).equals(got)
     compiled(share_references(rows, pa.array([0, 1] * 33)))
+    three = share_references(make_rows(3), pa.array([0, 1, 1]))
+    for start, length in ((0, 2), (2, 1)):
+        compiled(three.slice(start, length))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == num_compiled
 
 
@@ -305,6 +315,8 @@ def test_a_gpu_that_is_not_there_is_a_fault():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_a_gpu_scores_as_the_cpu_does(scorer):
     rows = make_rows(12, sizes=((96, 100), (131, 97)))
-    on_gpu = make_scorer(use_gpu=True)(rows).to_pandas()
+    rows = share_references(rows, pa.array([0, 1, 0, 1, 4, 5, 4, 7, 8, 9, 8, 9]))
+    gpu_scorer = make_scorer(use_gpu=True)
+    on_gpu = pa.concat_tables([gpu_scorer(rows.slice(0, 7)), gpu_scorer(rows.slice(7))]).to_pandas()
     on_cpu = scorer(rows).to_pandas()
     assert np.abs(on_gpu["spips_score"] / on_cpu["spips_score"] - 1).max() < 1e-4

@@ -1,4 +1,5 @@
 import copy
+import pickle
 from dataclasses import astuple
 from itertools import product
 
@@ -159,6 +160,7 @@ def one_thread():
     [
         *product(BACKBONES, [(9, 3, 96, 100), (9, 3, 140, 131)]),
         ("alexnet_narrow", (57, 3, 96, 96)),  # eight times seven and one
+        ("alexnet_narrow", (8, 3, 256, 512)),  # the largest that go together
         ("alexnet_narrow", (3, 3, 380, 384)),
     ],
 )
@@ -167,7 +169,7 @@ def test_no_image_moves_another_s_steady_encoding_by_a_bit(models, backbone, siz
     model.trunk.features.to(precision)
     images = torch.randint(256, size, dtype=torch.uint8)
     together = model.encode(images, steady=True)
-    for some in (slice(0, 1), slice(1, 3), slice(len(images) - 1, None)):
+    for some in (slice(0, 1), slice(1, 3), slice(0, 3), slice(1, 7), slice(len(images) - 1, None)):
         apart = model.encode(images[some], steady=True)
         for one, other in zip(apart.features, together[some].features, strict=True):
             assert torch.equal(one, other)
@@ -235,6 +237,13 @@ def test_making_a_model_leaves_the_random_state_alone_and_depends_on_the_seed(ph
     scores = [model.score(photos, noisy_photos).score for model in (one, two, other)]
     assert torch.equal(scores[0], scores[1])
     assert not torch.equal(scores[0], scores[2])
+
+
+def test_a_model_can_be_pickled(embedded, photos, noisy_photos):
+    again = pickle.loads(pickle.dumps(embedded))
+    assert torch.equal(
+        again.score(photos, noisy_photos).score, embedded.score(photos, noisy_photos).score
+    )
 
 
 def test_loading_a_model_leaves_the_random_state_alone():
