@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -223,19 +223,16 @@ class PairScorer:
     @torch.inference_mode()  # else torch compiles a pass anew for each way to view a batch
     def _score_batch(self, rows: pa.Table, indices: list[int]) -> Tensor:
         """Return (number of measures, N), the scores of a few rows of one size."""
-        references = self._encode_references(rows, indices)
-        distorted = self._encode(stack_pixels(rows, "distorted_pixels", indices))
+        references, distorted = self._encode(rows, indices)
         scores: Scores = self.model.compare(references, distorted)
         # One tensor, because each copy from a GPU waits for it.
         return torch.stack([getattr(scores, name) for name in self.measures.values()])
 
-    def _encode(self, images: Tensor) -> Encoding:
-        if self.use_gpu:
-            images = images.pin_memory().cuda(non_blocking=True)
-        return self.model.encode(images, steady=not self.use_gpu)
+    def _encode(self, rows: pa.Table, indices: list[int]) -> tuple[Encoding, Encoding]:
+        """Return references and distorted images as the model compares them.
 
-    def _encode_references(self, rows: pa.Table, indices: list[int]) -> Encoding:
-        """Encode once what pairs that follow each other share, in a batch or with the last one."""
+        What pairs that follow each other share, in a batch or with the last one, is encoded once.
+        """
         size = [rows.column(name)[indices[0]].as_py() for name in ("height_px", "width_px")]
         pixels = rows.column("reference_pixels")
         contents = [(size, pixels[index].as_buffer()) for index in indices]
@@ -243,22 +240,27 @@ class PairScorer:
         is_new = [one != last for last, one in pairwise([kept and kept[0], *contents])]
         if is_new[0]:
             kept = self._kept = None  # room for the next
-        parts = [kept[1]] if kept else []
+        cells = [("reference_pixels", index) for index in compress(indices, is_new)]
+        cells += [("distorted_pixels", index) for index in indices]
+        images = stack_pixels(rows, cells)
+        if self.use_gpu:
+            images = images.pin_memory().cuda(non_blocking=True)
+        encoded, distorted = self.model.encode_parts(
+            images, [sum(is_new), len(indices)], steady=not self.use_gpu
+        )
         if any(is_new):
-            new = stack_pixels(rows, "reference_pixels", list(compress(indices, is_new)))
-            parts.append(self._encode(new))
             last = size, pa.py_buffer(contents[-1][1].to_pybytes())
             # A copy: a view would hold the whole batch, and compile anew for where it begins.
-            self._kept = last, parts[-1][-1:].copy()
-        encoded = Encoding.join(parts)
-        if len(encoded) == 1:
-            return encoded.expand(len(indices))
+            self._kept = last, encoded[-1:].copy()
+        references = Encoding.join([part for part in (kept and kept[1], encoded) if part])
+        if len(references) == 1:
+            return references.expand(len(indices)), distorted
         if all(is_new):
-            return encoded
+            return references, distorted
         positions = torch.tensor([0, *is_new[1:]]).cumsum(dim=0)
         if self.use_gpu:
             positions = positions.pin_memory().cuda(non_blocking=True)
-        return encoded[positions]
+        return references[positions], distorted
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -271,20 +273,19 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(message in str(error) for message in messages)
 
 
-def stack_pixels(rows: pa.Table, column: str, indices: list[int]) -> Tensor:
+def stack_pixels(rows: pa.Table, cells: Sequence[tuple[str, int]]) -> Tensor:
     """Return some loaded images, all of one size.
 
     Args:
         rows: as the load stage makes them, with height_px and width_px.
-        column: reference_pixels or distorted_pixels.
-        indices: which rows.
+        cells: the images' columns (reference_pixels, distorted_pixels) and rows.
 
     Returns:
-        (len(indices), 3, H, W) uint8, the channels innermost in memory, as they were decoded.
+        (len(cells), 3, H, W) uint8, the channels innermost in memory, as they were decoded.
     """
-    size = rows.column("height_px")[indices[0]].as_py(), rows.column("width_px")[indices[0]].as_py()
-    pixels = rows.column(column)
+    size = [rows.column(name)[cells[0][1]].as_py() for name in ("height_px", "width_px")]
     images = [
-        np.frombuffer(pixels[index].as_buffer(), np.uint8).reshape(*size, 3) for index in indices
+        np.frombuffer(rows.column(column)[index].as_buffer(), np.uint8).reshape(*size, 3)
+        for column, index in cells
     ]
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

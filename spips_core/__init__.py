@@ -3,8 +3,9 @@
 from spips_core.checkpoint import packaged_checkpoints
 from spips_core.checks import MIN_SIDE_PX
 from spips_core.config import ModelConfig
+from spips_core.encoding import Encoding
 from spips_core.errors import CheckpointError, CompilationError, ImageError, SpipsError
-from spips_core.model import SPIPS, Encoding, Scores
+from spips_core.model import SPIPS, Scores
 
 __all__ = [
     "MIN_SIDE_PX",

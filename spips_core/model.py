@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -19,6 +18,7 @@ from spips_core.checkpoint import (
 )
 from spips_core.checks import check_images, check_pair, check_range
 from spips_core.config import STREAMS, ModelConfig
+from spips_core.encoding import Encoding
 from spips_core.errors import CheckpointError, CompilationError, ImageError
 from spips_core.features import Trunk, digest_of, load_strictly, load_trunk_weights
 from spips_core.fusion import PerceptronFusion, WeightedFusion
@@ -63,53 +63,6 @@ class Scores:
     psnr_db: Tensor
     ssim: Tensor
     ms_ssim: Tensor
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """What a score needs of N images, whatever each of them is compared with.
-
-    Attributes:
-        scales: the images at five scales, finest first, with reflected borders:
-            (N, 3, H_s + 2 BORDER_PX, W_s + 2 BORDER_PX) in [0, 1].
-        features: the trunk's, normalised as the config says: L tensors (N, C_l, H_l, W_l).
-    """
-
-    scales: list[Tensor]
-    features: list[Tensor]
-
-    def __len__(self) -> int:
-        """Return how many images these are."""
-        return len(self.scales[0])
-
-    def __getitem__(self, which: slice | Tensor) -> "Encoding":
-        """Return some of the images, in the given order, as often as they are named."""
-        return Encoding([one[which] for one in self.scales], [one[which] for one in self.features])
-
-    @classmethod
-    def join(cls, parts: Sequence["Encoding"]) -> "Encoding":
-        """Return the images of several, all of one size, in their order."""
-        if len(parts) == 1:
-            return parts[0]
-        scales, features = (
-            [torch.cat(tensors) for tensors in zip(*of_parts, strict=True)]
-            for of_parts in ([p.scales for p in parts], [p.features for p in parts])
-        )
-        return cls(scales, features)
-
-    def copy(self) -> "Encoding":
-        """Return the same in memory of its own."""
-        return Encoding(
-            [one.clone() for one in self.scales], [one.clone() for one in self.features]
-        )
-
-    def expand(self, num_images: int) -> "Encoding":
-        """Return one image as so many."""
-        scales, features = (
-            [one.expand(num_images, -1, -1, -1) for one in tensors]
-            for tensors in (self.scales, self.features)
-        )
-        return Encoding(scales, features)
 
 
 class SPIPS(nn.Module):
@@ -365,8 +318,8 @@ class SPIPS(nn.Module):
         check_range("distorted", distorted)
         if (reference.dtype, reference.device) != (distorted.dtype, distorted.device):
             reference, distorted = self._prepare(reference, distorted)
-        both = self._encode(*self._prepare(torch.cat([reference, distorted])))
-        return self.compare(both[: len(reference)], both[len(reference) :])
+        (both,) = self._prepare(torch.cat([reference, distorted]))
+        return self.compare(*self._encode(both, [len(reference), len(distorted)]))
 
     @torch.no_grad()
     def encode(self, images: Tensor, *, steady: bool = False) -> Encoding:
@@ -382,9 +335,29 @@ class SPIPS(nn.Module):
         Raises:
             ImageError: wrong shape, type or range, or sides below 96 px.
         """
+        return self.encode_parts(images, [len(images)], steady=steady)[0]
+
+    @torch.no_grad()
+    def encode_parts(
+        self, images: Tensor, lengths: list[int], *, steady: bool = False
+    ) -> list[Encoding]:
+        """Return the same as `encode`, as several; all images go through the trunk together.
+
+        Args:
+            images: as `encode` takes them.
+            lengths: how many of them each encoding is to have, N in all.
+            steady: as there.
+
+        Raises:
+            ImageError: wrong shape, type or range, or sides below 96 px.
+            ValueError: the lengths do not add up to N.
+        """
         check_images("images", images)
         check_range("images", images)
-        return self._encode(*self._prepare(images), steady=steady)
+        if sum(lengths) != len(images):
+            raise ValueError(f"expected lengths that add up to {len(images)}, got {lengths}")
+        (images,) = self._prepare(images)
+        return self._encode(images, lengths, steady=steady)
 
     @torch.no_grad()
     def compare(self, reference: Encoding, distorted: Encoding) -> Scores:
@@ -445,16 +418,22 @@ class SPIPS(nn.Module):
         own = next(self.streams.parameters())
         return [to_unit_range(images.to(own.device), own.dtype) for images in batches]
 
-    def _encode(self, images: Tensor, *, steady: bool = False) -> Encoding:
-        planes = images.contiguous()
-        scales = [reflect_borders(scale, BORDER_PX) for scale in halvings(planes)]
+    def _encode(
+        self, images: Tensor, lengths: list[int], *, steady: bool = False
+    ) -> list[Encoding]:
+        # Each in memory of its own: passes would compile anew for where a view of it begins.
+        scales = [
+            [reflect_borders(scale, BORDER_PX) for scale in halvings(part.contiguous())]
+            for part in torch.split(images, lengths)
+        ]
         if "percept" not in self.streams and "semantic" not in self.streams:
-            return Encoding(scales, [])
+            return [Encoding(of_part, []) for of_part in scales]
         groups = _steady_groups(images) if steady else (images,)
         features = [self._trunk_features(group) for group in groups]
         if len(groups) > 1:
             features = [[torch.cat(taps) for taps in zip(*features, strict=True)]]
-        return Encoding(scales, [tap[: len(images)] for tap in features[0]])
+        taps = [torch.split(tap[: len(images)], lengths) for tap in features[0]]
+        return [Encoding(s, list(f)) for s, *f in zip(scales, *taps, strict=True)]
 
     def _quality(self, reference: Tensor, distorted: Tensor) -> dict[str, list[Tensor]]:
         """Return Q of every stream, Eqs. (1)-(8)."""

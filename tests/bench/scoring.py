@@ -142,8 +142,10 @@ def shares(side_px: int = 256, repeats: int = 15) -> Table:
         for (r, d), weight in zip(planes, weights, strict=True):
             model.passes.structure_rows(r, d, weight)
 
+    both = torch.cat([reference, distorted])
+
     def score(each: SPIPS) -> None:
-        each.compare(*(each.encode(batch, steady=True) for batch in (reference, distorted)))
+        each.compare(*each.encode_parts(both, [num_pairs, num_pairs], steady=True))
 
     parts: dict[str, tuple[int, Callable[[], object]]] = {
         "trunk": (2, partial(model.trunk, images)),

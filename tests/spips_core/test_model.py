@@ -9,7 +9,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio
 from torch.nn import functional
 
-from spips_core import SPIPS, ModelConfig
+from spips_core import SPIPS, Encoding, ModelConfig
 from spips_core.features import BACKBONES
 from spips_core.quality_maps.ms_ssim import ms_ssim, structure_pyramid
 
@@ -173,6 +173,18 @@ def test_no_image_moves_another_s_steady_encoding_by_a_bit(models, backbone, siz
         apart = model.encode(images[some], steady=True)
         for one, other in zip(apart.features, together[some].features, strict=True):
             assert torch.equal(one, other)
+    parts = model.encode_parts(images, [1, len(images) - 1], steady=True)
+    assert [len(part) for part in parts] == [1, len(images) - 1]
+    joined = Encoding.join(parts)
+    for one, other in zip(
+        [*joined.scales, *joined.features], [*together.scales, *together.features], strict=True
+    ):
+        assert torch.equal(one, other)
+
+
+def test_parts_that_do_not_add_up_are_refused(embedded):
+    with pytest.raises(ValueError, match=r"expected lengths that add up to 3, got \[1, 1\]"):
+        embedded.encode_parts(torch.zeros(3, 3, 96, 96), [1, 1])
 
 
 def test_stronger_noise_scores_higher(embedded, photos):
