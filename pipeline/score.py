@@ -78,6 +78,21 @@ PIXELS_TOGETHER = 4 * 256 * 256
 convolution does once, weigh little; few enough to stay in its cache."""
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What pairs that follow may share with the last ones scored.
+
+    Attributes:
+        content: size and pixels of the last reference.
+        references: of the last pairs, encoded.
+        is_one: whether they all are that one.
+    """
+
+    content: tuple[list[int], pa.Buffer]
+    references: Encoding
+    is_one: bool
+
+
 class PairScorer:
     """The score stage, a callable from a block of loaded rows to a block of results.
 
@@ -150,8 +165,7 @@ class PairScorer:
             pixels_per_batch if use_gpu else min(pixels_per_batch, PIXELS_TOGETHER)
         )
         self._map = map if threads == 1 else ThreadPoolExecutor(threads).map
-        # Size and pixels of the last reference, and what was made of it.
-        self._kept: tuple[tuple[list[int], pa.Buffer], Encoding] | None = None
+        self._kept: Kept | None = None
         # What the model tells, by result column.
         self.measures = {f"{stream}_score": stream for stream in model.config.streams}
         self.measures |= {"spips_score": "score"}
@@ -237,7 +251,7 @@ class PairScorer:
         pixels = rows.column("reference_pixels")
         contents = [(size, pixels[index].as_buffer()) for index in indices]
         kept = self._kept  # which another thread may replace
-        is_new = [one != last for last, one in pairwise([kept and kept[0], *contents])]
+        is_new = [one != last for last, one in pairwise([kept and kept.content, *contents])]
         if is_new[0]:
             kept = self._kept = None  # room for the next
         cells = [("reference_pixels", index) for index in compress(indices, is_new)]
@@ -245,22 +259,23 @@ class PairScorer:
         images = stack_pixels(rows, cells)
         if self.use_gpu:
             images = images.pin_memory().cuda(non_blocking=True)
-        encoded, distorted = self.model.encode_parts(
+        new, distorted = self.model.encode_parts(
             images, [sum(is_new), len(indices)], steady=not self.use_gpu
         )
-        if any(is_new):
-            last = size, pa.py_buffer(contents[-1][1].to_pybytes())
-            # A copy: a view would hold the whole batch, and compile anew for where it begins.
-            self._kept = last, encoded[-1:].copy()
-        references = Encoding.join([part for part in (kept and kept[1], encoded) if part])
-        if len(references) == 1:
-            return references.expand(len(indices)), distorted
-        if all(is_new):
-            return references, distorted
-        positions = torch.tensor([0, *is_new[1:]]).cumsum(dim=0)
-        if self.use_gpu:
-            positions = positions.pin_memory().cuda(non_blocking=True)
-        return references[positions], distorted
+        if kept and kept.is_one and not any(is_new) and len(kept.references) >= len(indices):
+            return kept.references[: len(indices)], distorted
+        references = Encoding.join([part for part in (kept and kept.references[-1:], new) if part])
+        is_one = len(references) == 1
+        if is_one:
+            references = references.repeat(len(indices))
+        elif not all(is_new):
+            positions = torch.tensor([0, *is_new[1:]]).cumsum(dim=0)
+            if self.use_gpu:
+                positions = positions.pin_memory().cuda(non_blocking=True)
+            references = references[positions]
+        last = size, pa.py_buffer(contents[-1][1].to_pybytes())
+        self._kept = Kept(last, references, is_one)
+        return references, distorted
 
 
 def is_out_of_memory(error: Exception) -> bool:

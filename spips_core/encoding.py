@@ -39,16 +39,9 @@ class Encoding:
         )
         return cls(scales, features)
 
-    def copy(self) -> "Encoding":
-        """Return the same in memory of its own."""
+    def repeat(self, num_images: int) -> "Encoding":
+        """Return one image as so many, the scales in memory of their own."""
         return Encoding(
-            [one.clone() for one in self.scales], [one.clone() for one in self.features]
+            [one.repeat(num_images, 1, 1, 1) for one in self.scales],
+            [one.expand(num_images, -1, -1, -1) for one in self.features],
         )
-
-    def expand(self, num_images: int) -> "Encoding":
-        """Return one image as so many."""
-        scales, features = (
-            [one.expand(num_images, -1, -1, -1) for one in tensors]
-            for tensors in (self.scales, self.features)
-        )
-        return Encoding(scales, features)

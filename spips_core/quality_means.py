@@ -36,66 +36,67 @@ class TraditionMeans:
     ms_ssim: Tensor
 
 
-def error_rows(reference: Tensor, distorted: Tensor) -> Tensor:
-    """Return the mean over each row of Q_psnr and of the squared error.
+def error_means(reference: Tensor, distorted: Tensor) -> Tensor:
+    """Return the means of Q_psnr and of the squared error.
 
     Args:
         reference: (P, H, W), colour planes of undistorted images, values in [0, 1].
         distorted: (P, H, W), the same scenes.
 
     Returns:
-        (2, P, H).
+        (2, P).
     """
-    squared = (reference - distorted).square()
-    return torch.stack([psnr_map(reference, distorted).mean(dim=-1), squared.mean(dim=-1)])
+    maps = psnr_map(reference, distorted), (reference - distorted).square()
+    return torch.stack([map_.mean(dim=-1).mean(dim=-1) for map_ in maps])
 
 
-def structure_rows(reference: Tensor, distorted: Tensor, column_weights: Tensor) -> Tensor:
-    """Return the means over each row of Q_ssim and of 1 - cs, plain and weighted.
+def structure_means(
+    reference: Tensor, distorted: Tensor, row_weights: Tensor, column_weights: Tensor
+) -> Tensor:
+    """Return the means of Q_ssim and of 1 - cs, plain and weighted.
 
     Args:
         reference: (P, H + 2 BORDER_PX, W + 2 BORDER_PX), planes with reflected borders.
         distorted: of the same shape, the same scenes.
+        row_weights: (H,), sum 1.
         column_weights: (W,), sum 1.
 
     Returns:
-        (2, 2, P, H): plain and weighted; Q_ssim and 1 - cs.
+        (4, P): both plain, then both weighted.
     """
     loss = bordered_structure_loss(reference, distorted)
-    quality, contrast = loss.quality_map, loss.contrast
-    means = [
-        quality.mean(dim=-1), contrast.mean(dim=-1),
-        (quality * column_weights).sum(dim=-1), (contrast * column_weights).sum(dim=-1),
-    ]  # fmt: skip
-    return torch.stack(means).view(2, 2, *means[0].shape)
+    maps = loss.quality_map, loss.contrast
+    plain = [map_.mean(dim=-1).mean(dim=-1) for map_ in maps]
+    weighted = [((map_ * column_weights).sum(dim=-1) * row_weights).sum(dim=-1) for map_ in maps]
+    return torch.stack([*plain, *weighted])
 
 
 @dataclass(frozen=True)
 class Passes:
     """The passes over pixels: as they stand, or compiled into one loop each."""
 
-    error_rows: Callable[[Tensor, Tensor], Tensor]
-    structure_rows: Callable[[Tensor, Tensor, Tensor], Tensor]
+    error_means: Callable[[Tensor, Tensor], Tensor]
+    structure_means: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
     @classmethod
     def eager(cls) -> Self:
         """Return the passes as they stand."""
-        return cls(partial(_by_pair, error_rows), partial(_by_pair, structure_rows))
+        return cls(partial(_by_pair, error_means), partial(_by_pair, structure_means))
 
     @classmethod
     def compiled(cls) -> Self:
         """Return the same passes, to be compiled when they are first called, for every size."""
-        return cls(_compiled(error_rows), _compiled(structure_rows))
+        return cls(_compiled(error_means), _compiled(structure_means))
 
 
 def _by_pair(
-    rows: Callable[..., Tensor], reference: Tensor, distorted: Tensor, *others: Tensor
+    means: Callable[..., Tensor], reference: Tensor, distorted: Tensor, *others: Tensor
 ) -> Tensor:
     """Return a pass's result, on a CPU taken pair by pair: more would leave its cache."""
     if not reference.is_cpu:
-        return rows(reference, distorted, *others)
+        return means(reference, distorted, *others)
     pairs = zip(torch.split(reference, 3), torch.split(distorted, 3), strict=True)
-    return torch.cat([rows(*pair, *others) for pair in pairs], dim=-2)
+    return torch.cat([means(*pair, *others) for pair in pairs], dim=-1)
 
 
 def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -126,22 +127,20 @@ def tradition_means(
     inside = (..., slice(BORDER_PX, -BORDER_PX), slice(BORDER_PX, -BORDER_PX))
     reference, other = (planes[inside] for planes in scales[0])
     size_px = reference.shape[-2:]
-    colours = (2, -1, 3)
-    q_psnr, squared_error = passes.error_rows(reference, other).mean(dim=-1).view(colours)
-    plain, enlarged = [], []  # one (2, N, 3) a scale: means of Q_ssim and of 1 - cs
+    colours = (len(references[0]), 3)
+    q_psnr, squared_error = passes.error_means(reference, other).view(2, *colours)
+    means = []
     for reference, other in scales:
-        row_weights, column_weights = (
-            enlarged_mean_weights(side_px - 2 * BORDER_PX, full_px, other.dtype, other.device)
-            for side_px, full_px in zip(reference.shape[-2:], size_px, strict=True)
-        )
-        rows, weighted_rows = passes.structure_rows(reference, other, column_weights)
-        plain.append(rows.mean(dim=-1).view(colours))
-        enlarged.append((weighted_rows * row_weights).sum(dim=-1).view(colours))
-    q_ssim = plain[0][0]
-    q_ms_ssim = [contrast / 2 for _, contrast in enlarged[:-1]] + [enlarged[-1][0]]
-    factors = [1 - contrast for _, contrast in plain[:-1]] + [1 - 2 * plain[-1][0]]
+        height_px, width_px = (side_px - 2 * BORDER_PX for side_px in reference.shape[-2:])
+        weights = _axis_weights((height_px, width_px), size_px, other.dtype, other.device)
+        means.append(passes.structure_means(reference, other, *weights))
+    # Each (5, 2, N, 3): scales; Q_ssim and 1 - cs.
+    plain, enlarged = torch.stack(means).view(len(scales), 2, 2, *colours).unbind(dim=1)
+    q_ssim = plain[0, 0]
+    q_ms_ssim = torch.cat([enlarged[:-1, 1] / 2, enlarged[-1:, 0]])
+    factors = torch.cat([1 - plain[:-1, 1], 1 - 2 * plain[-1:, 0]])
     return TraditionMeans(
-        quality=torch.cat([q_psnr, q_ssim, torch.stack(q_ms_ssim).mean(dim=2).T], dim=1),
+        quality=torch.cat([q_psnr, q_ssim, q_ms_ssim.mean(dim=2).T], dim=1),
         psnr_db=decibels(squared_error.mean(dim=1)),
         ssim=1 - 2 * q_ssim.mean(dim=1),
         ms_ssim=combine_scales(factors),
@@ -149,6 +148,18 @@ def tradition_means(
 
 
 @lru_cache(maxsize=256)
+def _axis_weights(
+    size_px: tuple[int, int], full_size_px: tuple[int, int], dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Return the weights of rows and of columns; to a compiler, one given twice is another case."""
+    rows, columns = (
+        enlarged_mean_weights(side_px, full_px, dtype, device)
+        for side_px, full_px in zip(size_px, full_size_px, strict=True)
+    )
+    return rows, columns
+
+
 def enlarged_mean_weights(
     side_px: int, full_px: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
@@ -163,7 +174,7 @@ def enlarged_mean_weights(
     Returns:
         (side_px,), sum 1; all equal when one side is a multiple of the other.
     """
-    # Kept, so made alike whoever asks first.
+    # Kept by their caller, so made alike whoever asks first.
     with torch.inference_mode(False), torch.enable_grad():
         if full_px % side_px == 0:
             return torch.full((side_px,), 1 / side_px, dtype=dtype, device=device)

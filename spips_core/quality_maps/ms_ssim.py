@@ -1,7 +1,5 @@
 """Multi-scale structural similarity: the map of Eq. (3) and the classic figure."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -70,21 +68,19 @@ def ms_ssim(pyramid: list[StructureLoss]) -> Tensor:
         (N,) in [0, 1]; 1 means identical, higher is better.
     """
     factors = [1 - scale.contrast.mean(dim=(2, 3)) for scale in pyramid[:-1]]
-    return combine_scales([*factors, pyramid[-1].ssim_map.mean(dim=(2, 3))])
+    return combine_scales(torch.stack([*factors, pyramid[-1].ssim_map.mean(dim=(2, 3))]))
 
 
-def combine_scales(factors: Sequence[Tensor]) -> Tensor:
+def combine_scales(factors: Tensor) -> Tensor:
     """Return the product of every scale's factor, raised to its exponent; the mean over RGB.
 
     Args:
-        factors: five tensors (N, 3), finest scale first: means of contrast-structure, then of SSIM.
+        factors: (5, N, 3), finest scale first: means of contrast-structure, then of SSIM.
 
     Returns:
         (N,) in [0, 1].
     """
     # In double precision: a float32 power's last bit depends on how many a CPU takes together.
-    powers = [
-        factor.double().clamp(min=0) ** weight
-        for factor, weight in zip(factors, WEIGHTS, strict=True)
-    ]
-    return torch.stack(powers).prod(dim=0).mean(dim=1).to(factors[0].dtype)
+    bases = factors.double().clamp(min=0)
+    powers = [base**weight for base, weight in zip(bases, WEIGHTS, strict=True)]
+    return torch.stack(powers).prod(dim=0).mean(dim=1).to(factors.dtype)

@@ -133,14 +133,17 @@ def shares(side_px: int = 256, repeats: int = 15) -> Table:
         (r.flatten(0, 1), d.flatten(0, 1)) for r, d in zip(one.scales, two.scales, strict=True)
     ]
     weights = [
-        enlarged_mean_weights(r.shape[-1] - 2 * BORDER_PX, side_px, r.dtype, r.device)
+        [
+            enlarged_mean_weights(side - 2 * BORDER_PX, side_px, r.dtype, r.device)
+            for side in r.shape[-2:]
+        ]
         for r, _ in planes
     ]
     inside = (..., slice(BORDER_PX, -BORDER_PX), slice(BORDER_PX, -BORDER_PX))
 
     def structure() -> None:
         for (r, d), weight in zip(planes, weights, strict=True):
-            model.passes.structure_rows(r, d, weight)
+            model.passes.structure_means(r, d, *weight)
 
     both = torch.cat([reference, distorted])
 
@@ -157,7 +160,7 @@ def shares(side_px: int = 256, repeats: int = 15) -> Table:
             2, lambda: [reflect_borders(s, BORDER_PX) for s in halvings(images.contiguous())]
         ),
         "PSNR map": (
-            1, lambda: model.passes.error_rows(planes[0][0][inside], planes[0][1][inside])
+            1, lambda: model.passes.error_means(planes[0][0][inside], planes[0][1][inside])
         ),
         "SSIM and MS-SSIM maps": (1, structure),
         "deep maps": (1, lambda: feature_means(one.features, two.features)),
