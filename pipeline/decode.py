@@ -6,7 +6,7 @@ import warnings
 import zlib
 
 import numpy as np
-from PIL import Image, ImageOps, features
+from PIL import Image, ImageFile, ImageOps, features
 
 from pipeline.config import ImagesConfig
 from pipeline.errors import RowError
@@ -22,6 +22,10 @@ DECODER_ERRORS = (
 """What Pillow's decoders raise on damaged files."""
 
 TIFF_PHOTOMETRIC, TIFF_WHITE_IS_ZERO = 262, 0
+
+# Pillow joins what tobytes() packs from pieces of this size, which copies it once more; the pixels
+# of most images fit in one of four MiB.
+ImageFile.MAXBLOCK = 1 << 22
 
 # Pillow's own guard, a fixed number, would come before images.max_pixels, which is checked below
 # from the header, before anything is decoded.
@@ -75,7 +79,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
+    if image.mode != "RGB":
+        return image.convert("RGB")
+    image.load()  # convert() would copy it
+    return image
 
 
 def check_pixels(image: Image.Image, max_pixels: int) -> None:

@@ -100,7 +100,7 @@ def _fetch_once(uris: Sequence[str], max_bytes: int) -> list[bytes | Exception]:
     for index, uri in enumerate(uris):
         try:
             fs, path = open_fs(uri, **_options(uri))
-            if isinstance(fs, LocalFileSystem) and Path(path).exists():
+            if isinstance(fs, LocalFileSystem):
                 _check_is_file(Path(path))
             if hasattr(fs, "retries"):  # s3fs's own, which nobody would count
                 fs.retries = 1
@@ -120,8 +120,8 @@ def _fetch_once(uris: Sequence[str], max_bytes: int) -> list[bytes | Exception]:
 
 
 def _check_is_file(path: Path) -> None:
-    """Raise for what is no file: reading a pipe, say, would wait forever."""
-    if not path.is_file():
+    """Raise for what is there and no file: reading a pipe, say, would wait forever."""
+    if not path.is_file() and path.exists():
         raise OSError(f"expected a file, got {'a folder' if path.is_dir() else 'a device or pipe'}")
 
 
