@@ -13,7 +13,13 @@ import pyarrow as pa
 from pipeline.config import ComputeConfig, ScoreManifestConfig
 from pipeline.plan import make_plan
 from pipeline.schema import SCORE_FIELDS, result_schema
-from pipeline.score_pipeline import Workers, execution_context, score_pairs, write_results
+from pipeline.score_pipeline import (
+    PAIRS_PER_SCORER,
+    Workers,
+    execution_context,
+    score_pairs,
+    write_results,
+)
 from tests.bench.images import write_manifest
 from tests.bench.timing import Table
 
@@ -51,21 +57,18 @@ class WaitingScorer:
         return pa.table(columns, schema=self.schema)
 
 
-def simulate(
-    folder: Path, num_gpus: int, *, seconds_per_pair: float, seconds: float
-) -> dict[str, float]:
+def simulate(folder: Path, num_gpus: int, *, seconds_per_pair: float) -> dict[str, float]:
     """Run the job's graph with waiting scorers, and return what it reached.
 
     Args:
         folder: for images and results.
         num_gpus: logical ones.
         seconds_per_pair: how long a scorer waits.
-        seconds: about how long all of them have work.
     """
     import ray
     from ray.data import DataContext
 
-    num_rows = max(1_000, int(num_gpus * seconds / seconds_per_pair))
+    num_rows = num_gpus * PAIRS_PER_SCORER  # the shortest manifest for which the job takes so many
     manifest = write_manifest(folder / "small", num_rows, side_px=SIDE_PX, num_files=64)
     timeline = folder / f"timeline-{num_gpus}"
     timeline.mkdir(parents=True)
@@ -100,7 +103,7 @@ def simulate(
     begin_s = max(blocks[0][0] for blocks in actors)
     end_s = max(blocks[-1][0] for blocks in actors)
     if end_s <= begin_s:
-        raise RuntimeError("expected work left once all scorers were ready, got none: more seconds")
+        raise RuntimeError("expected work left once all scorers were ready, got none")
     busy_s = sum(
         max(0.0, min(end, end_s) - max(start, begin_s))
         for blocks in actors
@@ -117,9 +120,8 @@ def simulate(
 
 
 def scale_out(
-    folder: Path, *, seconds_per_pair: float, gpus: tuple[int, ...] = (1, 2, 4, 8, 16, 32),
-    seconds: float = 60,
-) -> Table:  # fmt: skip
+    folder: Path, *, seconds_per_pair: float, gpus: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+) -> Table:
     """Part f: simulated GPUs, 1 to 32, on one machine that loads and schedules for them all."""
     table = Table(
         "f. Scale-out simulated on this machine",
@@ -130,16 +132,15 @@ def scale_out(
         notes=[
             f"Each scorer waits {1e3 * seconds_per_pair:.1f} ms a pair, what AlexNet's model took "
             "for a 512 px pair on one thread here. Images are 96 px, so that this one machine can "
-            "load for all, in blocks of as many pairs as 512 px would give. Efficiency: the share "
-            "of time that scorers were busy, from when all "
+            "load for all, in blocks of as many pairs as 512 px would give. The manifests are the "
+            "shortest for which the job starts so many scorers. Efficiency: the share of time that "
+            "scorers were busy, from when all "
             "were ready until the last rows were taken; pairs/s is that share of the ideal. The "
             "driver's memory holds torch too, with which the wait was measured there."
         ],
     )  # fmt: skip
     for num_gpus in gpus:
-        got = simulate(
-            folder / str(num_gpus), num_gpus, seconds_per_pair=seconds_per_pair, seconds=seconds
-        )
+        got = simulate(folder / str(num_gpus), num_gpus, seconds_per_pair=seconds_per_pair)
         table.rows.append(
             [str(num_gpus), f"{got['rows']:.0f}", got["pairs_per_s"], num_gpus / seconds_per_pair,
              got["efficiency"], got["window_s"], got["driver_mb"], got["driver_cpu_s_per_million"]]
