@@ -259,12 +259,11 @@ class PairScorer:
         images = stack_pixels(rows, cells)
         if self.use_gpu:
             images = images.pin_memory().cuda(non_blocking=True)
-        new, distorted = self.model.encode_parts(
-            images, [sum(is_new), len(indices)], steady=not self.use_gpu
-        )
+        lengths = [length for length in (sum(is_new), len(indices)) if length]
+        *new, distorted = self.model.encode_parts(images, lengths, steady=not self.use_gpu)
         if kept and kept.is_one and not any(is_new) and len(kept.references) >= len(indices):
             return kept.references[: len(indices)], distorted
-        references = Encoding.join([part for part in (kept and kept.references[-1:], new) if part])
+        references = Encoding.join([kept.references[-1:], *new] if kept else new)
         is_one = len(references) == 1
         if is_one:
             references = references.repeat(len(indices))

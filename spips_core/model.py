@@ -222,9 +222,7 @@ class SPIPS(nn.Module):
         before, expected = self.passes, self.score(*known_pair()).score.item()
         try:
             self.passes = Passes.compiled()
-            # The maps' constants are not inputs: taken for such, all would be traced twice.
-            with torch._dynamo.config.patch(specialize_float=True):
-                score = self._warm_up()
+            score = self._warm_up()
             if not math.isclose(score, expected, rel_tol=KNOWN_PAIR_TOLERANCE[torch.float32]):
                 raise RuntimeError(f"the known pair scored {score:g}, not {expected:g}")
         except RuntimeError as error:  # torch's own errors of its compiler are such

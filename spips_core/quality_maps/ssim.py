@@ -7,10 +7,7 @@ from torch import Tensor
 from spips_core.checks import WINDOW_SIZE
 from spips_core.image_ops import gaussian_blur, reflect_borders
 
-SIGMA_PX = 1.5
 BORDER_PX = WINDOW_SIZE // 2
-K1 = 0.01
-K2 = 0.03
 
 
 class StructureLoss(NamedTuple):
@@ -70,16 +67,17 @@ def bordered_structure_loss(reference: Tensor, distorted: Tensor) -> StructureLo
     Returns:
         Two maps (N, 3, H, W); 0 means identical, lower is better.
     """
+    # Sigma, K1 and K2 stand here: a compiler would take a module's numbers for inputs.
     difference = reference - distorted
     energy = reference.square() + distorted.square()
     mu_r, mu_e, mean_energy, mean_e2 = (
-        gaussian_blur(images, WINDOW_SIZE, SIGMA_PX)
+        gaussian_blur(images, WINDOW_SIZE, sigma=1.5)
         for images in (reference, difference, energy, difference.square())
     )
     mu_d = mu_r - mu_e
     mu_e2 = mu_e.square()
     mu_energy = mu_r.square() + mu_d.square()
-    luminance = mu_e2 / (mu_energy + K1**2)
-    contrast = (mean_e2 - mu_e2) / (mean_energy - mu_energy + K2**2)
+    luminance = mu_e2 / (mu_energy + 0.01**2)
+    contrast = (mean_e2 - mu_e2) / (mean_energy - mu_energy + 0.03**2)
     # Rounding can leave a variance a few 1e-8 below zero; Q must not be.
     return StructureLoss(luminance, contrast.clamp(min=0))
