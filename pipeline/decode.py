@@ -24,7 +24,7 @@ DECODER_ERRORS = (
 TIFF_PHOTOMETRIC, TIFF_WHITE_IS_ZERO = 262, 0
 
 # Pillow joins what tobytes() packs from pieces of this size, which copies it once more; the pixels
-# of most images fit in one of four MiB.
+# of most images fit in one of four MiB. It also reads and writes files in such pieces.
 ImageFile.MAXBLOCK = 1 << 22
 
 # Pillow's own guard, a fixed number, would come before images.max_pixels, which is checked below

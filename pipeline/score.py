@@ -84,7 +84,7 @@ class Kept:
 
     Attributes:
         content: size and pixels of the last reference.
-        references: of the last pairs, encoded.
+        references: of the last pairs, encoded; their distorted images' features share its memory.
         is_one: whether they all are that one.
     """
 
@@ -222,6 +222,7 @@ class PairScorer:
 
     def _score(self, rows: pa.Table, indices: list[int]) -> list[tuple[list[int], Tensor | None]]:
         """Score a few rows of one size, halved until they fit the memory; None: a pair does not."""
+        held_some = self._kept is not None
         try:
             return [(indices, self._score_batch(rows, indices))]
         except (RuntimeError, MemoryError) as error:
@@ -229,6 +230,8 @@ class PairScorer:
                 raise
         self._kept = None
         torch.cuda.empty_cache()
+        if held_some:  # what other pairs left must not decide
+            return self._score(rows, indices)
         if len(indices) == 1:
             return [(indices, None)]
         middle = len(indices) // 2

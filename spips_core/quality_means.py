@@ -147,12 +147,15 @@ def tradition_means(
     )
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)  # five for each size of images, some kilobytes each
 def _axis_weights(
     size_px: tuple[int, int], full_size_px: tuple[int, int], dtype: torch.dtype,
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Return the weights of rows and of columns; to a compiler, one given twice is another case."""
+    """Return `enlarged_mean_weights` of both axes, as two tensors even where they are alike.
+
+    One tensor given for both would be a case of its own to the compiler.
+    """
     rows, columns = (
         enlarged_mean_weights(side_px, full_px, dtype, device)
         for side_px, full_px in zip(size_px, full_size_px, strict=True)

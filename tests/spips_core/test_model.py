@@ -183,8 +183,9 @@ def test_no_image_moves_another_s_steady_encoding_by_a_bit(models, backbone, siz
 
 
 def test_parts_that_do_not_add_up_are_refused(embedded):
-    with pytest.raises(ValueError, match=r"expected lengths that add up to 3, got \[1, 1\]"):
-        embedded.encode_parts(torch.zeros(3, 3, 96, 96), [1, 1])
+    for lengths in ([1, 1], [-1, 4]):
+        with pytest.raises(ValueError, match=r"expected lengths >= 0 that add up to 3, got \["):
+            embedded.encode_parts(torch.zeros(3, 3, 96, 96), lengths)
 
 
 def test_stronger_noise_scores_higher(embedded, photos):
