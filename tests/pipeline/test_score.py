@@ -92,6 +92,20 @@ def test_a_batch_that_does_not_fit_is_halved_and_a_pair_that_does_not_is_too_lar
     assert tight[1][2] == "pair: expected a size that fits the scorer's memory, got more"
 
 
+@pytest.mark.parametrize(("first", "expected"), [(0, "too_large"), (1, "ok")])
+def test_a_pair_that_does_not_fit_beside_what_others_left_is_tried_without_it(first, expected):
+    rows, scorer = make_rows(2), make_scorer()
+    scorer(rows.slice(0, first))
+    failures = iter([True])
+
+    def fail_once(*_: object) -> None:
+        if next(failures, False):
+            raise MemoryError
+
+    scorer.model.trunk.register_forward_pre_hook(fail_once)
+    assert scorer(rows.slice(1))["status"].to_pylist() == [expected]
+
+
 @pytest.fixture(scope="module")
 def scorer() -> PairScorer:
     return make_scorer()
