@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from jobs.config import load_config, make_parser
 from jobs.exit_codes import DONE, GATE_BROKEN, exit_code_of
-from pipeline.audit_config import AuditScoresConfig
+from pipeline.audits.config import AuditScoresConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,10 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _audit(config: AuditScoresConfig, *, allow_different_models: bool) -> int:
     # torch and matplotlib take seconds to import; --help and a wrong run need not wait for them.
-    from pipeline.audit import audit, describe_audit
-    from pipeline.baseline import open_runs
-    from pipeline.report import write_report
-    from pipeline.score_tables import open_tables, told_as_faults
+    from pipeline.audits.audit import audit, describe_audit
+    from pipeline.audits.baseline import open_runs
+    from pipeline.audits.report import write_report
+    from pipeline.audits.tables import open_tables, told_as_faults
 
     run, baseline, notes = open_runs(config, allow_different_models=allow_different_models)
     with told_as_faults(), open_tables(run, baseline, config.group_by) as tables:

@@ -14,8 +14,8 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from pipeline.errors import ContractError
-from pipeline.storage import redact
+from pipeline.runs.errors import ContractError
+from pipeline.runs.storage import redact
 
 Config = TypeVar("Config", bound=BaseModel)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from jobs.config import load_config, make_parser
 from jobs.exit_codes import DONE, exit_code_of
-from pipeline.training_config import DistillTrunkConfig
+from pipeline.learning.config import DistillTrunkConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def work() -> int:
         config, _ = load_config(DistillTrunkConfig, parser, arguments)
         # torch takes seconds to import; --help and a wrong config need not wait for it.
-        from pipeline.distillation import distill_trunk
+        from pipeline.learning.distill import distill_trunk
 
         path = distill_trunk(config, report=_say)
         _say(f"trunk        {path}")

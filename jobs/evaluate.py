@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from jobs.config import load_config, make_parser
 from jobs.exit_codes import DONE, exit_code_of
-from pipeline.errors import ContractError
-from pipeline.training_config import EvaluateConfig
+from pipeline.learning.config import EvaluateConfig
+from pipeline.runs.errors import ContractError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _evaluate(config: EvaluateConfig) -> int:
     # torch takes seconds to import; --help and a wrong config need not wait for it.
-    from pipeline.evaluation import evaluate
+    from pipeline.learning.evaluate import evaluate
     from spips_core.errors import SpipsError
 
     try:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from pyarrow import ArrowException
 
-from pipeline.errors import ContractError, FaultError
-from pipeline.storage import STORE_ERRORS, describe
+from pipeline.runs.errors import ContractError, FaultError
+from pipeline.runs.storage import STORE_ERRORS, describe
 
 DONE, FAULT, WRONG, TOO_MANY_FAILED, GATE_BROKEN, INTERRUPTED = 0, 1, 2, 3, 4, 130
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from jobs.config import load_config, make_parser
 from jobs.exit_codes import DONE, exit_code_of
-from pipeline.audit_config import FilterScoresConfig
+from pipeline.audits.config import FilterScoresConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,10 +43,10 @@ def _filter(config: FilterScoresConfig, *, dry_run: bool) -> int:
     from ray.exceptions import RayError
 
     from jobs.score_manifest import start_ray
-    from pipeline.filter_rules import describe_summary, make_rules, summarise
-    from pipeline.run import open_newest_run
-    from pipeline.score_filter import open_output, write_filtered
-    from pipeline.score_tables import told_as_faults
+    from pipeline.audits.filter import open_output, write_filtered
+    from pipeline.audits.filter_rules import describe_summary, make_rules, summarise
+    from pipeline.audits.tables import told_as_faults
+    from pipeline.runs.run import open_newest_run
 
     with told_as_faults(RayError):
         run = open_newest_run(config.scores.uri)

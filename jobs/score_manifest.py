@@ -19,7 +19,7 @@ import yaml
 
 from jobs.config import load_config, make_parser
 from jobs.exit_codes import DONE, TOO_MANY_FAILED, exit_code_of
-from pipeline.config import ScoreManifestConfig
+from pipeline.scoring.config import ScoreManifestConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,9 +59,10 @@ def _score(config: ScoreManifestConfig, *, dry_run: bool, retry_failed: bool) ->
     gc.disable()
     import ray
 
-    from pipeline.lease import hold
-    from pipeline.plan import describe_plan, make_plan
-    from pipeline.score_pipeline import choose_workers, run
+    from pipeline.scoring.graph import run
+    from pipeline.scoring.lock import hold
+    from pipeline.scoring.plan import describe_plan, make_plan
+    from pipeline.scoring.resources import choose_workers
 
     gc.freeze()
     gc.enable()

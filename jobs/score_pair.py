@@ -13,10 +13,10 @@ from pathlib import Path
 
 from jobs.config import make_parser
 from jobs.exit_codes import DONE, exit_code_of
-from pipeline.config import ImagesConfig, ModelSourceConfig
-from pipeline.errors import ContractError, FaultError
-from pipeline.schema import Status
-from pipeline.storage import is_relative
+from pipeline.runs.errors import ContractError, FaultError
+from pipeline.runs.schema import Status
+from pipeline.runs.storage import is_relative
+from pipeline.scoring.config import ImagesConfig, ModelSourceConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _score(options: argparse.Namespace) -> int:
     # torch takes seconds to import; --help need not wait for it.
-    from pipeline.load import load_pair
-    from pipeline.score import load_model, stack_pixels
+    from pipeline.scoring.load import load_pair
+    from pipeline.scoring.score import load_model, stack_pixels
     from spips_core.errors import SpipsError
 
     source = ModelSourceConfig(

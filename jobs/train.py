@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from jobs.config import load_config, make_parser
 from jobs.exit_codes import DONE, exit_code_of
 from jobs.score_manifest import start_ray
-from pipeline.training_config import TrainConfig
+from pipeline.learning.config import TrainConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(config: TrainConfig) -> int:
     # torch and ray take seconds to import; --help and a wrong config need not wait for them.
-    from pipeline.training import check_training, run_training
+    from pipeline.learning.train import check_training, run_training
 
     # An epoch in mode lin takes a second; Ray Train by default looks after a report every two.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")

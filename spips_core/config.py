@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from spips_core.errors import CheckpointError
-from spips_core.features import BACKBONES
+from spips_core.trunk import BACKBONES
 
 STREAMS = ("tradition", "percept", "semantic")
 """The three streams of the paper, in the order of Eq. (12)."""

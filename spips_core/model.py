@@ -20,7 +20,6 @@ from spips_core.checks import check_images, check_pair, check_range
 from spips_core.config import STREAMS, ModelConfig
 from spips_core.encoding import Encoding
 from spips_core.errors import CheckpointError, CompilationError, ImageError
-from spips_core.features import Trunk, digest_of, load_strictly, load_trunk_weights
 from spips_core.fusion import PerceptronFusion, WeightedFusion
 from spips_core.image_ops import reflect_borders, to_unit_range, unit_length
 from spips_core.quality_maps.ms_ssim import halvings, ms_ssim_map, structure_pyramid
@@ -28,6 +27,7 @@ from spips_core.quality_maps.psnr import psnr_map
 from spips_core.quality_maps.ssim import BORDER_PX
 from spips_core.quality_means import Passes, feature_means, tradition_means
 from spips_core.streams import Stream, mean_of_means, stream_map, stream_mean
+from spips_core.trunk import Trunk, digest_of, load_strictly, load_trunk_weights
 
 TRADITION_CHANNELS = 3 + 3 + 5  # PSNR and SSIM per colour, MS-SSIM per scale
 NUM_SEMANTIC_TAPS = 2  # Eq. (8): the last two

@@ -166,7 +166,7 @@ def write_run(tmp_path: Path) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from pipeline.schema import SCORE_FIELDS, Status, result_schema
+    from pipeline.runs.schema import SCORE_FIELDS, Status, result_schema
 
     def write(
         columns: dict[str, Any],

@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from jobs.config import load_config
-from pipeline.audit_config import AuditScoresConfig, FilterScoresConfig
-from pipeline.config import MIN_SIDE_PX, ScoreManifestConfig
-from pipeline.schema import PIXEL_FIELDS, RESERVED_COLUMNS, Status
-from pipeline.training_config import DistillTrunkConfig, EvaluateConfig, TrainConfig
+from pipeline.audits.config import AuditScoresConfig, FilterScoresConfig
+from pipeline.learning.config import DistillTrunkConfig, EvaluateConfig, TrainConfig
+from pipeline.runs.schema import PIXEL_FIELDS, RESERVED_COLUMNS, Status
+from pipeline.scoring.config import MIN_SIDE_PX, ScoreManifestConfig
 from spips_core import MIN_SIDE_PX as MODEL_MIN_SIDE_PX
 
 REPOSITORY = Path(__file__).parents[2]

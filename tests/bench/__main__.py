@@ -45,8 +45,8 @@ def measure(part: str, folder: Path, weights: str | None) -> Table:
         return by_length(folder)
     import torch
 
-    from pipeline.allocator import keep_freed_memory
-    from pipeline.score import KEPT_BYTES
+    from pipeline.scoring.resources import keep_freed_memory
+    from pipeline.scoring.score import KEPT_BYTES
     from tests.bench.images import batch
     from tests.bench.scale_out import scale_out
     from tests.bench.scoring import alexnet

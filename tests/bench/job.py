@@ -48,9 +48,9 @@ def run_job(manifest: Path, output: Path, *options: str) -> dict[str, float]:
 
 def loop(manifest: Path, num_rows: int, barrier: object, results: object) -> None:
     """Load and score in one process with the job's own code, once everybody is ready."""
-    from pipeline.config import ImagesConfig, ModelSourceConfig
-    from pipeline.load import PairLoader
-    from pipeline.schema import carried_schema
+    from pipeline.runs.schema import carried_schema
+    from pipeline.scoring.config import ImagesConfig, ModelSourceConfig
+    from pipeline.scoring.load import PairLoader
     from tests.bench.scoring import scorer_of
 
     rows = pq.read_table(manifest).slice(0, num_rows)

@@ -10,16 +10,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.config import ComputeConfig, ScoreManifestConfig
-from pipeline.plan import make_plan
-from pipeline.schema import SCORE_FIELDS, result_schema
-from pipeline.score_pipeline import (
-    PAIRS_PER_SCORER,
-    Workers,
+from pipeline.runs.schema import SCORE_FIELDS, result_schema
+from pipeline.scoring.config import ComputeConfig, ScoreManifestConfig
+from pipeline.scoring.graph import (
     execution_context,
     score_pairs,
     write_results,
 )
+from pipeline.scoring.plan import make_plan
+from pipeline.scoring.resources import PAIRS_PER_SCORER, Workers
 from tests.bench.images import write_manifest
 from tests.bench.timing import Table
 

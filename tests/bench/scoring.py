@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.allocator import keep_freed_memory
-from pipeline.config import ComputeConfig, ImagesConfig, ModelSourceConfig
-from pipeline.load import PairLoader
-from pipeline.schema import carried_schema
-from pipeline.score import KEPT_BYTES, PIXELS_TOGETHER, PRECISIONS, PairScorer, load_model
+from pipeline.runs.schema import carried_schema
+from pipeline.scoring.config import ComputeConfig, ImagesConfig, ModelSourceConfig
+from pipeline.scoring.load import PairLoader
+from pipeline.scoring.resources import keep_freed_memory
+from pipeline.scoring.score import KEPT_BYTES, PIXELS_TOGETHER, PRECISIONS, PairScorer, load_model
 from spips_core import SPIPS, ModelConfig
 from spips_core.image_ops import reflect_borders, to_unit_range, unit_length
 from spips_core.quality_maps.ms_ssim import halvings

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.config import ImagesConfig, ModelSourceConfig
-from pipeline.load import PairLoader
-from pipeline.schema import Status
+from pipeline.runs.schema import Status
+from pipeline.scoring.config import ImagesConfig, ModelSourceConfig
+from pipeline.scoring.load import PairLoader
 from tests.fuzz.images import encode_all, mutate
 
 LIMIT_S = 10
@@ -36,7 +36,7 @@ def feed(numbers: range, progress: Path) -> None:
         numbers: of the files.
         progress: where the number, and at the end a summary, is written.
     """
-    from pipeline.score import PairScorer, load_model
+    from pipeline.scoring.score import PairScorer, load_model
 
     seeds = encode_all()
     reference = seeds[0][1]

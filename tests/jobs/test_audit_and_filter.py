@@ -13,7 +13,7 @@ import yaml
 from jobs import audit_scores, filter_scores, score_manifest
 from jobs.config import load_config
 from jobs.exit_codes import DONE, FAULT, GATE_BROKEN, WRONG
-from pipeline.run import open_scores
+from pipeline.runs.run import open_scores
 from tests.jobs.conftest import make_rows, write_manifest
 
 REPOSITORY = Path(__file__).parents[2]
@@ -158,8 +158,8 @@ def test_the_kubernetes_files_run_the_nightly_script_with_settings_that_are_vali
 def test_every_command_of_the_nightly_script_names_settings_that_hold():
     from argparse import ArgumentParser
 
-    from pipeline.audit_config import AuditScoresConfig, FilterScoresConfig
-    from pipeline.config import ScoreManifestConfig
+    from pipeline.audits.config import AuditScoresConfig, FilterScoresConfig
+    from pipeline.scoring.config import ScoreManifestConfig
 
     classes = {"score_manifest": ScoreManifestConfig, "audit_scores": AuditScoresConfig,
                "filter_scores": FilterScoresConfig}  # fmt: skip

@@ -5,7 +5,7 @@ import pytest
 
 from jobs import score_manifest
 from jobs.exit_codes import WRONG
-from pipeline.config import ScoreManifestConfig
+from pipeline.scoring.config import ScoreManifestConfig
 from tests.jobs.conftest import REPOSITORY
 
 GIVEN = ["--manifest.uri=in.parquet", "--output.uri=out"]

@@ -11,11 +11,12 @@ from ray.data import DataContext
 
 from jobs import score_manifest
 from jobs.exit_codes import DONE, FAULT, TOO_MANY_FAILED, WRONG
-from pipeline.config import ScoreManifestConfig
-from pipeline.plan import make_plan
-from pipeline.run import open_scores
-from pipeline.schema import Status, result_schema
-from pipeline.score_pipeline import Workers, execution_context, score_pairs
+from pipeline.runs.run import open_scores
+from pipeline.runs.schema import Status, result_schema
+from pipeline.scoring.config import ScoreManifestConfig
+from pipeline.scoring.graph import execution_context, score_pairs
+from pipeline.scoring.plan import make_plan
+from pipeline.scoring.resources import Workers
 from spips_core import SPIPS, ModelConfig
 from tests.jobs.conftest import make_rows, write_manifest
 
@@ -172,7 +173,7 @@ def test_a_graph_that_ray_does_not_record_is_a_fault(manifest, tmp_path, monkeyp
         rows = score_pairs(plan, workers)
         return rows.union(ray.data.from_arrow(rows.take_batch(1, batch_format="pyarrow")))
 
-    monkeypatch.setattr("pipeline.score_pipeline.score_pairs", shuffled)
+    monkeypatch.setattr("pipeline.scoring.graph.score_pairs", shuffled)
     assert score(manifest, tmp_path / "out") == FAULT
     assert "checkpointing" in capfd.readouterr().err
     assert not list((tmp_path / "out").glob("*/_SUCCESS"))

@@ -16,9 +16,9 @@ from PIL import Image
 from skimage import data
 
 from jobs import distill_trunk, evaluate, score_pair, train
-from pipeline.storage import open_store
+from pipeline.runs.storage import open_store
 from spips_core import SPIPS
-from spips_core.distortions import distort
+from spips_core.learning.distortions import distort
 
 REPOSITORY = Path(__file__).parents[2]
 TRAIN = [sys.executable, "jobs/train.py", "--config=conf/debug/train.yaml"]
@@ -331,7 +331,7 @@ def trunk_file(tmp_path_factory):
     """AlexNet's features with random weights."""
     from safetensors.torch import save_file
 
-    from spips_core.features import Trunk
+    from spips_core.trunk import Trunk
 
     trunk = Trunk("alexnet")
     trunk.initialise()

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from jobs.config import load_config
-from pipeline.config import ManifestConfig, ScoreManifestConfig
-from pipeline.errors import ContractError
-from pipeline.manifest import open_manifest
-from pipeline.storage import is_allowed, redact, redact_as
+from pipeline.runs.errors import ContractError
+from pipeline.runs.storage import is_allowed, redact, redact_as
+from pipeline.scoring.config import ManifestConfig, ScoreManifestConfig
+from pipeline.scoring.manifest import open_manifest
 
 
 def check_lines(problems: list[str]) -> None:

@@ -7,7 +7,7 @@ from torch import nn
 from torchvision.models import get_model, squeezenet1_1
 
 from spips_core import SPIPS, ModelConfig
-from spips_core.features import BACKBONES
+from spips_core.trunk import BACKBONES
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ from skimage import data
 
 from spips_core import SPIPS, CheckpointError, ModelConfig, packaged_checkpoints
 from spips_core.checkpoint import known_pair, read_checkpoint
-from spips_core.distortions import DISTORTIONS, NUM_LEVELS, distort
-from spips_core.metrics import rising_share
+from spips_core.learning.distortions import DISTORTIONS, NUM_LEVELS, distort
+from spips_core.learning.metrics import rising_share
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from skimage.metrics import peak_signal_noise_ratio
 from torch.nn import functional
 
 from spips_core import SPIPS, Encoding, ModelConfig
-from spips_core.features import BACKBONES
 from spips_core.quality_maps.ms_ssim import ms_ssim, structure_pyramid
+from spips_core.trunk import BACKBONES
 
 STREAMS = ("tradition", "percept", "semantic")
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from spips_core import SPIPS, ModelConfig
-from spips_core.features import BACKBONES
+from spips_core.trunk import BACKBONES
 
 
 @pytest.fixture

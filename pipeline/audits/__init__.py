@@ -1,0 +1,1 @@
+"""What scores are for: reports, gates and filters."""

@@ -1,0 +1,96 @@
+"""Which runs an audit reads: tonight's, and what it is compared with."""
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from pipeline.audits.config import AuditScoresConfig
+from pipeline.runs.errors import ContractError
+from pipeline.runs.run import FinishedRun, find_runs, is_run, open_newest_run, open_run
+from pipeline.runs.storage import STORE_ERRORS, check_writable, describe, redact
+
+
+def open_runs(
+    config: AuditScoresConfig, *, allow_different_models: bool
+) -> tuple[FinishedRun, list[FinishedRun], list[str]]:
+    """Open the run and its baseline.
+
+    Args:
+        config: the job's.
+        allow_different_models: compare with runs that another model scored.
+
+    Returns:
+        The run, the runs of the baseline, oldest first, and notes for people.
+
+    Raises:
+        ContractError: a run is missing or unfinished, another model scored the baseline, or the
+            output cannot be written; every problem is listed.
+    """
+    problems: list[str] = []
+    run = None
+    try:
+        check_writable(config.output.uri)
+    except STORE_ERRORS as error:
+        uri = redact(config.output.uri)
+        problems.append(f"output.uri: {uri} cannot be used: {describe(error)}")
+    try:
+        run = open_newest_run(config.scores.uri)
+    except ContractError as error:
+        problems += [f"scores.uri: {problem}" for problem in error.problems]
+    baseline: list[FinishedRun] = []
+    notes: list[str] = []
+    try:
+        if run is not None and config.baseline.uri is not None:
+            baseline, notes = _open_baseline(
+                config, run, allow_different_models=allow_different_models
+            )
+    except ContractError as error:
+        problems += [f"baseline.uri: {problem}" for problem in error.problems]
+    if problems or run is None:
+        raise ContractError(problems)
+    return run, baseline, notes
+
+
+def _open_baseline(
+    config: AuditScoresConfig, run: FinishedRun, *, allow_different_models: bool
+) -> tuple[list[FinishedRun], list[str]]:
+    uri = str(config.baseline.uri)
+    if is_run(uri):
+        baseline = open_run(uri)
+        if baseline.model_digest != run.model_digest and not allow_different_models:
+            raise ContractError(
+                [
+                    f"expected a run of the same model (digest {run.model_digest[:16]}), got "
+                    f"{baseline.model_digest[:16]} at {baseline.uri}; "
+                    "--allow-different-models compares them"
+                ]
+            )
+        return [baseline], []
+    found = find_runs(uri)
+    if not found:
+        raise ContractError([f"expected a run or a folder of runs, got neither at {redact(uri)}"])
+    notes, chosen = [], []
+    for one in reversed([one for one in found if one.finished_at < run.finished_at]):
+        reason = _why_not(one, run, config.group_by, any_model=allow_different_models)
+        if reason:
+            notes.append(f"run {one.run_id} was passed over: {reason}")
+        else:
+            chosen.append(one)
+        if len(chosen) == config.baseline.last_runs:
+            break
+    if not chosen:
+        notes.append(f"no earlier run to compare with at {redact(uri)}")
+    return chosen[::-1], notes
+
+
+def _why_not(
+    one: FinishedRun, run: FinishedRun, group_by: Sequence[str], *, any_model: bool
+) -> str:
+    """Return why an earlier run of a folder cannot be compared with, or nothing."""
+    if one.model_digest != run.model_digest and not any_model:
+        return "another model scored it"
+    try:
+        missing = [name for name in group_by if name not in one.own_columns]
+    except (*STORE_ERRORS, pa.ArrowException) as error:
+        return f"its results cannot be read: {describe(error)}"
+    return f"it has no column {missing[0]!r}" if missing else ""

@@ -1,0 +1,1 @@
+"""How models are trained and evaluated: Ray Train, data sets, tables."""

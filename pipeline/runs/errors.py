@@ -1,0 +1,31 @@
+"""The three kinds of things that go wrong: a broken contract, a bad row, a fault."""
+
+from collections.abc import Sequence
+
+from pipeline.runs.schema import Status
+
+
+class ContractError(Exception):
+    """The config, the manifest or the output location is not as agreed; nothing was scored."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        """Keep every problem, one line each, so that a user mends them all at once."""
+        super().__init__(list(problems))  # what unpickling in another process passes again
+        self.problems = list(problems)
+
+    def __str__(self) -> str:
+        """Return the problems, one a line."""
+        return "\n".join(self.problems)
+
+
+class RowError(Exception):
+    """One pair cannot be scored; it becomes the row's status and error, and the job goes on."""
+
+    def __init__(self, status: Status, message: str) -> None:
+        """Keep the reason, and one line that says what was expected and what was got."""
+        super().__init__(message)
+        self.status = status
+
+
+class FaultError(Exception):
+    """The run cannot go on or its results cannot be trusted; mend the cause and run it again."""

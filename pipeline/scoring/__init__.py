@@ -1,0 +1,1 @@
+"""How pairs become scores: read, load, score, write, publish."""

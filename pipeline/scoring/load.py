@@ -1,0 +1,255 @@
+"""The load stage: fetch and decode a block of pairs, each into pixels or a status."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import pyarrow as pa
+from PIL import Image
+
+from pipeline.runs.errors import RowError
+from pipeline.runs.schema import Status, is_text, loaded_schema
+from pipeline.runs.storage import describe, is_allowed, is_relative, one_line, redact_as, redact_uri
+from pipeline.scoring.config import ImagesConfig
+from pipeline.scoring.decode import decode_image, fit_pair
+from pipeline.scoring.fetch import Fetched, fetch
+from pipeline.scoring.resources import keep_freed_memory
+
+ROWS_PER_FETCH = 32
+"""Rows fetched together: enough to hide a store's latency, few enough to hold their bytes."""
+
+KEPT_BYTES = 1 << 26
+"""Freed memory that a load worker keeps at most, and the largest image it is kept for."""
+
+Source = str | bytes | None
+"""What a manifest's cell names: a URI, an encoded image, or nothing."""
+
+
+@dataclass(frozen=True)
+class LoadedPair:
+    """What became of one row: pixels of both images, or a status with its error.
+
+    Attributes:
+        status: ok, or the reason.
+        error: "" when ok, else one line.
+        size: height and width in pixels; None unless ok.
+        pixels: RGB bytes of reference and distorted, H x W x 3; None unless ok.
+        fetch_retries: how often its images were asked for again.
+    """
+
+    status: Status
+    error: str = ""
+    size: tuple[int, int] | None = None
+    pixels: tuple[bytes, bytes] | None = None
+    fetch_retries: int = 0
+
+
+@dataclass
+class Images:
+    """The images that a few rows name: each fetched once, and decoded once while it is needed.
+
+    Attributes:
+        rules: which images are accepted.
+        contents: encoded image, or why there is none, by source.
+        uses: how many cells still need each source.
+        decoded: images that a later row needs too.
+        packed: pixels of references that a later row needs too.
+    """
+
+    rules: ImagesConfig
+    contents: dict[Source, bytes | RowError]
+    uses: Counter[Source]
+    decoded: dict[Source, Image.Image] = field(default_factory=dict)
+    packed: dict[Source, bytes] = field(default_factory=dict)
+
+    def take(self, source: Source) -> Image.Image:
+        """Return a cell's image as RGB, and forget it after its last use.
+
+        Raises:
+            RowError: the image cannot be had or decoded.
+        """
+        self.uses[source] -= 1
+        content = self.contents[source]
+        try:
+            if isinstance(content, RowError):
+                raise RowError(content.status, str(content))
+            if source not in self.decoded:
+                self.decoded[source] = decode_image(content, self.rules.max_pixels)
+            return self.decoded[source]
+        finally:
+            if not self.uses[source]:
+                self.contents.pop(source)
+                self.decoded.pop(source, None)
+
+    def pack(self, source: Source, reference: Image.Image) -> bytes:
+        """Return the pixels of a reference, as it is scored: the same for all rows that name it."""
+        pixels = self.packed.pop(source, None) or reference.tobytes()
+        if self.uses[source]:
+            self.packed[source] = pixels
+        return pixels
+
+
+@dataclass(frozen=True)
+class PairLoader:
+    """The load stage, a callable from a block of manifest rows to blocks of loaded rows.
+
+    Reads the reference and distorted columns. Adds height_px, width_px, status, error,
+    fetch_retries, reference_pixels and distorted_pixels; drops image columns that hold bytes.
+    Every row in is one row out.
+
+    Attributes:
+        rules: which images are accepted, and their size.
+        image_columns: names of the reference and distorted columns.
+        carried: schema of the manifest's columns that go on.
+        pixels_per_block: a block is handed on once it holds this many pixels (pairs x H x W).
+    """
+
+    rules: ImagesConfig
+    image_columns: tuple[str, str]
+    carried: pa.Schema
+    pixels_per_block: int
+
+    def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
+        """Load rows in a worker, whose memory is set up for nothing else."""
+        keep_freed_memory(KEPT_BYTES)
+        yield from self.load(rows)
+
+    def load(self, rows: pa.Table) -> Iterator[pa.Table]:
+        """Yield the rows, loaded, in their order."""
+        for start in range(0, rows.num_rows, ROWS_PER_FETCH):
+            yield from self._load(rows.slice(start, ROWS_PER_FETCH))
+
+    def _load(self, rows: pa.Table) -> Iterator[pa.Table]:
+        references, distorted = (rows.column(name).to_pylist() for name in self.image_columns)
+        uses: Counter[Source] = Counter(references + distorted)
+        contents, retries = self._fetch(list(uses))
+        images = Images(self.rules, contents, uses)
+        start, pixels, pairs = 0, 0, []
+        for sources in zip(references, distorted, strict=True):
+            pair = self._load_pair(images, sources)
+            # Told by the first row that needed the image, so that they add up.
+            pair = replace(pair, fetch_retries=sum(retries.pop(source, 0) for source in sources))
+            pairs.append(pair)
+            pixels += pair.size[0] * pair.size[1] if pair.size else 0
+            if pixels >= self.pixels_per_block:
+                yield self._block(rows.slice(start, len(pairs)), pairs)
+                start, pixels, pairs = start + len(pairs), 0, []
+        if pairs:
+            yield self._block(rows.slice(start), pairs)
+
+    def _fetch(
+        self, sources: Sequence[Source]
+    ) -> tuple[dict[Source, bytes | RowError], dict[Source, int]]:
+        """Return by source its bytes or why there are none, and how often it was retried."""
+        contents: dict[Source, bytes | RowError] = {}
+        uris = []
+        for source in sources:
+            if isinstance(source, bytes):
+                contents[source] = source
+            elif source:
+                refused = self._refuse(source)
+                if refused is None:
+                    uris.append(source)
+                else:
+                    contents[source] = refused
+            else:
+                got = "null" if source is None else "nothing"
+                contents[source] = RowError(
+                    Status.MISSING, f"expected a URI or an image, got {got}"
+                )
+        fetched = dict(zip(uris, fetch(uris, self.rules.max_bytes), strict=True))
+        contents |= {uri: _content(uri, one) for uri, one in fetched.items()}
+        for source, content in contents.items():
+            if isinstance(content, bytes) and len(content) > self.rules.max_bytes:
+                contents[source] = RowError(
+                    Status.TOO_LARGE,
+                    f"expected at most {self.rules.max_bytes} bytes (images.max_bytes), got more",
+                )
+        return contents, {uri: one.num_retries for uri, one in fetched.items()}
+
+    def _refuse(self, uri: str) -> RowError | None:
+        """Return why a URI is not even tried, if it is not."""
+        if is_relative(uri):
+            return RowError(
+                Status.UNREADABLE, "expected a URI or an absolute path, got a relative path"
+            )
+        if "::" in uri:  # the store inside would be asked as its driver likes, without any limit
+            return RowError(
+                Status.FORBIDDEN, "expected a URI of one store, got a chain of several (::)"
+            )
+        prefixes = self.rules.allowed_uri_prefixes
+        if prefixes is not None and not is_allowed(uri, prefixes):
+            return RowError(
+                Status.FORBIDDEN, "expected a URI under images.allowed_uri_prefixes, got another"
+            )
+        return None
+
+    def _load_pair(self, images: Images, sources: tuple[Source, Source]) -> LoadedPair:
+        shown = [
+            redact_uri(source) if isinstance(source, str) else f"column {column}"
+            for column, source in zip(self.image_columns, sources, strict=True)
+        ]
+        decoded: list[Image.Image] = []
+        problems: list[LoadedPair] = []
+        for role, source, where in zip(("reference", "distorted"), sources, shown, strict=True):
+            try:
+                decoded.append(images.take(source))
+            except RowError as error:
+                problems.append(LoadedPair(error.status, f"{role}: {error} ({where})"))
+        if problems:
+            return problems[0]
+        try:
+            reference, distorted = fit_pair(decoded[0], decoded[1], self.rules)
+        except RowError as error:
+            return LoadedPair(error.status, f"pair: {error} ({', '.join(shown)})")
+        size = reference.height, reference.width
+        pixels = images.pack(sources[0], reference), distorted.tobytes()
+        return LoadedPair(Status.OK, "", size, pixels)
+
+    def _block(self, rows: pa.Table, pairs: Sequence[LoadedPair]) -> pa.Table:
+        columns = {field.name: rows.column(field.name) for field in self.carried}
+        for name in self.image_columns:
+            if name in columns and is_text(columns[name].type):
+                shown = [redact_uri(uri) if uri else uri for uri in columns[name].to_pylist()]
+                columns[name] = pa.array(shown, columns[name].type)
+        columns["height_px"], columns["width_px"] = (
+            pa.array([pair.size[axis] if pair.size else None for pair in pairs], pa.int32())
+            for axis in (0, 1)
+        )
+        columns["status"] = pa.array([pair.status.value for pair in pairs], pa.string())
+        columns["error"] = pa.array([one_line(pair.error) for pair in pairs], pa.string())
+        columns["fetch_retries"] = pa.array([pair.fetch_retries for pair in pairs], pa.int32())
+        for index, name in enumerate(("reference_pixels", "distorted_pixels")):
+            values = [pair.pixels[index] if pair.pixels else None for pair in pairs]
+            columns[name] = pa.array(values, pa.large_binary())
+        return pa.table(columns, schema=loaded_schema(self.carried))
+
+
+def load_pair(reference: str, distorted: str, rules: ImagesConfig) -> pa.Table:
+    """Return one pair as the load stage does: a row with pixels, or with a status and error.
+
+    Args:
+        reference: URI or absolute path of the undistorted image.
+        distorted: of the image to judge.
+        rules: which images are accepted, and their size.
+    """
+    columns = {"reference_uri": [reference], "distorted_uri": [distorted]}
+    manifest = pa.table(columns)
+    names = ("reference_uri", "distorted_uri")
+    loader = PairLoader(rules, names, manifest.schema, pixels_per_block=1)
+    return next(loader.load(manifest))
+
+
+def _content(uri: str, fetched: Fetched) -> bytes | RowError:
+    """Return an image's bytes, or why it could not be fetched, as a row's status."""
+    error = fetched.content
+    if isinstance(error, bytes):
+        return error
+    if isinstance(error, FileNotFoundError):
+        return RowError(Status.MISSING, "expected an image, got no object")
+    if isinstance(error, PermissionError):
+        got = redact_as(describe(error), uri)
+        return RowError(Status.FORBIDDEN, f"expected read access, got {got}")
+    tries = f" in {fetched.num_retries + 1} tries" if fetched.num_retries else ""
+    got = redact_as(describe(error), uri)
+    return RowError(Status.UNREADABLE, f"expected readable bytes, got {got}{tries}")

@@ -1,0 +1,311 @@
+"""Read a manifest's schema and ids on the driver, and check the contract before anything runs."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset
+import pyarrow.parquet
+from fsspec import AbstractFileSystem
+
+from pipeline.runs.errors import ContractError
+from pipeline.runs.schema import RESERVED_COLUMNS, is_bytes, is_text
+from pipeline.runs.storage import (
+    STORE_ERRORS,
+    arrow_filesystem,
+    content_id,
+    describe,
+    open_store,
+    redact,
+)
+from pipeline.scoring.config import ManifestConfig
+
+MAX_LISTED = 5
+_FOOTER_THREADS = 16
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest that keeps the contract.
+
+    Attributes:
+        fs: its store.
+        paths: its Parquet files, sorted.
+        schema: its columns.
+        pair_id_column: name of the id column.
+        image_columns: names of the reference and distorted columns.
+        num_rows: number of pairs.
+        id_hashes: (num_rows,) uint64, sorted: a hash of every pair_id.
+        fingerprint: sha256 over the files' names and contents.
+        folder: the folder whose files it is; None when files or a glob were named.
+    """
+
+    fs: AbstractFileSystem
+    paths: list[str]
+    schema: pa.Schema
+    pair_id_column: str
+    image_columns: tuple[str, str]
+    num_rows: int
+    id_hashes: npt.NDArray[np.uint64]
+    fingerprint: str
+    folder: str | None
+
+    def covers(self, uri: str) -> bool:
+        """Return whether a URI lies in the folder that is the manifest."""
+        fs, path = open_store(uri)
+        inside = self.folder is not None and f"{path}/".startswith(f"{self.folder}/")
+        return inside and type(fs) is type(self.fs)
+
+
+def open_manifest(config: ManifestConfig) -> Manifest:
+    """Find a manifest's files and check columns, types, ids and that it has rows.
+
+    Args:
+        config: where it is and what its columns are called.
+
+    Raises:
+        ContractError: it breaks the contract; every problem found is listed.
+    """
+    uri = redact(config.uri)
+    try:
+        fs, root = open_store(config.uri)
+        base, paths = _find_files(fs, root)
+        if not paths:
+            raise ContractError([f"manifest.uri: expected Parquet files, got none at {uri}"])
+        with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+            footers = list(pool.map(lambda path: _read_footer(fs, path), paths))
+            contents = list(pool.map(lambda path: content_id(fs, path), paths))
+    except (*STORE_ERRORS, pa.ArrowException) as error:
+        raise _unreadable(uri, error) from error
+
+    schema = footers[0].schema.to_arrow_schema().remove_metadata()
+    num_rows = sum(footer.num_rows for footer in footers)
+    image_columns, problems = _choose_image_columns(config, schema)
+    problems += _check_folders(base, paths)
+    problems += _check_schema(config.pair_id_column, image_columns, schema)
+    for path, footer in zip(paths[1:], footers[1:], strict=True):
+        problems += _compare_schemas(schema, footer.schema.to_arrow_schema(), paths[0], path)
+    if num_rows == 0:
+        problems.append(f"manifest.uri: expected at least one row, got an empty manifest at {uri}")
+    if problems:
+        raise ContractError(problems)
+
+    try:
+        id_hashes, num_null = hash_ids(fs, paths, config.pair_id_column)
+        if num_null:
+            problems.append(f"manifest: expected no null {config.pair_id_column!r}, got {num_null}")
+        problems += _check_repeats(fs, paths, config.pair_id_column, id_hashes)
+    except (*STORE_ERRORS, pa.ArrowException) as error:
+        raise _unreadable(uri, error) from error
+    if problems:
+        raise ContractError(problems)
+    names = [path.removeprefix(base) for path in paths] if len(paths) > 1 else [""]
+    entries = "\n".join(f"{name} {id_}" for name, id_ in zip(names, contents, strict=True))
+    return Manifest(
+        fs, paths, schema, config.pair_id_column, image_columns, num_rows, id_hashes,
+        hashlib.sha256(entries.encode()).hexdigest(), root if fs.isdir(root) else None,
+    )  # fmt: skip
+
+
+def _unreadable(uri: str, error: Exception) -> ContractError:
+    return ContractError([f"manifest.uri: {uri} cannot be read: {describe(error)}"])
+
+
+def hash_ids(
+    fs: AbstractFileSystem, paths: Sequence[str], column: str
+) -> tuple[npt.NDArray[np.uint64], int]:
+    """Return a hash of every id, sorted: 8 bytes a row, however long the ids are.
+
+    Two lists of ids with the same sorted hashes are the same list, whatever its order.
+
+    Args:
+        fs: the files' store.
+        paths: Parquet files.
+        column: name of the id column.
+
+    Returns:
+        (number of ids,) uint64, and the number of rows without an id.
+    """
+    rows = _open_dataset(fs, paths)
+    hashes = np.empty(rows.count_rows(), np.uint64)
+    num_ids = 0
+    for ids in _scan_ids(rows, column):
+        hashed = hash_array(ids.drop_null())
+        hashes[num_ids : num_ids + len(hashed)] = hashed
+        num_ids += len(hashed)
+    num_null = len(hashes) - num_ids
+    hashes = hashes[:num_ids]
+    hashes.sort()
+    return hashes, num_null
+
+
+@dataclass(frozen=True)
+class KeepIds:
+    """A stage: manifest rows in, those with some ids out.
+
+    Attributes:
+        column: of the ids.
+        ids: of the rows that are kept.
+    """
+
+    column: str
+    ids: pa.Array
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Return the rows with these ids."""
+        return rows.filter(pc.is_in(rows.column(self.column), value_set=self.ids))
+
+
+def hash_array(ids: pa.Array) -> npt.NDArray[np.uint64]:
+    """Return a hash of every id, in their order.
+
+    Args:
+        ids: strings, none of them null.
+    """
+    values = ids.to_numpy(zero_copy_only=False).astype(object)
+    hashes: npt.NDArray[np.uint64] = pd.util.hash_array(values, categorize=False)
+    return hashes
+
+
+def _open_dataset(fs: AbstractFileSystem, paths: Sequence[str]) -> pyarrow.dataset.Dataset:
+    return pyarrow.dataset.dataset(list(paths), filesystem=arrow_filesystem(fs), format="parquet")
+
+
+def _scan_ids(rows: pyarrow.dataset.Dataset, column: str) -> Iterator[pa.Array]:
+    # Arrow would read a million rows ahead by itself.
+    for batch in rows.to_batches(columns=[column], batch_size=16_384, batch_readahead=2):
+        yield batch.column(0)
+
+
+def _find_files(fs: AbstractFileSystem, root: str) -> tuple[str, list[str]]:
+    """Return the Parquet files that a path, folder or glob names, and the folder they share."""
+    wildcard = None if fs.exists(root) else re.search(r"[*?\[]", root)
+    if wildcard:
+        base = root[: wildcard.start()].rpartition("/")[0]
+        found = [path for path in fs.glob(root) if fs.isfile(path)]
+    elif fs.isdir(root):
+        base, found = root, [path for path in fs.find(root) if path.endswith(".parquet")]
+    else:  # a file that is named is taken, whatever its name
+        return root.rpartition("/")[0], [root]
+    return base, sorted(
+        path
+        for path in found
+        if not any(part.startswith(("_", ".")) for part in path.removeprefix(base).split("/"))
+    )
+
+
+def _read_footer(fs: AbstractFileSystem, path: str) -> pyarrow.parquet.FileMetaData:
+    try:
+        with fs.open(path, "rb") as file:
+            return pyarrow.parquet.read_metadata(file)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"expected a Parquet file at {path}: {error}") from error
+
+
+def _choose_image_columns(
+    config: ManifestConfig, schema: pa.Schema
+) -> tuple[tuple[str, str], list[str]]:
+    """Return the image columns: those the config names, else URIs, else bytes."""
+    chosen, problems = [], []
+    for image, named in (
+        ("reference", config.reference_column),
+        ("distorted", config.distorted_column),
+    ):
+        candidates = [f"{image}_uri", f"{image}_bytes"]
+        present = [name for name in candidates if name in schema.names]
+        if named is None and len(present) == 2:
+            problems.append(
+                f"manifest.{image}_column: expected {candidates[0]} or {candidates[1]}, got both; "
+                "name one"
+            )
+        chosen.append(named or (present[0] if present else candidates[0]))
+    return (chosen[0], chosen[1]), problems
+
+
+def _check_folders(base: str, paths: Sequence[str]) -> list[str]:
+    partitioned = [path for path in paths if "=" in path.removeprefix(base).rpartition("/")[0]]
+    if not partitioned:
+        return []
+    return [
+        "manifest.uri: expected every column inside the files, got folders named key=value "
+        f"({partitioned[0]}), whose keys would be lost"
+    ]
+
+
+def _check_schema(
+    pair_id_column: str, image_columns: tuple[str, str], schema: pa.Schema
+) -> list[str]:
+    """Return what is wrong with columns and types."""
+
+    def is_image(type_: pa.DataType) -> bool:
+        return is_text(type_) or is_bytes(type_)
+
+    problems = []
+    for setting, column, is_right, expected in (
+        ("pair_id_column", pair_id_column, is_text, "string"),
+        ("reference_column", image_columns[0], is_image, "string or binary"),
+        ("distorted_column", image_columns[1], is_image, "string or binary"),
+    ):
+        if column not in schema.names:
+            listed = ", ".join(schema.names)
+            problems.append(f"manifest.{setting}: expected a column {column!r}, got {listed}")
+        elif not all(is_right(field.type) for field in schema if field.name == column):
+            got = schema.types[schema.names.index(column)]
+            problems.append(f"manifest.{setting}: expected {column!r} to be {expected}, got {got}")
+    if len({pair_id_column, *image_columns}) < 3:
+        problems.append(
+            f"manifest: expected three different columns, got {[pair_id_column, *image_columns]}"
+        )
+    problems += [
+        f"manifest: column {name!r} is reserved for the results; rename it"
+        for name in schema.names
+        if name in RESERVED_COLUMNS
+    ]
+    problems += [
+        f"manifest: expected column {field.name!r} as string or binary, got {field.type}"
+        for field in schema
+        if pa.types.is_string_view(field.type) or pa.types.is_binary_view(field.type)
+    ]
+    repeated = {name for name in schema.names if schema.names.count(name) > 1}
+    problems += [
+        f"manifest: expected one column {name!r}, got several" for name in sorted(repeated)
+    ]
+    return problems
+
+
+def _compare_schemas(schema: pa.Schema, other: pa.Schema, path: str, other_path: str) -> list[str]:
+    expected = {field.name: field.type for field in schema}
+    got = {field.name: field.type for field in other}
+    return [
+        f"manifest: expected column {name!r} as {expected.get(name, 'absent')} (as in {path}), "
+        f"got {got.get(name, 'absent')} in {other_path}"
+        for name in sorted(expected.keys() | got.keys())
+        if expected.get(name) != got.get(name)
+    ]
+
+
+def _check_repeats(
+    fs: AbstractFileSystem, paths: Sequence[str], column: str, id_hashes: npt.NDArray[np.uint64]
+) -> list[str]:
+    """Return the ids that stand more than once; ids are read again only if hashes repeat."""
+    repeated = np.unique(id_hashes[1:][id_hashes[1:] == id_hashes[:-1]])
+    if not len(repeated):
+        return []
+    counts: Counter[str] = Counter()
+    for ids in _scan_ids(_open_dataset(fs, paths), column):
+        present = ids.drop_null()
+        counts.update(present.filter(pa.array(np.isin(hash_array(present), repeated))).to_pylist())
+    twice = sorted(id_ for id_, count in counts.items() if count > 1)
+    if not twice:  # two ids with one hash
+        return []
+    shown = ", ".join(redact(repr(id_)) for id_ in twice[:MAX_LISTED])
+    more = ", ..." if len(twice) > MAX_LISTED else ""
+    return [f"manifest: expected unique {column!r}, got {len(twice)} more than once: {shown}{more}"]

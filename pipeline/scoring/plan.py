@@ -1,0 +1,212 @@
+"""Check everything that can be checked before a row is scored, and say what will be done."""
+
+import importlib.metadata
+import platform
+import random
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset
+
+from pipeline.runs.errors import ContractError, FaultError
+from pipeline.runs.run import FinishedRun, Json, RunFolder, fingerprint, open_run, open_run_folder
+from pipeline.runs.schema import RETRIED_STATUSES, Status, carried_schema
+from pipeline.runs.storage import STORE_ERRORS, arrow_filesystem, check_writable, describe, redact
+from pipeline.scoring.config import ScoreManifestConfig
+from pipeline.scoring.load import PairLoader
+from pipeline.scoring.manifest import Manifest, hash_array, open_manifest
+from pipeline.scoring.score import ModelInfo, describe_model, load_model
+from spips_core import SpipsError
+
+SAMPLE_ROWS = 8
+PACKAGES = ("spips", "ray", "torch", "torchvision", "pyarrow", "pillow", "fsspec", "s3fs")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A scoring of a run's rows: the first of all of them, any later one of those that failed.
+
+    Attributes:
+        number: counted from 1.
+        id_hashes: (rows,) uint64, sorted: a hash of the pair_id of every row.
+        ids: pair_id of every row; None when they are all of the manifest's.
+    """
+
+    number: int
+    id_hashes: npt.NDArray[np.uint64]
+    ids: pa.Array | None
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows are to be scored."""
+        return len(self.id_hashes)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that may start: its settings hold, its manifest keeps the contract, its model works.
+
+    Attributes:
+        config: every setting, defaults included.
+        manifest: the pairs.
+        carried: schema of the manifest's columns in the results.
+        model: what scores.
+        run_id: of the run, given or derived.
+        folder: where it writes.
+        fingerprints: of manifest, model and scoring settings: what makes two runs the same.
+        sample: status and error of a few rows that were loaded on trial.
+        attempt: which rows are to be scored.
+    """
+
+    config: ScoreManifestConfig
+    manifest: Manifest
+    carried: pa.Schema
+    model: ModelInfo
+    run_id: str
+    folder: RunFolder
+    fingerprints: dict[str, str]
+    sample: list[tuple[str, str]]
+    attempt: Attempt
+
+    def record(self) -> Json:
+        """Return the content of plan.json."""
+        return {
+            "run_id": self.run_id,
+            "fingerprints": self.fingerprints,
+            "num_rows": self.manifest.num_rows,
+            "columns": {
+                "pair_id": self.manifest.pair_id_column,
+                "reference": self.manifest.image_columns[0],
+                "distorted": self.manifest.image_columns[1],
+            },
+            "model": asdict(self.model),
+            "config": _redacted(self.config.model_dump(mode="json")),
+            "versions": {"python": platform.python_version()}
+            | {package: importlib.metadata.version(package) for package in PACKAGES},
+        }
+
+
+def make_plan(config: ScoreManifestConfig, *, retry_failed: bool = False) -> Plan:
+    """Check manifest, model and output, and load a few rows on trial.
+
+    Args:
+        config: the run's settings.
+        retry_failed: if the run is finished, score its rows again whose status is one of
+            RETRIED_STATUSES.
+
+    Raises:
+        ContractError: anything is not as agreed; every problem is listed.
+    """
+    problems: list[str] = []
+    manifest = model = None
+    try:
+        manifest = open_manifest(config.manifest)
+    except ContractError as error:
+        problems += error.problems
+    try:
+        model = describe_model(load_model(config.model))
+    except (SpipsError, FaultError) as error:
+        problems.append(f"model: {redact(str(error))}")
+    try:
+        check_writable(config.output.uri)
+        if manifest is not None and manifest.covers(config.output.uri):
+            problems.append(
+                "output.uri: expected a folder outside the manifest's, got "
+                f"{redact(config.output.uri)}, whose results the manifest would take in"
+            )
+    except STORE_ERRORS as error:
+        uri = redact(config.output.uri)
+        problems.append(f"output.uri: {uri} cannot be used: {describe(error)}")
+    if problems or manifest is None or model is None:
+        raise ContractError(problems)
+
+    fingerprints = {
+        "manifest": manifest.fingerprint,
+        "model": model.digest,
+        "scoring": fingerprint(_scoring_settings(config, manifest)),
+    }
+    run_id = config.output.run_id or fingerprint(dict(fingerprints))[:16]
+    folder = open_run_folder(config.output.uri, run_id, fingerprints)
+    carried = carried_schema(manifest.schema, manifest.image_columns)
+    attempt = Attempt(1, manifest.id_hashes, None)
+    if retry_failed and folder.state() == "finished":
+        attempt = _retry(open_run(f"{config.output.uri.rstrip('/')}/run_id={run_id}"))
+    # A finished run loads nothing any more.
+    is_done = folder.state() == "finished" and attempt.ids is None
+    sample = [] if is_done else _load_sample(config, manifest, carried)
+    # Else what Arrow read of a long manifest would stay with the driver for the whole run.
+    pa.default_memory_pool().release_unused()
+    return Plan(config, manifest, carried, model, run_id, folder, fingerprints, sample, attempt)
+
+
+def _retry(run: FinishedRun) -> Attempt:
+    """Return the attempt at the rows that failed in all attempts before."""
+    failed = pc.field("status").isin([status.value for status in RETRIED_STATUSES])
+    rows = run.scores.to_table(columns=[run.pair_id_column], filter=failed)
+    ids = rows.column(0).combine_chunks()
+    return Attempt(run.num_attempts + 1, np.sort(hash_array(ids)), ids)
+
+
+def _scoring_settings(config: ScoreManifestConfig, manifest: Manifest) -> Json:
+    """Return the settings that can change a result."""
+    return {
+        "columns": [manifest.pair_id_column, *manifest.image_columns],
+        "images": config.images.model_dump(mode="json"),
+        "precision": config.model.precision,
+        "spips": importlib.metadata.version("spips"),
+    }
+
+
+def _load_sample(
+    config: ScoreManifestConfig, manifest: Manifest, carried: pa.Schema
+) -> list[tuple[str, str]]:
+    """Load a few rows from all over the manifest; what fails is told, not refused."""
+    dataset = pyarrow.dataset.dataset(
+        manifest.paths, filesystem=arrow_filesystem(manifest.fs), format="parquet"
+    )
+    chosen = random.Random(0).sample(range(manifest.num_rows), min(SAMPLE_ROWS, manifest.num_rows))
+    rows = dataset.take(sorted(chosen))
+    pixels = config.compute.pixels_per_batch
+    loader = PairLoader(config.images, manifest.image_columns, carried, pixels)
+    loaded = pa.concat_tables(loader.load(rows))
+    return list(zip(loaded["status"].to_pylist(), loaded["error"].to_pylist(), strict=True))
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _redacted(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_redacted(item) for item in value]
+    return redact(value) if isinstance(value, str) else value
+
+
+def describe_plan(plan: Plan) -> str:
+    """Return the plan as a few lines for people.
+
+    Args:
+        plan: what `make_plan` returned.
+    """
+    model = plan.model
+    failed = [error for status, error in plan.sample if status != Status.OK]
+    trained = "trained" if model.trained else "NOT trained: scores order pairs only roughly"
+    lines = [
+        f"manifest  {plan.manifest.num_rows} pairs in {len(plan.manifest.paths)} files "
+        f"at {redact(plan.config.manifest.uri)}",
+        f"columns   {', '.join((plan.manifest.pair_id_column, *plan.manifest.image_columns))}",
+        f"model     {redact(plan.config.model.checkpoint)} ({model.config['backbone']}, "
+        f"{plan.config.model.precision}), digest {model.digest[:16]}, {trained}",
+        f"output    {plan.folder.uri} ({plan.folder.state()})",
+    ]
+    if plan.sample:
+        num_loaded = len(plan.sample) - len(failed)
+        lines.append(f"sample    {num_loaded} of {len(plan.sample)} rows could be loaded")
+        lines += [f"          {error}" for error in failed]
+    if plan.attempt.ids is not None:
+        lines.append(
+            f"retry     {plan.attempt.num_rows} failed rows, attempt {plan.attempt.number}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,181 @@
+"""Train this project's own small trunk from scratch to see differences as a large one does.
+
+The student never copies the teacher's weights. At each tap it learns the teacher's geometry:
+how far apart the two images of a pair are at each position (what Eq. (6) sums up), and how alike
+any two positions are. Both are compared after scaling features to length one, so that the student
+may have fewer channels than the teacher.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from spips_core.image_ops import to_unit_range, unit_length
+from spips_core.learning.datasets import list_photographs, read_image
+from spips_core.learning.distortions import NUM_LEVELS, distort
+from spips_core.trunk import Trunk
+
+NUM_POSITIONS = 512
+SMALLEST_SQUARE = 1e-6
+WEIGHT_DECAY = 1e-4
+MAX_GRADIENT_NORM = 1.0
+
+
+def tap_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return how far the student's geometry is from the teacher's at one tap.
+
+    Args:
+        student: (2 N, C, H, W), features of N references, then of their distorted versions.
+        teacher: (2 N, C', H, W), the teacher's features of the same images.
+
+    Returns:
+        A scalar: the relative error of the distances within pairs, plus that of the cosines
+        between positions drawn at random.
+    """
+    ours, theirs = unit_length(student), unit_length(teacher)
+    distance, expected = _pair_distances(ours), _pair_distances(theirs)
+    pairs = (distance - expected).abs().mean() / expected.mean()
+    cosines, expected = _cosines(ours, theirs)
+    return pairs + (cosines - expected).square().mean() / expected.var()
+
+
+def _pair_distances(features: Tensor) -> Tensor:
+    reference, distorted = features.chunk(2)
+    return ((reference - distorted).square().sum(dim=1) + SMALLEST_SQUARE).sqrt()
+
+
+def _cosines(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the cosines between positions, the same ones in both, drawn over all images."""
+    rows = [features.permute(0, 2, 3, 1).flatten(0, 2) for features in (ours, theirs)]
+    drawn = torch.randint(len(rows[0]), (NUM_POSITIONS,))
+    vectors, expected = (row[drawn] for row in rows)
+    return vectors @ vectors.T, expected @ expected.T
+
+
+class DistortedCrops(Dataset[tuple[Tensor, Tensor]]):
+    """Endless crops of photographs, each with a version spoiled in a random way."""
+
+    def __init__(
+        self, folder: str | Path, kinds: Sequence[str], *, length: int, side_px: int, seed: int
+    ) -> None:
+        """List the photographs.
+
+        Args:
+            folder: of the photographs, .jpg or .png.
+            kinds: distortions to draw from.
+            length: number of pairs.
+            side_px: side of the crops in pixels.
+            seed: of everything random.
+        """
+        self._photos = list_photographs(folder)
+        self._kinds, self._length, self._side_px, self._seed = kinds, length, side_px, seed
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        return self._length
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return reference and distorted, (3, side_px, side_px) uint8."""
+        generator = np.random.default_rng((self._seed, index))
+        path = self._photos[int(generator.integers(len(self._photos)))]
+        photo = Image.fromarray(read_image(path).permute(1, 2, 0).numpy())
+        # Half of them at half size: features must hold at more than one scale.
+        shrink = int(generator.integers(1, 3)) if min(photo.size) >= 2 * self._side_px else 1
+        pixels = np.asarray(photo.reduce(shrink))
+        top, left = (
+            int(generator.integers(0, side - self._side_px + 1)) for side in pixels.shape[:2]
+        )
+        pixels = pixels[top : top + self._side_px, left : left + self._side_px]
+        if generator.random() < 0.5:
+            pixels = pixels[:, ::-1]
+        pixels = np.ascontiguousarray(pixels)
+        kind = self._kinds[int(generator.integers(len(self._kinds)))]
+        level = int(generator.integers(1, NUM_LEVELS + 1))
+        spoiled = distort(pixels, kind, level, int(generator.integers(1 << 31)))
+        reference, distorted = (torch.tensor(p).permute(2, 0, 1) for p in (pixels, spoiled))
+        return reference, distorted
+
+
+class Distillation:
+    """A student's training, once through the pairs; can stop after any step and go on later.
+
+    Attributes:
+        student: the trunk in training.
+        step: number of steps done.
+        num_steps: number of steps in all.
+    """
+
+    def __init__(
+        self,
+        student: Trunk,
+        teacher: Trunk,
+        pairs: Dataset[tuple[Tensor, Tensor]],
+        *,
+        batch_size: int,
+        learning_rate: float,
+        num_loaders: int,
+    ) -> None:
+        """Make the optimizer.
+
+        Args:
+            student: trained in place; its taps must lie where the teacher's do.
+            teacher: a trained trunk.
+            pairs: reference and distorted crops, uint8, all of one size.
+            batch_size: pairs in a step.
+            learning_rate: the highest, reached after a tenth of the steps (one cycle, AdamW).
+            num_loaders: processes that make the crops.
+        """
+        self.student = student.requires_grad_(True)
+        self._teacher = teacher.eval()
+        self._teacher.features.to(memory_format=torch.channels_last)  # faster on CPUs
+        self._pairs, self._batch_size, self._num_loaders = pairs, batch_size, num_loaders
+        self.step, self.num_steps = 0, len(pairs) // batch_size  # type: ignore[arg-type]
+        self._optimizer = torch.optim.AdamW(
+            student.parameters(), learning_rate, weight_decay=WEIGHT_DECAY
+        )
+        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self._optimizer, learning_rate, total_steps=self.num_steps, pct_start=0.1
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that `restore` needs to go on from here."""
+        return {
+            "step": self.step,
+            "student": self.student.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a state."""
+        self.step = state["step"]
+        self.student.load_state_dict(state["student"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+
+    def run(self) -> Iterator[list[float]]:
+        """Train until the pairs are used up, and yield the loss at each tap after each step."""
+        remaining = range(self.step * self._batch_size, self.num_steps * self._batch_size)
+        loader = DataLoader(
+            Subset(self._pairs, remaining), self._batch_size, num_workers=self._num_loaders
+        )
+        for reference, distorted in loader:
+            torch.manual_seed(self.step)  # draws the positions; the same after a restart
+            images = to_unit_range(torch.cat([reference, distorted]), torch.float32)
+            with torch.no_grad():
+                expected = self._teacher(images)
+            taps = zip(self.student(images), expected, strict=True)
+            losses = [tap_loss(ours, theirs) for ours, theirs in taps]
+            self._optimizer.zero_grad()
+            torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(self.student.parameters(), MAX_GRADIENT_NORM)
+            self._optimizer.step()
+            self._schedule.step()
+            self.step += 1
+            yield [loss.item() for loss in losses]

@@ -1,0 +1,93 @@
+"""Other full-reference metrics from their own libraries, for the tables that SPIPS is judged in.
+
+Needs the `evaluation` extra (piq, lpips). A metric whose weights cannot be had is unavailable,
+and a table says so; nothing stands in for it.
+"""
+
+import urllib.error
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from spips_core.errors import BaselineError
+from spips_core.image_ops import to_unit_range
+from spips_core.trunk import Trunk, load_trunk_weights
+
+Metric = Callable[[Tensor, Tensor], Tensor]
+"""Takes references and distorted images (N, 3, H, W) uint8, returns (N,), lower is better.
+
+Raises BaselineError for images that the metric does not take."""
+
+BASELINES = ("psnr", "ssim", "ms_ssim", "vif", "dists", "lpips_alexnet", "lpips_squeezenet1_1")
+LPIPS_NAMES = {"alexnet": "alex", "squeezenet1_1": "squeeze"}
+
+
+def load_baseline(name: str, *, trunk_weights: dict[str, str | None]) -> Metric:
+    """Return a metric, turned so that lower is better, with its library's defaults.
+
+    Args:
+        name: one of `BASELINES`.
+        trunk_weights: for LPIPS, the path to each trunk's weights; None takes torchvision's.
+
+    Raises:
+        BaselineError: the library is not installed, or its weights cannot be had.
+    """
+    try:
+        if name.startswith("lpips_"):
+            trunk = name.removeprefix("lpips_")
+            return _no_grad(_lpips(trunk, trunk_weights.get(trunk)))
+        return _no_grad(_piq(name))
+    except ImportError as error:
+        raise BaselineError(f"{name}: pip install 'spips[evaluation]' first: {error}") from error
+    except (OSError, urllib.error.URLError, RuntimeError, ValueError) as error:
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BaselineError(f"{name}: its weights cannot be had: {line}") from error
+
+
+def _no_grad(metric: Metric) -> Metric:
+    def score(reference: Tensor, distorted: Tensor) -> Tensor:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the libraries' own, about their dependencies
+            try:
+                return metric(
+                    to_unit_range(reference, torch.float32), to_unit_range(distorted, torch.float32)
+                )
+            except (ValueError, RuntimeError) as error:  # as for images that are too small for it
+                line = str(error).splitlines()[0]
+                size = " x ".join(str(side) for side in reference.shape[-2:])
+                raise BaselineError(f"images of {size} px (H x W): {line}") from error
+
+    return score
+
+
+def _piq(name: str) -> Metric:
+    import piq  # the extra is optional
+
+    if name == "dists":
+        dists = piq.DISTS(reduction="none").eval()
+        return lambda reference, distorted: dists(distorted, reference)
+    functions = {"psnr": piq.psnr, "ssim": piq.ssim, "ms_ssim": piq.multi_scale_ssim}
+    function = {**functions, "vif": piq.vif_p}[name]
+    # PSNR of identical images is infinite in piq's formula but for a small term; order is kept.
+    return lambda reference, distorted: (
+        -function(distorted, reference, data_range=1.0, reduction="none")
+    )
+
+
+def _lpips(trunk_name: str, weights: str | None) -> Metric:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import lpips  # the extra is optional
+
+        net = lpips.LPIPS(net=LPIPS_NAMES[trunk_name], pnet_rand=True, verbose=False).eval()
+    trunk = Trunk(trunk_name)
+    load_trunk_weights(trunk, Path(weights) if weights else None)
+    # lpips cuts the trunk into slices but keeps torchvision's numbers: slice2.3 is features.3.
+    state = trunk.state_dict()
+    net.net.load_state_dict(
+        {key: state[f"features.{key.split('.', 1)[1]}"] for key in net.net.state_dict()}
+    )
+    return lambda reference, distorted: net(reference, distorted, normalize=True).flatten()

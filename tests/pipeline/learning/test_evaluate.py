@@ -1,0 +1,112 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.learning.config import EvaluateConfig, JudgedModelConfig
+from pipeline.learning.evaluate import JudgedModel, evaluate, spips_scores
+from pipeline.learning.judged_sets import JudgedSet
+from pipeline.runs.errors import ContractError
+from spips_core import SPIPS, ModelConfig
+from spips_core.learning.datasets import RatedPairs
+
+
+@pytest.fixture
+def rated(tmp_path):
+    """Eight rated pairs of four references, 100 px."""
+    generator = np.random.default_rng(0)
+    rows = ["reference,distorted,dmos"]
+    for number in range(4):
+        reference = generator.integers(0, 256, (100, 100, 3), dtype=np.uint8)
+        Image.fromarray(reference).save(tmp_path / f"r{number}.png")
+        for version in range(2):
+            distorted = np.clip(reference.astype(int) + 9 * (version + 1) + number, 0, 255)
+            Image.fromarray(distorted.astype(np.uint8)).save(tmp_path / f"d{number}{version}.png")
+            rows.append(f"r{number}.png,d{number}{version}.png,{10 * number + 7 * version}")
+    (tmp_path / "pairs.csv").write_text("\n".join(rows))
+    return tmp_path / "pairs.csv"
+
+
+def fold(seed, number, blind_to):
+    model = SPIPS.untrained(ModelConfig(), seed=seed)
+    model.training_record = {
+        "blind_to_fold": f"{number} of 2", "blind_to_references": json.dumps(blind_to)
+    }  # fmt: skip
+    return model
+
+
+def test_each_pair_is_judged_by_the_trunk_and_the_fold_that_are_blind_to_it(rated):
+    pairs = RatedPairs(rated)
+    blind_to = [["r0.png", "r3.png"], ["r1.png", "r2.png"]]
+    models = [fold(number, number, names) for number, names in enumerate(blind_to)]
+    assert models[0].trunk.digest() != models[1].trunk.digest()
+    item = JudgedSet("set", "rated", pairs, 1.0)
+    got = spips_scores(JudgedModel("m", models), item, None, lambda _: None)
+    assert got.shape == (8, 1)
+    for index, name in enumerate(pairs.references):
+        example = pairs[index]
+        model = next(m for m, names in zip(models, blind_to, strict=True) if name in names)
+        expected = model.score(example.reference[None], example.distorted).score.item()
+        assert got[index, 0] == pytest.approx(expected, rel=1e-4)
+
+
+def config(rated, **changes):
+    settings = {
+        "data": {"rated": [{"name": "set", "path": str(rated)}]},
+        "baselines": {"names": ["psnr"]},
+        "output": {"uri": str(rated.parent / "out"), "bootstrap_samples": 20},
+    }
+    return EvaluateConfig.model_validate(settings | changes)
+
+
+def problems_of(chosen):
+    with pytest.raises(ContractError) as error:
+        evaluate(chosen, report=lambda _: None)
+    return "\n".join(error.value.problems)
+
+
+def test_two_columns_of_one_name_are_refused(rated):
+    chosen = config(rated, models=[{"name": "psnr", "checkpoint": "embedded"}])
+    assert "expected different names, got psnr twice" in problems_of(chosen)
+
+
+def test_nothing_to_judge_and_no_place_for_the_tables_are_refused_before_the_work(rated):
+    chosen = config(rated, models=[], baselines={"names": []}, output={"uri": f"{rated}/out"})
+    told = problems_of(chosen)
+    assert "expected at least one, got none" in told
+    assert "output.uri: " in told
+
+
+def test_a_checkpoint_of_another_fold_is_refused(rated, tmp_path):
+    for name, number in (("m-0", 0), ("m-1", 0)):
+        fold(1, number, []).save(tmp_path / f"{name}.safetensors")
+    path = f"{tmp_path}/m-{{fold}}.safetensors"
+    chosen = config(rated, models=[{"name": "m", "checkpoint": path, "num_folds": 2}])
+    assert "m-1.safetensors: expected a model blind to fold 1 of 2, got 0 of 2" in problems_of(
+        chosen
+    )
+
+
+@pytest.mark.parametrize(("path", "num_folds"), [("a-{fold}.safetensors", 1), ("embedded", 3)])
+def test_folds_without_a_path_each_are_refused(path, num_folds):
+    with pytest.raises(ValueError, match=r"expected \{fold\} in checkpoint and num_folds"):
+        JudgedModelConfig(name="m", checkpoint=path, num_folds=num_folds)
+
+
+def test_a_baseline_that_takes_larger_images_only_is_named_and_the_rest_is_measured(rated):
+    markdown = evaluate(
+        config(rated, baselines={"names": ["psnr", "ms_ssim"]}), report=lambda _: None
+    )
+    assert "- ms_ssim could not be measured: images of 100 x 100 px (H x W): " in markdown
+    assert "| psnr | " in markdown
+    assert "| SPIPS embedded | " in markdown
+
+
+def test_five_pairs_are_too_few_for_the_logistic_fit_and_nothing_else(rated):
+    rated.write_text("\n".join(rated.read_text().splitlines()[:6]))
+    markdown = evaluate(config(rated, models=[]), report=lambda _: None)
+    (row,) = [line for line in markdown.splitlines() if line.startswith("| psnr |")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[3] == "-"
+    assert cells[1] != "-"

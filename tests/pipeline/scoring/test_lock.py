@@ -1,0 +1,118 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from pipeline.runs.errors import ContractError, FaultError
+from pipeline.runs.run import open_run_folder
+from pipeline.scoring import lock as locking
+from pipeline.scoring.lock import hold
+
+MINE = {"manifest": "m", "model": "d", "scoring": "s"}
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch):
+    monkeypatch.setattr(locking, "BEAT_S", 0.1)
+    monkeypatch.setattr(locking, "WATCH_S", 2.0)
+    monkeypatch.setattr(locking, "SETTLE_S", 0.1)
+
+
+def lock(run, **changes) -> None:
+    """Leave a file as another process would."""
+    held = {"holder": "other", "process": os.getpid(), "place": "elsewhere", "host": "far"}
+    run.write("lock.json", held | {"beats": 1} | changes)
+
+
+def test_a_folder_is_held_by_one_and_free_again_after(folder):
+    run = open_run_folder(folder, "r", MINE)
+    with hold(run) as lease:
+        lease.check()
+        assert run.state() == "new"
+        with pytest.raises(ContractError, match=rf"got process {os.getpid()} on "), hold(run):
+            pass
+        lease.check()
+    assert run.fs.ls(run.path) == [] if run.fs.exists(run.path) else True
+    with hold(run) as lease:
+        lease.check()
+
+
+def test_a_folder_that_a_dead_process_here_held_is_taken_at_once(tmp_path):
+    run = open_run_folder(str(tmp_path), "r", MINE)
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    lock(run, process=int(dead.stdout), place=locking._place())
+    start_s = time.monotonic()
+    with hold(run) as lease:
+        assert time.monotonic() - start_s < 1
+        lease.check()
+
+
+ODD = b'{"holder": "x", "process": 1%s, "place": "%s"}' % (b"0" * 30, locking._place().encode())
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", ODD])
+def test_a_file_that_is_no_lock_is_replaced(tmp_path, content):
+    run = open_run_folder(str(tmp_path), "r", MINE)
+    (tmp_path / "run_id=r").mkdir()
+    (tmp_path / "run_id=r" / "lock.json").write_bytes(content)
+    with hold(run) as lease:
+        lease.check()
+
+
+def test_a_folder_held_elsewhere_is_taken_once_its_file_no_longer_changes(folder, capsys):
+    run = open_run_folder(folder, "r", MINE)
+    lock(run)
+    start_s = time.monotonic()
+    with hold(run) as lease:
+        assert time.monotonic() - start_s >= 2
+        lease.check()
+    assert "waiting 2 s" in capsys.readouterr().err
+
+
+def test_a_folder_held_elsewhere_is_refused_while_its_file_changes(tmp_path):
+    run = open_run_folder(str(tmp_path), "r", MINE)
+    lock(run)
+    timer = threading.Timer(0.5, lock, [run], {"beats": 2})
+    timer.start()
+    with pytest.raises(ContractError, match=r"got process .* on far"), hold(run):
+        pass
+    timer.join()
+
+
+@pytest.fixture
+def _in_background():
+    """As the job does, where a script started it with `&`: the shell has it ignore SIGINT."""
+    handlers = {signal.SIGTERM: signal.default_int_handler, signal.SIGINT: signal.SIG_IGN}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_in_background")
+def test_who_loses_the_folder_is_stopped_and_leaves_the_other_s_file(tmp_path):
+    run = open_run_folder(str(tmp_path), "r", MINE)
+
+    def lose_it() -> None:
+        with hold(run) as lease:
+            lock(run)
+            with pytest.raises(ContractError, match="on far"):
+                lease.check()
+            time.sleep(20)
+
+    with pytest.raises(FaultError, match="got another process"):
+        lose_it()
+    assert json.loads((tmp_path / "run_id=r" / "lock.json").read_text())["holder"] == "other"
+
+
+def test_an_interruption_is_still_one(tmp_path):
+    run = open_run_folder(str(tmp_path), "r", MINE)
+    with pytest.raises(KeyboardInterrupt), hold(run):
+        raise KeyboardInterrupt
+    assert not (tmp_path / "run_id=r" / "lock.json").exists()
