@@ -46,10 +46,10 @@ def _audit(config: AuditScoresConfig, *, allow_different_models: bool) -> int:
     from pipeline.audits.audit import audit, describe_audit
     from pipeline.audits.baseline import open_runs
     from pipeline.audits.report import write_report
-    from pipeline.audits.tables import open_tables, told_as_faults
+    from pipeline.audits.tables import open_tables, reported_as_faults
 
     run, baseline, notes = open_runs(config, allow_different_models=allow_different_models)
-    with told_as_faults(), open_tables(run, baseline, config.group_by) as tables:
+    with reported_as_faults(), open_tables(run, baseline, config.group_by) as tables:
         found = audit(config, tables, run, baseline, notes)
     sys.stdout.write(describe_audit(found.content) + "\n")
     for uri, num_bytes in write_report(found, run, config).items():

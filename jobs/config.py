@@ -15,7 +15,7 @@ from pydantic_settings import (
 )
 
 from pipeline.runs.errors import ContractError
-from pipeline.runs.storage import redact
+from pipeline.runs.uris import redact
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -66,19 +66,19 @@ def load_config(
         overrides = source(parsed_args=options)()
     except SettingsError as error:  # a list or mapping that is not JSON
         line = redact(f"{error}: {error.__cause__}")
-        raise ContractError([*problems, f"command line: {line}; or give it in YAML"]) from error
+        raise ContractError(*problems, f"command line: {line}; or give it in YAML") from error
     values: dict[str, Any] = {}
     if options.config is not None:
         try:
             values = _read_yaml(Path(options.config))
         except ContractError as error:
-            raise ContractError([*problems, *error.problems]) from error
+            raise ContractError(*problems, *error.problems) from error
     try:
         config = config_class.model_validate(_merge(values, overrides))
     except ValidationError as error:
         problems += [_explain(entry) for entry in error.errors(include_url=False)]
     if problems:
-        raise ContractError(problems)
+        raise ContractError(*problems)
     return config, options
 
 
@@ -87,11 +87,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         line = " ".join(str(error).split())
-        raise ContractError([f"--config: {path} cannot be read: {line}"]) from error
+        raise ContractError(f"--config: {path} cannot be read: {line}") from error
     if not isinstance(content, dict | None):
-        raise ContractError(
-            [f"--config: expected sections in {path}, got {type(content).__name__}"]
-        )
+        raise ContractError(f"--config: expected sections in {path}, got {type(content).__name__}")
     # A section whose every line is commented out is not given.
     return {section: value for section, value in (content or {}).items() if value is not None}
 

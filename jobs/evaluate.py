@@ -43,7 +43,7 @@ def _evaluate(config: EvaluateConfig) -> int:
     try:
         markdown = evaluate(config, report=_say)
     except SpipsError as error:  # an image that cannot be read
-        raise ContractError([str(error)]) from error
+        raise ContractError(str(error)) from error
     sys.stdout.write(f"\n{markdown}\ntables      {config.output.uri}\n")
     return DONE
 

@@ -45,10 +45,10 @@ def _filter(config: FilterScoresConfig, *, dry_run: bool) -> int:
     from jobs.score_manifest import start_ray
     from pipeline.audits.filter import open_output, write_filtered
     from pipeline.audits.filter_rules import describe_summary, make_rules, summarise
-    from pipeline.audits.tables import told_as_faults
+    from pipeline.audits.tables import reported_as_faults
     from pipeline.runs.run import open_newest_run
 
-    with told_as_faults(RayError):
+    with reported_as_faults(RayError):
         run = open_newest_run(config.scores.uri)
         rules = make_rules(config, run)
         folder, state = open_output(config, run)

@@ -62,7 +62,7 @@ def _score(config: ScoreManifestConfig, *, dry_run: bool, retry_failed: bool) ->
     from pipeline.scoring.graph import run
     from pipeline.scoring.lock import hold
     from pipeline.scoring.plan import describe_plan, make_plan
-    from pipeline.scoring.resources import choose_workers
+    from pipeline.scoring.resources import choose_scorers
 
     gc.freeze()
     gc.enable()
@@ -78,18 +78,18 @@ def _score(config: ScoreManifestConfig, *, dry_run: bool, retry_failed: bool) ->
         nothing = ", and no row failed that may be retried" if retry_failed else ""
         sys.stdout.write(f"this run is finished{nothing}: {plan.folder.uri}\n")
         return _report(config, plan.folder.read("run.json"))
-    with hold(plan.folder) as lease:
+    with hold(plan.folder) as lock:
         start_ray()
         found = ray.nodes()  # type: ignore[no-untyped-call]
         nodes = [node["Resources"] for node in found if node["Alive"]]
-        workers = choose_workers(config.compute, nodes, plan.attempt.num_rows)
-        passes = "compiled" if workers.compile_passes else "not compiled"
+        scorers = choose_scorers(config.compute, nodes, plan.attempt.num_rows)
+        passes = "compiled" if scorers.compile_kernels else "not compiled"
         sys.stdout.write(
-            f"workers   {workers.actors} scoring, {workers.gpus_per_actor:g} GPUs and "
-            f"{workers.threads_per_actor} threads each, "
+            f"scorers   {scorers.num_scorers} scoring, {scorers.gpus_per_scorer:g} GPUs and "
+            f"{scorers.threads_per_scorer} threads each, "
             f"passes over pixels {passes}\n"
         )
-        record = run(plan, workers, lease)
+        record = run(plan, scorers, lock)
     sys.stdout.write(f"results   {plan.folder.uri}\n")
     return _report(config, record)
 

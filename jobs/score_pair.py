@@ -15,7 +15,7 @@ from jobs.config import make_parser
 from jobs.exit_codes import DONE, exit_code_of
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.schema import Status
-from pipeline.runs.storage import is_relative
+from pipeline.runs.uris import is_relative
 from pipeline.scoring.config import ImagesConfig, ModelSourceConfig
 
 
@@ -60,11 +60,11 @@ def _score(options: argparse.Namespace) -> int:
     row = load_pair(_absolute(options.reference), _absolute(options.distorted), ImagesConfig())
     status, error = (row.column(name)[0].as_py() for name in ("status", "error"))
     if status != Status.OK:
-        raise ContractError([f"{status}: {error}"])
+        raise ContractError(f"{status}: {error}")
     try:
         model = load_model(source)
     except SpipsError as problem:
-        raise ContractError([str(problem)]) from problem
+        raise ContractError(str(problem)) from problem
     reference, distorted = (
         stack_pixels(row, [(f"{role}_pixels", 0)]) for role in ("reference", "distorted")
     )

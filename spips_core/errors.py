@@ -17,7 +17,7 @@ class DatasetError(SpipsError, ValueError):
     """A data set's files are not what training or evaluation expects."""
 
 
-class BaselineError(SpipsError):
+class PeerError(SpipsError):
     """A metric to compare with cannot be had."""
 
 

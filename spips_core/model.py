@@ -208,7 +208,7 @@ class SPIPS(nn.Module):
                 f"checkpoint {path}: expected its known pair to score {expected:g}, got {score:g}"
             )
 
-    def compile_passes(self) -> None:
+    def compile_kernels(self) -> None:
         """Compile the passes over pixels that `score` and `compare` make, for images of every size.
 
         They are faster then; `score` and the streams move by less than 1e-5, `ms_ssim` by up to

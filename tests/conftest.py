@@ -185,9 +185,11 @@ def write_run(tmp_path: Path) -> Any:
             "distorted_uri": pa.array(columns.get("distorted_uri", ["/d.png"] * num_rows)),
         }
         scored = {field.name for field in SCORE_FIELDS} | {"status", "error"}
-        carried = pa.schema([(name, v.type) for name, v in own.items() if name not in scored])
+        pass_through = pa.schema([(name, v.type) for name, v in own.items() if name not in scored])
         status = columns.get("status", ["ok"] * num_rows)
-        blank = {field.name: pa.nulls(num_rows, field.type) for field in result_schema(carried)}
+        blank = {
+            field.name: pa.nulls(num_rows, field.type) for field in result_schema(pass_through)
+        }
         rest = {
             "status": status,
             "error": columns.get("error", ["" if s == "ok" else "expected x" for s in status]),
@@ -196,7 +198,7 @@ def write_run(tmp_path: Path) -> Any:
             "run_attempt": [1] * num_rows,
             "fetch_retries": [0] * num_rows,
         }
-        table = pa.table(blank | own | rest, schema=result_schema(carried))
+        table = pa.table(blank | own | rest, schema=result_schema(pass_through))
         path = folder / f"run_id={run_id}"
         (path / "scores").mkdir(parents=True)
         half = max(num_rows // 2, 1)

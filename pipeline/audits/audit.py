@@ -23,7 +23,7 @@ from pipeline.audits.tables import ALL_ROWS, QUANTILES, Key, Row, ScoreTables
 from pipeline.runs.errors import ContractError
 from pipeline.runs.run import FinishedRun, Json
 from pipeline.runs.schema import Status
-from pipeline.runs.storage import redact
+from pipeline.runs.uris import redact
 
 SCORE = "spips_score"
 PAIRED_SHARE = 0.5
@@ -129,7 +129,7 @@ def _check_columns(
         if gate.column is not None and gate.column not in tables.columns
     ]
     if problems:
-        raise ContractError(problems)
+        raise ContractError(*problems)
 
 
 class _Figures:

@@ -7,7 +7,8 @@ import pyarrow as pa
 from pipeline.audits.config import AuditScoresConfig
 from pipeline.runs.errors import ContractError
 from pipeline.runs.run import FinishedRun, find_runs, is_run, open_newest_run, open_run
-from pipeline.runs.storage import STORE_ERRORS, check_writable, describe, redact
+from pipeline.runs.storage import STORE_ERRORS, check_writable, describe
+from pipeline.runs.uris import redact
 
 
 def open_runs(
@@ -47,7 +48,7 @@ def open_runs(
     except ContractError as error:
         problems += [f"baseline.uri: {problem}" for problem in error.problems]
     if problems or run is None:
-        raise ContractError(problems)
+        raise ContractError(*problems)
     return run, baseline, notes
 
 
@@ -59,16 +60,14 @@ def _open_baseline(
         baseline = open_run(uri)
         if baseline.model_digest != run.model_digest and not allow_different_models:
             raise ContractError(
-                [
-                    f"expected a run of the same model (digest {run.model_digest[:16]}), got "
-                    f"{baseline.model_digest[:16]} at {baseline.uri}; "
-                    "--allow-different-models compares them"
-                ]
+                f"expected a run of the same model (digest {run.model_digest[:16]}), got "
+                f"{baseline.model_digest[:16]} at {baseline.uri}; "
+                "--allow-different-models compares them"
             )
         return [baseline], []
     found = find_runs(uri)
     if not found:
-        raise ContractError([f"expected a run or a folder of runs, got neither at {redact(uri)}"])
+        raise ContractError(f"expected a run or a folder of runs, got neither at {redact(uri)}")
     notes, chosen = [], []
     for one in reversed([one for one in found if one.finished_at < run.finished_at]):
         reason = _why_not(one, run, config.group_by, any_model=allow_different_models)
@@ -90,7 +89,7 @@ def _why_not(
     if one.model_digest != run.model_digest and not any_model:
         return "another model scored it"
     try:
-        missing = [name for name in group_by if name not in one.own_columns]
+        missing = [name for name in group_by if name not in one.pass_through_columns]
     except (*STORE_ERRORS, pa.ArrowException) as error:
         return f"its results cannot be read: {describe(error)}"
     return f"it has no column {missing[0]!r}" if missing else ""

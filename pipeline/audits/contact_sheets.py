@@ -15,7 +15,7 @@ from pipeline.audits.tables import Row
 from pipeline.runs.errors import FaultError
 from pipeline.runs.run import FinishedRun
 from pipeline.runs.schema import Status
-from pipeline.runs.storage import redact
+from pipeline.runs.uris import redact
 from pipeline.scoring.config import ImagesConfig, ModelSourceConfig
 from pipeline.scoring.load import load_pair
 from pipeline.scoring.score import describe_model, load_model, stack_pixels

@@ -21,8 +21,8 @@ from pipeline.runs.storage import (
     check_writable,
     describe,
     open_store,
-    redact,
 )
+from pipeline.runs.uris import redact
 from pipeline.scoring.config import ManifestConfig
 from pipeline.scoring.manifest import KeepIds, open_manifest
 
@@ -104,10 +104,10 @@ def open_output(
         held = folder.read("plan.json") if fs.exists(f"{path}/plan.json") else None
         is_finished = fs.exists(f"{path}/summary.json")
     except STORE_ERRORS as error:
-        raise ContractError([f"output.uri: {uri} cannot be used: {describe(error)}"]) from error
+        raise ContractError(f"output.uri: {uri} cannot be used: {describe(error)}") from error
     if held != _plan(config, run):
         raise ContractError(
-            [f"output.uri: expected a free folder or one of the same filtering, got another: {uri}"]
+            f"output.uri: expected a free folder or one of the same filtering, got another: {uri}"
         )
     return folder, "finished" if is_finished else "unfinished"
 
@@ -142,7 +142,7 @@ def write_filtered(
     """
     if not summary.kept:
         raise ContractError(
-            [f"bounds: expected rows to keep, got none of {summary.rows}: {_tell_breaks(summary)}"]
+            f"bounds: expected rows to keep, got none of {summary.rows}: {_tell_breaks(summary)}"
         )
     fs, path = folder.fs, folder.path
     results = _read(run.files, arrow_filesystem(run.folder.fs))
@@ -205,23 +205,23 @@ def _kept(
 ) -> ray.data.Dataset:
     """Return the kept rows with all that scoring them again needs."""
     if not summary.must_read_manifest:
-        columns = tuple(run.own_columns)
+        columns = tuple(run.pass_through_columns)
         return results.map_batches(KeepRows(rules, columns), batch_format="pyarrow")
     try:
         manifest = open_manifest(ManifestConfig.model_validate(run.record["config"]["manifest"]))
     except ContractError as error:
         raise ContractError(
-            [
-                f"the run's manifest, which holds what its results do not: {p}"
-                for p in error.problems
-            ]
+            *(
+                [
+                    f"the run's manifest, which holds what its results do not: {p}"
+                    for p in error.problems
+                ]
+            )
         ) from error
     if manifest.fingerprint != run.record["fingerprints"]["manifest"]:
         raise ContractError(
-            [
-                "expected the run's manifest, which holds what its results do not, as it was "
-                f"scored, got a changed one at {redact(run.record['config']['manifest']['uri'])}"
-            ]
+            "expected the run's manifest, which holds what its results do not, as it was "
+            f"scored, got a changed one at {redact(run.record['config']['manifest']['uri'])}"
         )
     rows = _read(manifest.paths, arrow_filesystem(manifest.fs))
     keep = KeepIds(run.pair_id_column, pa.concat_arrays(summary.kept_ids))

@@ -119,19 +119,20 @@ def make_rules(config: FilterScoresConfig, run: FinishedRun) -> Rules:
                 f"bounds.{number}.column: expected one with values, {filled}, got {bound.column!r}"
             )
         problems += [
-            f"bounds.{number}.within: expected columns among {', '.join(run.own_columns)}, "
-            f"got {name!r}"
+            f"bounds.{number}.within: expected columns among "
+            f"{', '.join(run.pass_through_columns)}, got {name!r}"
             for name in bound.within
-            if name not in run.own_columns
+            if name not in run.pass_through_columns
         ]
         problems += [
             f"bounds.{number}.within: expected texts, numbers, flags or times in column {name!r}, "
             f"got {run.scores.schema.field(name).type}"
             for name in bound.within
-            if name in run.own_columns and pa.types.is_nested(run.scores.schema.field(name).type)
+            if name in run.pass_through_columns
+            and pa.types.is_nested(run.scores.schema.field(name).type)
         ]
     if problems:
-        raise ContractError(problems)
+        raise ContractError(*problems)
     rules = tuple(_make_rule(bound, run) for bound in dict.fromkeys(config.bounds))
     return Rules(tuple(status.value for status in config.statuses), rules)
 

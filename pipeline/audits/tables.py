@@ -98,7 +98,7 @@ class ScoreTables:
             found = [tuple(row.values()) for row in self._ask(limited)]
         if len(found) > MAX_GROUPS:
             raise ContractError(
-                [f"group_by: expected columns that make at most {MAX_GROUPS} groups, got more"]
+                f"group_by: expected columns that make at most {MAX_GROUPS} groups, got more"
             )
         found.sort(key=lambda key: [(value is None, value or "") for value in key])
         groups = dict(enumerate(found, start=1))
@@ -282,13 +282,13 @@ def open_tables(
     """
     problems = [
         f"group_by: expected a pass-through column of {one.uri}, one of "
-        f"{', '.join(one.own_columns)}, got {name!r}"
+        f"{', '.join(one.pass_through_columns)}, got {name!r}"
         for one in (run, *baseline)
         for name in group_by
-        if name not in one.own_columns
+        if name not in one.pass_through_columns
     ]
     if problems:
-        raise ContractError(problems)
+        raise ContractError(*problems)
     with TemporaryDirectory() as folder, duckdb.connect(str(Path(folder) / "rows")) as connection:
         connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
         connection.execute("SET preserve_insertion_order = false")  # holds rows in memory
@@ -296,7 +296,7 @@ def open_tables(
 
 
 @contextmanager
-def told_as_faults(*others: type[Exception]) -> Iterator[None]:
+def reported_as_faults(*others: type[Exception]) -> Iterator[None]:
     """Turn what a lost or damaged results file or a full disk raises into a fault of one line.
 
     Args:

@@ -31,14 +31,14 @@ class FolderSetConfig(Section):
     weight: float = Field(1.0, gt=0, description="factor of its loss")
 
 
-class LadderSetConfig(Section):
+class SeveritySetConfig(Section):
     """Photographs, spoiled in known order."""
 
     name: str = Field(description="what tables call the set", min_length=1)
     path: str = Field(description="folder of photographs, .jpg or .png")
     kinds: tuple[str, ...] = Field((), description="distortions to use; none means all")
     held_out: tuple[str, ...] = Field((), description="distortions to leave out")
-    num_ladders: int = Field(1600, ge=1, description="number of ladders of five levels")
+    num_series: int = Field(1600, ge=1, description="number of severity_series of five levels")
     side_px: int = Field(256, ge=96, description="side of the square cut from each photograph")
     seed: int = Field(0, ge=0, description="of places and of random distortions")
     weight: float = Field(1.0, gt=0, description="factor of its loss")
@@ -49,7 +49,9 @@ class TrainingDataConfig(Section):
 
     rated: tuple[RatedSetConfig, ...] = Field((), description="rated pairs")
     triplets: tuple[FolderSetConfig, ...] = Field((), description="BAPPS 2AFC subsets")
-    ladders: tuple[LadderSetConfig, ...] = Field((), description="distortions of known order")
+    severity_series: tuple[SeveritySetConfig, ...] = Field(
+        (), description="distortions of known order"
+    )
     cache: str | None = Field(
         None, description="local folder that keeps what a frozen trunk makes of a set"
     )
@@ -86,12 +88,14 @@ class LoopConfig(Section):
     )
     trunk_learning_rate: float = Field(1e-4, gt=0, description="highest, in tune and scratch")
     dropout: float = Field(0.5, ge=0, lt=1, description="share of channels left out in each step")
-    pull: float = Field(
+    weight_decay_to_init: float = Field(
         0.0, ge=0, description="how strongly the streams' weights are held to their start"
     )
     crop_px: int = Field(256, ge=96, description="side of crops in tune and scratch, in pixels")
     num_folds: int = Field(
-        0, ge=0, description="also train this many models, each blind to a part of the references"
+        0,
+        ge=0,
+        description="also train this many models, each with one fold of the references held out",
     )
     seed: int = Field(0, ge=0, description="of every random number")
 
@@ -99,7 +103,7 @@ class LoopConfig(Section):
     @classmethod
     def _one_fold_leaves_nothing(cls, value: int) -> int:
         if value == 1:
-            raise ValueError("expected 0, or at least 2: blind to one of one fold is blind to all")
+            raise ValueError("expected 0, or at least 2: one fold would hold out every reference")
         return value
 
 
@@ -198,7 +202,7 @@ class JudgedModelConfig(Section):
         return self
 
 
-class BaselinesConfig(Section):
+class PeersConfig(Section):
     """Other metrics, from the `evaluation` extra."""
 
     names: tuple[str, ...] = Field(
@@ -232,5 +236,5 @@ class EvaluateConfig(Section):
         (JudgedModelConfig(name="SPIPS embedded", checkpoint="embedded"),),
         description="checkpoints to judge",
     )
-    baselines: BaselinesConfig = BaselinesConfig()
+    peers: PeersConfig = PeersConfig()
     output: EvaluationOutputConfig

@@ -53,7 +53,7 @@ def distill_trunk(config: DistillTrunkConfig, report: Callable[[str], None]) -> 
     except SpipsError as error:
         problems.append(str(error))
     if problems:
-        raise ContractError(problems)
+        raise ContractError(*problems)
     distillation = Distillation(
         student, teacher, pairs, batch_size=loop.batch_size, learning_rate=loop.learning_rate,
         num_loaders=loop.num_loaders,

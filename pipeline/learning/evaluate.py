@@ -1,4 +1,4 @@
-"""Score judged data sets with every model and baseline, and make the tables."""
+"""Score judged data sets with every model and peer, and make the tables."""
 
 import io
 import json
@@ -21,11 +21,11 @@ from pipeline.runs.storage import STORE_ERRORS, check_writable, open_store, writ
 from pipeline.runs.storage import describe as describe_error
 from pipeline.scoring.score import PRECISIONS
 from spips_core.config import STREAMS
-from spips_core.errors import BaselineError, CheckpointError, SpipsError
+from spips_core.errors import CheckpointError, PeerError, SpipsError
 from spips_core.learning.embedding import Quality, embed
 from spips_core.learning.evaluate import FIGURES, MAIN_FIGURE, agreements
 from spips_core.learning.metrics import rising_share, srcc
-from spips_core.learning.peers import BASELINES, Metric, load_baseline
+from spips_core.learning.peers import PEERS, Metric, load_peer
 from spips_core.learning.train import fold_of
 from spips_core.model import SPIPS
 
@@ -52,21 +52,21 @@ class JudgedModel:
 
 
 def evaluate(config: EvaluateConfig, report: Report) -> str:
-    """Judge every model and baseline on every set, write the tables, and return the Markdown.
+    """Judge every model and peer on every set, write the tables, and return the Markdown.
 
     Args:
         config: the job's.
         report: called with a line of progress.
 
     Raises:
-        ContractError: a data set, checkpoint or baseline's name is wrong; all are listed.
+        ContractError: a data set, checkpoint or peer's name is wrong; all are listed.
         DatasetError: an image cannot be read.
     """
-    sets, models, baselines, notes = _open(config)
+    sets, models, peers, notes = _open(config)
     rows: list[dict[str, Any]] = []
     scores_of: dict[tuple[str, str], Array] = {}
     for item in sets:
-        for name, scores in _scores(config, item, models, baselines, report):
+        for name, scores in _scores(config, item, models, peers, report):
             if isinstance(scores, str):  # why there are none
                 rows.append(_row(name, item, "", MAIN_FIGURE[item.kind], None, note=scores))
                 continue
@@ -92,10 +92,10 @@ def evaluate(config: EvaluateConfig, report: Report) -> str:
 def _open(
     config: EvaluateConfig,
 ) -> tuple[list[JudgedSet], list[JudgedModel], dict[str, Metric], list[tuple[str, str]]]:
-    """Return data sets, models, the baselines that can be had, and why others cannot."""
+    """Return data sets, models, the peers that can be had, and why others cannot."""
     sets: list[JudgedSet] = []
     problems = _problems_of_request(config)
-    models, baselines, notes = [], {}, []
+    models, peers, notes = [], {}, []
     try:
         sets = open_sets(config.data)
     except ContractError as error:
@@ -106,30 +106,30 @@ def _open(
         except SpipsError as error:
             problems.append(f"models {chosen.name}: {error}")
     trunks = {
-        "alexnet": config.baselines.alexnet_weights,
-        "squeezenet1_1": config.baselines.squeezenet1_1_weights,
+        "alexnet": config.peers.alexnet_weights,
+        "squeezenet1_1": config.peers.squeezenet1_1_weights,
     }
-    for name in config.baselines.names:
-        if name not in BASELINES:
-            problems.append(f"baselines.names: expected some of {BASELINES}, got {name}")
+    for name in config.peers.names:
+        if name not in PEERS:
+            problems.append(f"peers.names: expected some of {PEERS}, got {name}")
             continue
         try:
-            baselines[name] = load_baseline(name, trunk_weights=trunks)
-        except BaselineError as error:
+            peers[name] = load_peer(name, trunk_weights=trunks)
+        except PeerError as error:
             notes.append((name, str(error)))
         except SpipsError as error:
-            problems.append(f"baselines {name}: {error}")
+            problems.append(f"peers {name}: {error}")
     if problems:
-        raise ContractError(problems)
-    return sets, models, baselines, notes
+        raise ContractError(*problems)
+    return sets, models, peers, notes
 
 
 def _problems_of_request(config: EvaluateConfig) -> list[str]:
-    names = [*(chosen.name for chosen in config.models), *config.baselines.names]
+    names = [*(chosen.name for chosen in config.models), *config.peers.names]
     twice = sorted({name for name in names if names.count(name) > 1})
-    problems = [f"models, baselines: expected different names, got {name} twice" for name in twice]
+    problems = [f"models, peers: expected different names, got {name} twice" for name in twice]
     if not names:
-        problems.append("models, baselines: expected at least one, got none")
+        problems.append("models, peers: expected at least one, got none")
     try:
         check_writable(config.output.uri)
     except STORE_ERRORS as error:
@@ -151,10 +151,10 @@ def _load(chosen: JudgedModelConfig) -> JudgedModel:
     ]
     for number, model in enumerate(folds):
         expected = f"{number} of {len(folds)}"
-        blind_to = model.training_record.get("blind_to_fold", "none")
-        if len(folds) > 1 and blind_to != expected:
+        held_out = model.training_record.get("held_out_fold", "none")
+        if len(folds) > 1 and held_out != expected:
             raise CheckpointError(
-                f"{paths[number]}: expected a model blind to fold {expected}, got {blind_to}"
+                f"{paths[number]}: expected a model with held-out fold {expected}, got {held_out}"
             )
     return JudgedModel(chosen.name, folds)
 
@@ -163,7 +163,7 @@ def _scores(
     config: EvaluateConfig,
     item: JudgedSet,
     models: Sequence[JudgedModel],
-    baselines: dict[str, Metric],
+    peers: dict[str, Metric],
     report: Report,
 ) -> Iterator[tuple[str, Array | str]]:
     """Yield each model's scores of a set, (N, K), lower is better, or why it has none."""
@@ -171,15 +171,15 @@ def _scores(
     for model in models:
         report(f"{item.name}: {model.name}")
         yield model.name, spips_scores(model, item, cache, report)
-    for name, metric in baselines.items():
+    for name, metric in peers.items():
         report(f"{item.name}: {name}")
         try:
-            yield name, _baseline_scores(metric, item)
-        except BaselineError as error:
+            yield name, _peer_scores(metric, item)
+        except PeerError as error:
             yield name, str(error)
 
 
-def _baseline_scores(metric: Metric, item: JudgedSet) -> Array:
+def _peer_scores(metric: Metric, item: JudgedSet) -> Array:
     parts = []
     for index in range(len(item.examples)):
         example = item.examples[index]
@@ -227,12 +227,12 @@ def spips_scores(model: JudgedModel, item: JudgedSet, cache: Path | None, report
 def _fold_of_examples(model: JudgedModel, item: JudgedSet) -> NDArray[np.intp]:
     """Return which fold's model judges each example: one that has not learned from its reference.
 
-    The checkpoints tell which rated references they are blind to. All are blind to the others.
+    Each checkpoint names its held-out rated references. All other references are unseen by all.
     """
     fold = fold_of(item.examples.references, len(model.folds))
     for number, trained in enumerate(model.folds):
-        blind_to = set(json.loads(trained.training_record.get("blind_to_references", "[]")))
-        fold[[name in blind_to for name in item.examples.references]] = number
+        held_out = set(json.loads(trained.training_record.get("held_out_references", "[]")))
+        fold[[name in held_out for name in item.examples.references]] = number
     return fold
 
 

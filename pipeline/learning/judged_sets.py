@@ -3,10 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.learning.config import EvaluationDataConfig, LadderSetConfig, TrainingDataConfig
+from pipeline.learning.config import EvaluationDataConfig, SeveritySetConfig, TrainingDataConfig
 from pipeline.runs.errors import ContractError
 from spips_core.errors import SpipsError
-from spips_core.learning.datasets import Examples, JustNoticeable, Ladders, RatedPairs, Triplets
+from spips_core.learning.datasets import (
+    Examples,
+    JustNoticeable,
+    RatedPairs,
+    SeveritySeries,
+    Triplets,
+)
 from spips_core.learning.distortions import DISTORTIONS
 
 
@@ -16,7 +22,7 @@ class JudgedSet:
 
     Attributes:
         name: what people call it.
-        kind: what its judgements are: rated, triplets, just_noticeable or ladders.
+        kind: what its judgements are: rated, triplets, just_noticeable or severity_series.
         examples: the data set.
         weight: of its loss in training.
     """
@@ -46,8 +52,8 @@ def open_sets(data: TrainingDataConfig) -> list[JudgedSet]:
     if isinstance(data, EvaluationDataConfig):
         for j in data.just_noticeable:
             makers.append(("just_noticeable", j.name, j.weight, lambda j=j: JustNoticeable(j.path)))  # type: ignore[misc]
-    for s in data.ladders:
-        makers.append(("ladders", s.name, s.weight, lambda s=s: _ladders(s)))  # type: ignore[misc]
+    for s in data.severity_series:
+        makers.append(("severity_series", s.name, s.weight, lambda s=s: _severity_series(s)))  # type: ignore[misc]
     sets, problems = [], []
     for kind, name, weight, make in makers:
         try:
@@ -60,14 +66,14 @@ def open_sets(data: TrainingDataConfig) -> list[JudgedSet]:
     twice = sorted({name for name in names if names.count(name) > 1})
     problems += [f"data: expected different names, got {name} twice" for name in twice]
     if problems:
-        raise ContractError(problems)
+        raise ContractError(*problems)
     return sets
 
 
-def _ladders(config: LadderSetConfig) -> Ladders:
+def _severity_series(config: SeveritySetConfig) -> SeveritySeries:
     kinds = [kind for kind in config.kinds or DISTORTIONS if kind not in config.held_out]
     unknown = [kind for kind in config.held_out if kind not in DISTORTIONS]
-    return Ladders(
-        config.path, unknown + kinds, num_ladders=config.num_ladders, side_px=config.side_px,
+    return SeveritySeries(
+        config.path, unknown + kinds, num_series=config.num_series, side_px=config.side_px,
         seed=config.seed,
     )  # fmt: skip

@@ -86,7 +86,7 @@ def check_training(config: TrainConfig) -> None:
     except STORE_ERRORS as error:
         problems.append(f"output.uri: {describe(error)}")
     if problems:
-        raise ContractError(problems)
+        raise ContractError(*problems)
 
 
 def run_training(config: TrainConfig) -> list[str]:
@@ -183,23 +183,28 @@ def train_loop(settings: dict[str, Any]) -> None:
         ]
         for item, shard in zip(sets, shards, strict=True)
     ]
-    # The first pupil learns from everything; the others are each blind to a fold.
-    blind_to = [None, *range(loop.num_folds)]
-    pupils = [_Pupil(config, model, sources, folds, blind=fold) for fold in blind_to]
-    history = _restore(pupils)
+    # The first model learns from everything; each other one has a fold held out.
+    held_out = [None, *range(loop.num_folds)]
+    fold_models = [
+        FoldModel(config, model, sources, folds, held_out_fold=fold) for fold in held_out
+    ]
+    history = _restore(fold_models)
     num_steps = -(-max(len(item.examples) for item in sets) // (loop.batch_size * world_size))
     for epoch in range(len(history), loop.epochs):
         losses = [
-            pupil.train_epoch(sources, config, epoch=epoch, num_steps=num_steps, number=number)
-            for number, pupil in enumerate(pupils)
+            fold_model.train_epoch(sources, config, epoch=epoch, num_steps=num_steps, number=number)
+            for number, fold_model in enumerate(fold_models)
         ]
-        figures = {"loss": losses[0], **_validate(pupils[1:], sources, sets, shards, world_size)}
+        figures = {
+            "loss": losses[0],
+            **_validate(fold_models[1:], sources, sets, shards, world_size),
+        }
         history.append({"epoch": epoch + 1, **figures})
         if rank == 0:
             line = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
             sys.stdout.write(f"epoch {epoch + 1} of {loop.epochs}: {line}\n")
-        _report(rank, pupils, history)
-    _report(rank, pupils, history, models=_finish(config, sets, pupils, sources, history))
+        _report(rank, fold_models, history)
+    _report(rank, fold_models, history, models=_finish(config, sets, fold_models, sources, history))
 
 
 def _references(sets: Sequence[JudgedSet], kind: str) -> list[str]:
@@ -272,7 +277,7 @@ def _progress(name: str) -> Callable[[int, int], None]:
     return report
 
 
-class _Pupil:
+class FoldModel:
     """One model in training, with its optimizer and the examples that it may see."""
 
     def __init__(
@@ -282,11 +287,14 @@ class _Pupil:
         sources: Sequence[Source],
         folds: Sequence[NDArray[np.intp]],
         *,
-        blind: int | None,
+        held_out_fold: int | None,
     ) -> None:
-        self.blind = blind
-        self.seen = [np.flatnonzero(fold != (-1 if blind is None else blind)) for fold in folds]
-        self.unseen = [np.flatnonzero(fold == blind) for fold in folds]
+        self.held_out_fold = held_out_fold
+        self.seen = [
+            np.flatnonzero(fold != (-1 if held_out_fold is None else held_out_fold))
+            for fold in folds
+        ]
+        self.unseen = [np.flatnonzero(fold == held_out_fold) for fold in folds]
         own = copy.deepcopy(model).to(ray.train.torch.get_device())
         scales = mean_quality(
             own,
@@ -296,7 +304,10 @@ class _Pupil:
             ),
         )  # fmt: skip
         self.trainee = Trainee(
-            own, scales, dropout=config.training.dropout, pull=config.training.pull
+            own,
+            scales,
+            dropout=config.training.dropout,
+            weight_decay_to_init=config.training.weight_decay_to_init,
         )
         self.wrapped = ray.train.torch.prepare_model(
             self.trainee, parallel_strategy_kwargs={"find_unused_parameters": True}
@@ -318,6 +329,7 @@ class _Pupil:
         num_steps: int,
         number: int,
     ) -> float:
+        """Train for one epoch and return the mean loss."""
         loop = config.training
         seed = loop.seed + 1_000_003 * epoch + 7919 * number  # a resumed training draws the same
         torch.manual_seed(seed)
@@ -328,29 +340,31 @@ class _Pupil:
         return train_epoch(self.wrapped, self.optimizer, steps, factor=factor)
 
     def state(self) -> dict[str, Any]:
+        """Return what `restore` needs."""
         return {"trainee": self.trainee.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a state."""
         self.trainee.load_state_dict(state["trainee"])
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-def _restore(pupils: Sequence[_Pupil]) -> list[dict[str, float]]:
+def _restore(fold_models: Sequence[FoldModel]) -> list[dict[str, float]]:
     """Go back to the last epoch that was kept, and return the history up to it."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         return []
     with checkpoint.as_directory() as folder:
         kept = torch.load(Path(folder) / STATE, weights_only=True, map_location="cpu")
-    for pupil, state in zip(pupils, kept["pupils"], strict=True):
-        pupil.restore(state)
+    for fold_model, state in zip(fold_models, kept["fold_models"], strict=True):
+        fold_model.restore(state)
     sys.stdout.write(f"resumed after epoch {len(kept['history'])}\n")
     return list(kept["history"])
 
 
 def _report(
     rank: int,
-    pupils: Sequence[_Pupil],
+    fold_models: Sequence[FoldModel],
     history: list[dict[str, float]],
     models: dict[str, SPIPS] | None = None,
 ) -> None:
@@ -359,7 +373,10 @@ def _report(
         ray.train.report(history[-1])
         return
     with tempfile.TemporaryDirectory() as folder:
-        state = {"pupils": [pupil.state() for pupil in pupils], "history": history}
+        state = {
+            "fold_models": [fold_model.state() for fold_model in fold_models],
+            "history": history,
+        }
         torch.save(state, Path(folder) / STATE)
         for name, model in (models or {}).items():
             is_own = model.trunk.backbone.torchvision_weights is None
@@ -370,7 +387,7 @@ def _report(
 
 
 def _validate(
-    pupils: Sequence[_Pupil],
+    fold_models: Sequence[FoldModel],
     sources: Sequence[Source],
     sets: Sequence[JudgedSet],
     shards: Sequence[NDArray[np.intp]],
@@ -380,10 +397,12 @@ def _validate(
     figures: dict[str, float] = {}
     for number, item in enumerate(sets):
         values = []
-        for pupil in pupils:
-            unseen = pupil.unseen[number]
+        for fold_model in fold_models:
+            unseen = fold_model.unseen[number]
             chosen = _in_batches(unseen)
-            scores = predict(pupil.trainee, sources[number].batches(chosen)) if chosen else None
+            scores = (
+                predict(fold_model.trainee, sources[number].batches(chosen)) if chosen else None
+            )
             parts = [(scores, shards[number][unseen])]
             if world_size > 1:
                 parts = [None] * world_size  # type: ignore[list-item]
@@ -411,44 +430,46 @@ def _in_batches(positions: NDArray[np.intp]) -> list[list[int]]:
 def _finish(
     config: TrainConfig,
     sets: Sequence[JudgedSet],
-    pupils: Sequence[_Pupil],
+    fold_models: Sequence[FoldModel],
     sources: Sequence[Source],
     history: Sequence[dict[str, float]],
 ) -> dict[str, SPIPS]:
     """Return the finished models by file name."""
     models = {}
-    for pupil in pupils:
+    for fold_model in fold_models:
         batches = (
             batch
-            for source, seen in zip(sources, pupil.seen, strict=True)
+            for source, seen in zip(sources, fold_model.seen, strict=True)
             for batch in source.batches(_in_batches(seen))
         )
-        model = finish(pupil.trainee, batches)
+        model = finish(fold_model.trainee, batches)
         model.training_record = {
             "mode": config.training.mode,
             "data": ", ".join(f"{s.name} ({len(s.examples)} {s.kind})" for s in sets),
-            "blind_to_fold": "none" if pupil.blind is None else
-            f"{pupil.blind} of {config.training.num_folds}",
-            "blind_to_references": json.dumps(_unseen(config, sets, pupil)),
+            "held_out_fold": "none" if fold_model.held_out_fold is None else
+            f"{fold_model.held_out_fold} of {config.training.num_folds}",
+            "held_out_references": json.dumps(_unseen(config, sets, fold_model)),
             "settings": json.dumps(_without_paths(config)),
             "last_epoch": json.dumps(history[-1]),
         }  # fmt: skip
-        suffix = "" if pupil.blind is None else f"-fold{pupil.blind}"
+        suffix = "" if fold_model.held_out_fold is None else f"-fold{fold_model.held_out_fold}"
         models[f"{config.output.name}{suffix}.safetensors"] = model
     return models
 
 
-def _unseen(config: TrainConfig, sets: Sequence[JudgedSet], pupil: _Pupil) -> list[str]:
-    """Return the references of rated pairs that a pupil has not learned from."""
+def _unseen(config: TrainConfig, sets: Sequence[JudgedSet], fold_model: FoldModel) -> list[str]:
+    """Return the references of rated pairs that a fold_model has not learned from."""
     rated = sorted(set(_references(sets, "rated")))
     folds = fold_of(rated, max(1, config.training.num_folds))
-    return [name for name, fold in zip(rated, folds, strict=True) if fold == pupil.blind]
+    return [
+        name for name, fold in zip(rated, folds, strict=True) if fold == fold_model.held_out_fold
+    ]
 
 
 def _without_paths(config: TrainConfig) -> dict[str, Any]:
     """Return the settings that decide the result; where things lay is no one's business."""
     settings = config.model_dump(mode="json", exclude={"output", "workers"})
-    for kind in ("rated", "triplets", "ladders"):
+    for kind in ("rated", "triplets", "severity_series"):
         for item in settings["data"][kind]:
             del item["path"]
     del settings["data"]["cache"], settings["model"]["backbone_weights"]

@@ -1,16 +1,14 @@
 """The three kinds of things that go wrong: a broken contract, a bad row, a fault."""
 
-from collections.abc import Sequence
-
 from pipeline.runs.schema import Status
 
 
 class ContractError(Exception):
     """The config, the manifest or the output location is not as agreed; nothing was scored."""
 
-    def __init__(self, problems: Sequence[str]) -> None:
-        """Keep every problem, one line each, so that a user mends them all at once."""
-        super().__init__(list(problems))  # what unpickling in another process passes again
+    def __init__(self, *problems: str) -> None:
+        """Keep every problem, one line each, so that a user can fix all of them at once."""
+        super().__init__(*problems)
         self.problems = list(problems)
 
     def __str__(self) -> str:

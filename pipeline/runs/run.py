@@ -25,14 +25,8 @@ from fsspec import AbstractFileSystem
 
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.schema import RESERVED_COLUMNS, Status
-from pipeline.runs.storage import (
-    STORE_ERRORS,
-    arrow_filesystem,
-    describe,
-    open_store,
-    redact,
-    write_whole,
-)
+from pipeline.runs.storage import STORE_ERRORS, arrow_filesystem, describe, open_store, write_whole
+from pipeline.runs.uris import redact
 
 Json = dict[str, Any]
 
@@ -138,12 +132,12 @@ def open_run_folder(output_uri: str, run_id: str, fingerprints: dict[str, str]) 
             others = [name for name in names if "/lock.json" not in name and "partial" not in name]
             if others:
                 got = f"other files in {folder.uri}, {others[0].rpartition('/')[2]} for one"
-                raise ContractError([f"output.run_id: expected a free folder or a run, got {got}"])
+                raise ContractError(f"output.run_id: expected a free folder or a run, got {got}")
             return folder
         held = dict(folder.read("plan.json")["fingerprints"])
     except (*STORE_ERRORS, KeyError, TypeError) as error:
         raise ContractError(
-            [f"output.uri: {redact(output_uri)} cannot be used: {describe(error)}"]
+            f"output.uri: {redact(output_uri)} cannot be used: {describe(error)}"
         ) from error
     problems = [
         f"output.run_id: {folder.uri} holds another {name}: expected fingerprint {mine}, "
@@ -152,7 +146,7 @@ def open_run_folder(output_uri: str, run_id: str, fingerprints: dict[str, str]) 
         if held.get(name) != mine
     ]
     if problems:
-        raise ContractError(problems)
+        raise ContractError(*problems)
     return folder
 
 
@@ -261,11 +255,11 @@ class FinishedRun:
         """Columns with the URIs of reference and distorted; None if the manifest held the bytes."""
         columns = self.record["columns"]
         reference, distorted = columns["reference"], columns["distorted"]
-        own = self.own_columns
+        own = self.pass_through_columns
         return (reference, distorted) if reference in own and distorted in own else None
 
     @property
-    def own_columns(self) -> list[str]:
+    def pass_through_columns(self) -> list[str]:
         """The manifest's columns in the results."""
         return [name for name in self.scores.schema.names if name not in RESERVED_COLUMNS]
 
@@ -286,17 +280,15 @@ def open_run(run_uri: str) -> FinishedRun:
         record = folder.read("run.json") if state == "finished" else {}
     except STORE_ERRORS as error:
         problem = f"{redact(run_uri)} cannot be read: {describe(error)}"
-        raise ContractError([problem]) from error
+        raise ContractError(problem) from error
     if state != "finished":
         got = "no run" if state == "new" else "an unfinished one (no _SUCCESS)"
-        raise ContractError([f"expected a finished run at {folder.uri}, got {got}"])
+        raise ContractError(f"expected a finished run at {folder.uri}, got {got}")
     if not {"columns", "attempts"} <= record.keys():
         got = "one that an older version of this project scored"
-        raise ContractError(
-            [f"expected a run with columns and attempts at {folder.uri}, got {got}"]
-        )
+        raise ContractError(f"expected a run with columns and attempts at {folder.uri}, got {got}")
     if not record["num_rows"]:
-        raise ContractError([f"expected a run with rows at {folder.uri}, got an empty one"])
+        raise ContractError(f"expected a run with rows at {folder.uri}, got an empty one")
     return FinishedRun(folder, record)
 
 
@@ -314,7 +306,7 @@ def open_newest_run(uri: str) -> FinishedRun:
     runs = find_runs(uri)
     if not runs:
         got = f"neither at {redact(uri)}"
-        raise ContractError([f"expected a finished run or a folder of runs, got {got}"])
+        raise ContractError(f"expected a finished run or a folder of runs, got {got}")
     return runs[-1]
 
 
@@ -331,7 +323,7 @@ def is_run(uri: str) -> bool:
         fs, path = open_store(uri)
         return bool(fs.exists(f"{path}/plan.json") or fs.exists(f"{path}/_SUCCESS"))
     except STORE_ERRORS as error:
-        raise ContractError([f"{redact(uri)} cannot be read: {describe(error)}"]) from error
+        raise ContractError(f"{redact(uri)} cannot be read: {describe(error)}") from error
 
 
 def find_runs(output_uri: str) -> list[FinishedRun]:
@@ -352,7 +344,7 @@ def find_runs(output_uri: str) -> list[FinishedRun]:
         finished = [uri for uri in uris if fs.exists(f"{open_store(uri)[1]}/_SUCCESS")]
     except STORE_ERRORS as error:
         problem = f"{redact(output_uri)} cannot be read: {describe(error)}"
-        raise ContractError([problem]) from error
+        raise ContractError(problem) from error
     runs = []
     for uri in finished:
         with suppress(ContractError):  # another version's, which cannot be compared
@@ -381,7 +373,7 @@ def open_scores(run_uri: str, *, allow_unfinished: bool = False) -> pyarrow.data
         return open_run(run_uri).scores
     files = folder.score_files(attempt=1)
     if not files:
-        raise ContractError([f"expected results at {folder.uri}, got a run without any yet"])
+        raise ContractError(f"expected results at {folder.uri}, got a run without any yet")
     return _dataset(folder, files)
 
 

@@ -71,7 +71,7 @@ RESERVED_COLUMNS = frozenset(
 """Names that a manifest's own columns must not have."""
 
 
-def carried_schema(manifest: pa.Schema, image_columns: Iterable[str]) -> pa.Schema:
+def pass_through_schema(manifest: pa.Schema, image_columns: Iterable[str]) -> pa.Schema:
     """Return the manifest's columns that go on into the results: all but the image bytes.
 
     Args:
@@ -82,22 +82,22 @@ def carried_schema(manifest: pa.Schema, image_columns: Iterable[str]) -> pa.Sche
     return pa.schema([field for field in manifest if field.name not in dropped])
 
 
-def loaded_schema(carried: pa.Schema) -> pa.Schema:
+def loaded_schema(pass_through: pa.Schema) -> pa.Schema:
     """Return the schema of blocks between loading and scoring.
 
     Args:
-        carried: the manifest's columns that go on.
+        pass_through: the manifest's columns that go on.
     """
-    return pa.schema([*carried, *SIZE_FIELDS, *STATUS_FIELDS, *PIXEL_FIELDS])
+    return pa.schema([*pass_through, *SIZE_FIELDS, *STATUS_FIELDS, *PIXEL_FIELDS])
 
 
-def result_schema(carried: pa.Schema) -> pa.Schema:
+def result_schema(pass_through: pa.Schema) -> pa.Schema:
     """Return the schema of the results.
 
     Args:
-        carried: the manifest's columns that go on.
+        pass_through: the manifest's columns that go on.
     """
-    return pa.schema([*carried, *SCORE_FIELDS, *SIZE_FIELDS, *STATUS_FIELDS, *LINEAGE_FIELDS])
+    return pa.schema([*pass_through, *SCORE_FIELDS, *SIZE_FIELDS, *STATUS_FIELDS, *LINEAGE_FIELDS])
 
 
 def is_text(type_: pa.DataType) -> bool:

@@ -8,12 +8,9 @@ what people read.
 import hashlib
 import os
 import posixpath
-import re
 import uuid
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
 
 import pyarrow.fs
 from aiohttp import ClientError
@@ -23,20 +20,12 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.runs.errors import FaultError
+from pipeline.runs.uris import redact
 
 CACHE_FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "spips"
 STORE_ERRORS = (OSError, ValueError, ImportError, BotoCoreError, ClientError)
 """What a store that cannot be reached, read or written raises; BotoCoreError: without keys, say;
 aiohttp's ClientError: an http server's."""
-SHORTEST_SECRET = 6
-
-_USER_INFO = re.compile(
-    r"://[^/\s?#]*:[^/\s?#]*@|(?<!abfs)(?<!abfss)(?<!wasb)(?<!wasbs)://[^/\s?#]*@"
-)
-_HTTP_TAIL = re.compile(r"(https?://[^\s?#;]*)([?#;]\S*?)(?=['\")\],.]*(?:\s|$))", re.IGNORECASE)
-_QUERY = re.compile(r"(://[^\s?]*)(\?[\w.-]+=\S*?)(?=['\")\],.]*(?:\s|$))")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_NOT_SENT = re.compile(r"[\x00-\x1f]")  # clients leave these out of what they ask for
 
 
 def check_writable(uri: str) -> None:
@@ -103,116 +92,6 @@ def arrow_filesystem(fs: AbstractFileSystem) -> pyarrow.fs.FileSystem:
     if isinstance(fs, LocalFileSystem):
         return pyarrow.fs.LocalFileSystem()
     return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))
-
-
-def redact(text: str) -> str:
-    """Return the text with user info and query values of URIs replaced by ***.
-
-    Paths stay as they are, even with = and & in them, and so does abfs's container@account.
-
-    Args:
-        text: a URI, or an error message with URIs in it.
-    """
-    for tail in (_HTTP_TAIL, _QUERY):
-        text = tail.sub(lambda match: match[1] + _without_values(match[2]), text)
-    return _USER_INFO.sub("://***@", text)
-
-
-def _without_values(tail: str) -> str:
-    """Return a query or fragment with names only; versionId, which is no secret, is kept."""
-    parts = re.split(r"([?&#;])", tail)
-    for index, part in enumerate(parts[2::2], start=1):
-        name, separator, _ = part.partition("=")
-        if part and name != "versionId":
-            parts[2 * index] = f"{name}=***" if separator else "***"
-    return "".join(parts)
-
-
-def redact_uri(uri: str) -> str:
-    """Return a URI with user info and query values replaced by ***, whatever stands in it.
-
-    Args:
-        uri: one URI and nothing else; a local path is returned as it is.
-    """
-    scheme, separator, rest = uri.partition("://")
-    if not separator:
-        return uri
-    is_http = scheme.lower() in ("http", "https")
-    start = re.search(r"[?#;]" if is_http else r"\?(?=[\w.-]+=)", rest)
-    head, tail = (rest[: start.start()], rest[start.start() :]) if start else (rest, "")
-    place, slash, path = head.partition("/")
-    user, at, host = place.rpartition("@")
-    is_container = scheme in ("abfs", "abfss", "wasb", "wasbs") and ":" not in user
-    if at and not is_container:
-        place = f"***@{host}"
-    return f"{scheme}://{place}{slash}{path}{_without_values(tail)}"
-
-
-def one_line(text: str) -> str:
-    """Return a text with its control characters written out, so that it is a line and no more.
-
-    Args:
-        text: that may hold what a stranger wrote.
-    """
-    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
-
-
-def redact_as(text: str, uri: str) -> str:
-    """Return the text redacted, and without a URI's secrets wherever they stand in it.
-
-    Servers repeat what they were asked for, without the host, or encoded.
-
-    Args:
-        text: an error message.
-        uri: that was asked for.
-    """
-    text = redact(text)
-    secrets = re.findall(r"://([^/\s?#]*)@", uri)
-    secrets += [secret.partition(":")[2] for secret in secrets]
-    secrets += re.findall(r"=([^&#]*)", uri.partition("?")[2])
-    for secret in sorted(secrets, key=len, reverse=True):
-        for written in (secret, unquote(secret), quote(secret), quote(secret, safe="")):
-            if len(written) >= SHORTEST_SECRET:
-                text = text.replace(written, "***")
-    return text
-
-
-def is_relative(uri: str) -> bool:
-    """Return whether a URI is a path that means something else on every machine."""
-    path = uri.removeprefix("file://").removeprefix("local://")
-    return "://" not in path and "::" not in path and not Path(path).is_absolute()
-
-
-def is_allowed(uri: str, prefixes: Sequence[str]) -> bool:
-    """Return whether a URI lies in one of the folders.
-
-    A local path is compared after `..` and links are resolved, any other URI as it is written: a
-    URI with `..` in it is not allowed, since each store and client resolves that in its own way.
-
-    Args:
-        uri: a local path or fsspec URI.
-        prefixes: folders; a prefix ends at a slash, so s3://a does not allow s3://ab.
-    """
-    if "::" in uri or "\x00" in uri:  # a chain names a second store inside the first
-        return False
-    if not _is_local(uri) and ".." in re.split(r"[/\\;]", _NOT_SENT.sub("", unquote(uri))):
-        return False
-    place = _place(uri)
-    return any(
-        place == prefix or place.startswith(prefix + "/")
-        for prefix in (_place(prefix).rstrip("/") for prefix in prefixes)
-    )
-
-
-def _is_local(uri: str) -> bool:
-    return "://" not in uri or uri.startswith(("file://", "local://"))
-
-
-def _place(uri: str) -> str:
-    if _is_local(uri):  # as fsspec will open it, which expands ~, say
-        return str(os.path.realpath(LocalFileSystem._strip_protocol(uri)))
-    scheme, separator, rest = uri.partition("://")
-    return f"{scheme.lower()}{separator}{rest}"
 
 
 def content_id(fs: AbstractFileSystem, path: str) -> str:

@@ -102,14 +102,14 @@ class ModelSourceConfig(Section):
 class ComputeConfig(Section):
     """What the run may use."""
 
-    actors: int | None = Field(
+    scorers: int | None = Field(
         None,
         gt=0,
         description="Scoring processes; null: one per GPU, or one per CPU when the cluster has no "
         "GPU, counted when the run starts (give it on a cluster that scales), and no more than one "
         "for every 500 pairs, on two threads each where CPUs would be left over.",
     )
-    gpus_per_actor: float | None = Field(
+    gpus_per_scorer: float | None = Field(
         None,
         ge=0,
         description="GPUs of one scoring process, a fraction shares one; null: 1 when the cluster "

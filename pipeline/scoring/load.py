@@ -9,7 +9,8 @@ from PIL import Image
 
 from pipeline.runs.errors import RowError
 from pipeline.runs.schema import Status, is_text, loaded_schema
-from pipeline.runs.storage import describe, is_allowed, is_relative, one_line, redact_as, redact_uri
+from pipeline.runs.storage import describe
+from pipeline.runs.uris import is_allowed, is_relative, one_line, redact_as, redact_uri
 from pipeline.scoring.config import ImagesConfig
 from pipeline.scoring.decode import decode_image, fit_pair
 from pipeline.scoring.fetch import Fetched, fetch
@@ -100,13 +101,13 @@ class PairLoader:
     Attributes:
         rules: which images are accepted, and their size.
         image_columns: names of the reference and distorted columns.
-        carried: schema of the manifest's columns that go on.
+        pass_through: schema of the manifest's columns that go on.
         pixels_per_block: a block is handed on once it holds this many pixels (pairs x H x W).
     """
 
     rules: ImagesConfig
     image_columns: tuple[str, str]
-    carried: pa.Schema
+    pass_through: pa.Schema
     pixels_per_block: int
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
@@ -207,7 +208,7 @@ class PairLoader:
         return LoadedPair(Status.OK, "", size, pixels)
 
     def _block(self, rows: pa.Table, pairs: Sequence[LoadedPair]) -> pa.Table:
-        columns = {field.name: rows.column(field.name) for field in self.carried}
+        columns = {field.name: rows.column(field.name) for field in self.pass_through}
         for name in self.image_columns:
             if name in columns and is_text(columns[name].type):
                 shown = [redact_uri(uri) if uri else uri for uri in columns[name].to_pylist()]
@@ -222,7 +223,7 @@ class PairLoader:
         for index, name in enumerate(("reference_pixels", "distorted_pixels")):
             values = [pair.pixels[index] if pair.pixels else None for pair in pairs]
             columns[name] = pa.array(values, pa.large_binary())
-        return pa.table(columns, schema=loaded_schema(self.carried))
+        return pa.table(columns, schema=loaded_schema(self.pass_through))
 
 
 def load_pair(reference: str, distorted: str, rules: ImagesConfig) -> pa.Table:

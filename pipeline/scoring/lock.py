@@ -29,7 +29,7 @@ SETTLE_S = 1.0
 """Time in which another process that began at the same moment has written its file too."""
 
 
-class Lease:
+class RunLock:
     """The right to write into a run's folder, held by this process until it ends or loses it."""
 
     def __init__(self, folder: RunFolder) -> None:
@@ -60,7 +60,7 @@ class Lease:
         time.sleep(max(0.0, self._written_s + SETTLE_S - time.monotonic()))
         held = self._read()
         if held is None or held["holder"] != self._me["holder"]:
-            raise ContractError([_describe(self.folder, held)])
+            raise ContractError(_describe(self.folder, held))
 
     def _read(self) -> dict[str, Any] | None:
         self.folder.fs.invalidate_cache()
@@ -94,10 +94,10 @@ class Lease:
             if held is None:
                 return
             if held != found:
-                raise ContractError([_describe(self.folder, held)])
+                raise ContractError(_describe(self.folder, held))
 
     def _keep(self) -> None:
-        """Rewrite the file until the lease ends; send this process SIGTERM when it is lost."""
+        """Rewrite the file until the lock ends; send this process SIGTERM when it is lost."""
         while not self._ended.wait(BEAT_S):
             with suppress(*STORE_ERRORS, FaultError):  # a store that is away for a while
                 held = self._read()
@@ -119,7 +119,7 @@ class Lease:
 
 
 @contextmanager
-def hold(folder: RunFolder) -> Iterator[Lease]:
+def hold(folder: RunFolder) -> Iterator[RunLock]:
     """Hold a run's folder for as long as the context lasts.
 
     When another process takes it meanwhile, this one gets SIGTERM, whose handler must raise
@@ -132,17 +132,17 @@ def hold(folder: RunFolder) -> Iterator[Lease]:
         ContractError: another process holds it.
         FaultError: the folder cannot be written, or another process took it meanwhile.
     """
-    lease = Lease(folder)
+    lock = RunLock(folder)
     try:
-        yield lease
+        yield lock
     except KeyboardInterrupt:
-        if lease.is_lost:
+        if lock.is_lost:
             raise FaultError(
                 f"{folder.uri}: expected to be its only writer, got another process; stopped"
             ) from None
         raise
     finally:
-        lease.end()
+        lock.end()
 
 
 def _place() -> str | None:

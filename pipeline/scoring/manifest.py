@@ -18,14 +18,8 @@ from fsspec import AbstractFileSystem
 
 from pipeline.runs.errors import ContractError
 from pipeline.runs.schema import RESERVED_COLUMNS, is_bytes, is_text
-from pipeline.runs.storage import (
-    STORE_ERRORS,
-    arrow_filesystem,
-    content_id,
-    describe,
-    open_store,
-    redact,
-)
+from pipeline.runs.storage import STORE_ERRORS, arrow_filesystem, content_id, describe, open_store
+from pipeline.runs.uris import redact
 from pipeline.scoring.config import ManifestConfig
 
 MAX_LISTED = 5
@@ -79,7 +73,7 @@ def open_manifest(config: ManifestConfig) -> Manifest:
         fs, root = open_store(config.uri)
         base, paths = _find_files(fs, root)
         if not paths:
-            raise ContractError([f"manifest.uri: expected Parquet files, got none at {uri}"])
+            raise ContractError(f"manifest.uri: expected Parquet files, got none at {uri}")
         with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
             footers = list(pool.map(lambda path: _read_footer(fs, path), paths))
             contents = list(pool.map(lambda path: content_id(fs, path), paths))
@@ -96,7 +90,7 @@ def open_manifest(config: ManifestConfig) -> Manifest:
     if num_rows == 0:
         problems.append(f"manifest.uri: expected at least one row, got an empty manifest at {uri}")
     if problems:
-        raise ContractError(problems)
+        raise ContractError(*problems)
 
     try:
         id_hashes, num_null = hash_ids(fs, paths, config.pair_id_column)
@@ -106,7 +100,7 @@ def open_manifest(config: ManifestConfig) -> Manifest:
     except (*STORE_ERRORS, pa.ArrowException) as error:
         raise _unreadable(uri, error) from error
     if problems:
-        raise ContractError(problems)
+        raise ContractError(*problems)
     names = [path.removeprefix(base) for path in paths] if len(paths) > 1 else [""]
     entries = "\n".join(f"{name} {id_}" for name, id_ in zip(names, contents, strict=True))
     return Manifest(
@@ -116,7 +110,7 @@ def open_manifest(config: ManifestConfig) -> Manifest:
 
 
 def _unreadable(uri: str, error: Exception) -> ContractError:
-    return ContractError([f"manifest.uri: {uri} cannot be read: {describe(error)}"])
+    return ContractError(f"manifest.uri: {uri} cannot be read: {describe(error)}")
 
 
 def hash_ids(

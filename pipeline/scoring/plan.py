@@ -14,8 +14,9 @@ import pyarrow.dataset
 
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.run import FinishedRun, Json, RunFolder, fingerprint, open_run, open_run_folder
-from pipeline.runs.schema import RETRIED_STATUSES, Status, carried_schema
-from pipeline.runs.storage import STORE_ERRORS, arrow_filesystem, check_writable, describe, redact
+from pipeline.runs.schema import RETRIED_STATUSES, Status, pass_through_schema
+from pipeline.runs.storage import STORE_ERRORS, arrow_filesystem, check_writable, describe
+from pipeline.runs.uris import redact
 from pipeline.scoring.config import ScoreManifestConfig
 from pipeline.scoring.load import PairLoader
 from pipeline.scoring.manifest import Manifest, hash_array, open_manifest
@@ -53,7 +54,7 @@ class Plan:
     Attributes:
         config: every setting, defaults included.
         manifest: the pairs.
-        carried: schema of the manifest's columns in the results.
+        pass_through: schema of the manifest's columns in the results.
         model: what scores.
         run_id: of the run, given or derived.
         folder: where it writes.
@@ -64,7 +65,7 @@ class Plan:
 
     config: ScoreManifestConfig
     manifest: Manifest
-    carried: pa.Schema
+    pass_through: pa.Schema
     model: ModelInfo
     run_id: str
     folder: RunFolder
@@ -122,7 +123,7 @@ def make_plan(config: ScoreManifestConfig, *, retry_failed: bool = False) -> Pla
         uri = redact(config.output.uri)
         problems.append(f"output.uri: {uri} cannot be used: {describe(error)}")
     if problems or manifest is None or model is None:
-        raise ContractError(problems)
+        raise ContractError(*problems)
 
     fingerprints = {
         "manifest": manifest.fingerprint,
@@ -131,16 +132,18 @@ def make_plan(config: ScoreManifestConfig, *, retry_failed: bool = False) -> Pla
     }
     run_id = config.output.run_id or fingerprint(dict(fingerprints))[:16]
     folder = open_run_folder(config.output.uri, run_id, fingerprints)
-    carried = carried_schema(manifest.schema, manifest.image_columns)
+    pass_through = pass_through_schema(manifest.schema, manifest.image_columns)
     attempt = Attempt(1, manifest.id_hashes, None)
     if retry_failed and folder.state() == "finished":
         attempt = _retry(open_run(f"{config.output.uri.rstrip('/')}/run_id={run_id}"))
     # A finished run loads nothing any more.
     is_done = folder.state() == "finished" and attempt.ids is None
-    sample = [] if is_done else _load_sample(config, manifest, carried)
+    sample = [] if is_done else _load_sample(config, manifest, pass_through)
     # Else what Arrow read of a long manifest would stay with the driver for the whole run.
     pa.default_memory_pool().release_unused()
-    return Plan(config, manifest, carried, model, run_id, folder, fingerprints, sample, attempt)
+    return Plan(
+        config, manifest, pass_through, model, run_id, folder, fingerprints, sample, attempt
+    )
 
 
 def _retry(run: FinishedRun) -> Attempt:
@@ -162,7 +165,7 @@ def _scoring_settings(config: ScoreManifestConfig, manifest: Manifest) -> Json:
 
 
 def _load_sample(
-    config: ScoreManifestConfig, manifest: Manifest, carried: pa.Schema
+    config: ScoreManifestConfig, manifest: Manifest, pass_through: pa.Schema
 ) -> list[tuple[str, str]]:
     """Load a few rows from all over the manifest; what fails is told, not refused."""
     dataset = pyarrow.dataset.dataset(
@@ -171,7 +174,7 @@ def _load_sample(
     chosen = random.Random(0).sample(range(manifest.num_rows), min(SAMPLE_ROWS, manifest.num_rows))
     rows = dataset.take(sorted(chosen))
     pixels = config.compute.pixels_per_batch
-    loader = PairLoader(config.images, manifest.image_columns, carried, pixels)
+    loader = PairLoader(config.images, manifest.image_columns, pass_through, pixels)
     loaded = pa.concat_tables(loader.load(rows))
     return list(zip(loaded["status"].to_pylist(), loaded["error"].to_pylist(), strict=True))
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pipeline.runs.errors import FaultError
 from pipeline.runs.run import FinishedRun, Json, count_by_status
 from pipeline.runs.schema import Status
-from pipeline.scoring.lock import Lease
+from pipeline.scoring.lock import RunLock
 from pipeline.scoring.manifest import hash_ids
 from pipeline.scoring.plan import Plan
 
@@ -42,14 +42,14 @@ def start_attempt(plan: Plan) -> Start:
     return Start(datetime.now(UTC), time.monotonic(), num_rows)
 
 
-def publish(plan: Plan, start: Start, workers: Json, lease: Lease) -> Json:
+def publish(plan: Plan, start: Start, scorers: Json, lock: RunLock) -> Json:
     """Check that every id of the attempt has exactly one result, and declare the run finished.
 
     Args:
         plan: the run, all of its results written.
         start: when this process began.
-        workers: the scoring processes, for the record.
-        lease: the right to publish.
+        scorers: the scoring processes, for the record.
+        lock: the right to publish.
 
     Returns:
         The content of run.json.
@@ -67,7 +67,7 @@ def publish(plan: Plan, start: Start, workers: Json, lease: Lease) -> Json:
         "files": [path.removeprefix(folder.path + "/") for path in files],
         "num_rows": plan.attempt.num_rows,
         "num_rows_resumed": start.num_rows_done,
-        "workers": workers,
+        "scorers": scorers,
         "started_at": start.started_at.isoformat(timespec="seconds"),
         "elapsed_s": round(elapsed_s, 3),
         "rows_per_s": round((plan.attempt.num_rows - start.num_rows_done) / elapsed_s, 3),
@@ -88,7 +88,7 @@ def publish(plan: Plan, start: Start, workers: Json, lease: Lease) -> Json:
         "failed_fraction": (num_rows - counts[Status.OK]) / num_rows,
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    lease.check()
+    lock.check()
     folder.write("run.json", record)
     folder.write("_SUCCESS", None)
     return record

@@ -57,27 +57,27 @@ names that occur in a trace. A file written again replaces what there was of it.
 
 
 @dataclass(frozen=True)
-class Workers:
+class Scorers:
     """The scoring processes.
 
     Attributes:
-        actors: how many.
-        gpus_per_actor: GPUs of each, 0 to score on CPUs.
-        cpus_per_actor: CPUs that Ray keeps for each.
-        threads_per_actor: threads of each that score on CPUs.
-        compile_passes: whether each compiles the passes over pixels first.
+        num_scorers: how many.
+        gpus_per_scorer: GPUs of each, 0 to score on CPUs.
+        cpus_per_scorer: CPUs that Ray keeps for each.
+        threads_per_scorer: threads of each that score on CPUs.
+        compile_kernels: whether each compiles the passes over pixels first.
     """
 
-    actors: int
-    gpus_per_actor: float
-    cpus_per_actor: float
-    threads_per_actor: int
-    compile_passes: bool
+    num_scorers: int
+    gpus_per_scorer: float
+    cpus_per_scorer: float
+    threads_per_scorer: int
+    compile_kernels: bool
 
 
-def choose_workers(
+def choose_scorers(
     compute: ComputeConfig, nodes: Sequence[Mapping[str, float]], num_rows: int
-) -> Workers:
+) -> Scorers:
     """Fill in what the config leaves to the cluster.
 
     Args:
@@ -94,34 +94,34 @@ def choose_workers(
             wait for.
     """
     cpus, gpus = ([node.get(kind, 0) for node in nodes] for kind in ("CPU", "GPU"))
-    gpus_per_actor = compute.gpus_per_actor
-    if gpus_per_actor is None:
-        gpus_per_actor = 1.0 if sum(gpus) else 0.0
-    if gpus_per_actor == 0:
+    gpus_per_scorer = compute.gpus_per_scorer
+    if gpus_per_scorer is None:
+        gpus_per_scorer = 1.0 if sum(gpus) else 0.0
+    if gpus_per_scorer == 0:
         room = int(sum(cpus))
-    elif gpus_per_actor < 1:  # a share of one GPU does not reach over to the next
-        room = sum(int(num) * int(1 / gpus_per_actor) for num in gpus)
+    elif gpus_per_scorer < 1:  # a share of one GPU does not reach over to the next
+        room = sum(int(num) * int(1 / gpus_per_scorer) for num in gpus)
     else:
-        room = sum(int(num // gpus_per_actor) for num in gpus)
-    if gpus_per_actor and not room and compute.actors is None:
+        room = sum(int(num // gpus_per_scorer) for num in gpus)
+    if gpus_per_scorer and not room and compute.scorers is None:
         raise ContractError(
-            [
-                f"compute.gpus_per_actor: expected at most the {max(gpus, default=0):g} GPUs of a "
-                f"node, got {gpus_per_actor:g}; on a cluster that scales, give compute.actors as "
-                "well"
-            ]
+            f"compute.gpus_per_scorer: expected at most the {max(gpus, default=0):g} GPUs of a "
+            f"node, got {gpus_per_scorer:g}; on a cluster that scales, give compute.scorers as "
+            "well"
         )
-    actors = compute.actors or max(1, min(room, num_rows // PAIRS_PER_SCORER))
-    cpus_per_actor = SCORER_CPUS if max(cpus, default=0) >= ROOMY_NODE_CPUS else 0.0
-    threads_per_actor = 1
-    if not gpus_per_actor and compute.actors is None:
+    num_scorers = compute.scorers or max(1, min(room, num_rows // PAIRS_PER_SCORER))
+    cpus_per_scorer = SCORER_CPUS if max(cpus, default=0) >= ROOMY_NODE_CPUS else 0.0
+    threads_per_scorer = 1
+    if not gpus_per_scorer and compute.scorers is None:
         most = min(int(max(cpus, default=1)), MAX_THREADS_PER_SCORER)
-        threads_per_actor = max(1, min(room // actors, most))
-    compile_passes = compute.compile
-    if compile_passes is None:
+        threads_per_scorer = max(1, min(room // num_scorers, most))
+    compile_kernels = compute.compile
+    if compile_kernels is None:
         # What compiling gains on GPUs has not been measured.
-        compile_passes = not gpus_per_actor and num_rows >= actors * PAIRS_PER_COMPILATION
-    return Workers(actors, gpus_per_actor, cpus_per_actor, threads_per_actor, compile_passes)
+        compile_kernels = not gpus_per_scorer and num_rows >= num_scorers * PAIRS_PER_COMPILATION
+    return Scorers(
+        num_scorers, gpus_per_scorer, cpus_per_scorer, threads_per_scorer, compile_kernels
+    )
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8

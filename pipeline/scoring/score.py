@@ -106,11 +106,11 @@ class PairScorer:
         expected_digest: str,
         run_id: str,
         run_attempt: int,
-        carried: pa.Schema,
+        pass_through: pa.Schema,
         pixels_per_batch: int,
         use_gpu: bool,
         threads: int,
-        compile_passes: bool,
+        compile_kernels: bool,
     ) -> None:
         """Load the model, once a process, and check that it is the one the run was planned with.
 
@@ -119,12 +119,12 @@ class PairScorer:
             expected_digest: digest of the model that the run's id stands for.
             run_id: of the run, for the results.
             run_attempt: number of the attempt, for the results.
-            carried: schema of the manifest's columns in the results.
+            pass_through: schema of the manifest's columns in the results.
             pixels_per_batch: most pixels (pairs x H x W) scored together; on a CPU at most
                 PIXELS_TOGETHER of them are, and no neighbour moves a score by a bit.
             use_gpu: score on the GPU that Ray gave this process, else on the CPU.
             threads: on a CPU, how many work at once, each on what is scored together.
-            compile_passes: compile the passes over pixels first; where that fails, a warning is
+            compile_kernels: compile the passes over pixels first; where that fails, a warning is
                 logged and they run as they stand.
 
         Raises:
@@ -139,7 +139,7 @@ class PairScorer:
         if use_gpu:
             if not torch.cuda.is_available():
                 raise FaultError(
-                    "compute.gpus_per_actor: expected a CUDA GPU, got none in this process"
+                    "compute.gpus_per_scorer: expected a CUDA GPU, got none in this process"
                 )
             # Scores are stated for float32; cuDNN would quietly round its inputs to 10 bits.
             torch.backends.cudnn.allow_tf32 = False
@@ -148,10 +148,10 @@ class PairScorer:
             # Processes scale where threads do not, and a sum's rounding depends on its threads.
             torch.set_num_threads(1)
             keep_freed_memory(KEPT_BYTES)
-        if compile_passes:
+        if compile_kernels:
             try:
                 with torch.inference_mode():  # as it scores
-                    model.compile_passes()
+                    model.compile_kernels()
             except CompilationError as error:
                 logging.getLogger(__name__).warning("scoring without compiled passes: %s", error)
         # As the trunk's inputs lie, so that no call has to turn its weights.
@@ -160,7 +160,7 @@ class PairScorer:
         self.use_gpu = use_gpu
         self.run_id = run_id
         self.run_attempt = run_attempt
-        self.schema = result_schema(carried)
+        self.schema = result_schema(pass_through)
         self.pixels_per_batch = (
             pixels_per_batch if use_gpu else min(pixels_per_batch, PIXELS_TOGETHER)
         )

@@ -1,4 +1,4 @@
-"""What the model learns from and is judged on: rated pairs, BAPPS, and ladders of distortions.
+"""What the model learns from and is judged on: rated pairs, BAPPS, severity series.
 
 Every data set is a sequence of `Example`s: a reference, some distorted versions of it, and what
 people (or the order of strengths) say about them.
@@ -42,8 +42,8 @@ class Example:
 
     Attributes:
         reference: (3, H, W) uint8.
-        distorted: (K, 3, H, W) uint8; K is 1 for a rated pair, 2 for a triplet, 5 for a ladder.
-        target: dmos of a rated pair, preference of a triplet, share of "same"; 0 for a ladder.
+        distorted: (K, 3, H, W) uint8; K is 1 for a rated pair, 2 for a triplet, 5 for a series.
+        target: dmos of a rated pair, preference of a triplet, share of "same"; 0 for a series.
     """
 
     reference: Tensor
@@ -366,24 +366,24 @@ def _read_equal(paths: Sequence[Path]) -> list[Tensor]:
     return images
 
 
-class Ladders(Dataset[Example]):
+class SeveritySeries(Dataset[Example]):
     """Photographs, each spoiled by some kinds of distortion at five levels of known order.
 
     Attributes:
-        kinds: (N,) str, the distortion of each ladder.
+        kinds: (N,) str, the distortion of each severity series.
         references: (N,) str, the photograph's file name.
         targets: (N,) float64, zeros: the order is all that is known.
     """
 
     def __init__(
-        self, folder: str | Path, kinds: Sequence[str], *, num_ladders: int, side_px: int, seed: int
+        self, folder: str | Path, kinds: Sequence[str], *, num_series: int, side_px: int, seed: int
     ) -> None:
-        """List the photographs and choose photograph and kind of each ladder.
+        """List the photographs and choose photograph and kind of each severity series.
 
         Args:
             folder: of the photographs, .jpg or .png.
             kinds: names in `DISTORTIONS`, taken in turn.
-            num_ladders: how many ladders to make.
+            num_series: how many severity_series to make.
             side_px: side of the square cut out of each photograph, in pixels.
             seed: of places, and of what is random in the distortions.
 
@@ -396,19 +396,19 @@ class Ladders(Dataset[Example]):
             raise DatasetError(f"expected distortions among {list(DISTORTIONS)}, got {unknown}")
         self._side_px, self._seed = side_px, seed
         order = np.random.default_rng(seed).permutation(len(self._photos))
-        # One photograph serves as many ladders as it must, and meets other kinds each time.
-        self._chosen = [int(order[i % len(order)]) for i in range(num_ladders)]
-        self.kinds = [kinds[(i + i // len(order)) % len(kinds)] for i in range(num_ladders)]
+        # One photograph serves as many severity_series as it must, and meets other kinds each time.
+        self._chosen = [int(order[i % len(order)]) for i in range(num_series)]
+        self.kinds = [kinds[(i + i // len(order)) % len(kinds)] for i in range(num_series)]
         self.files = [self._photos[i] for i in self._chosen]
         self.references = [path.name for path in self.files]
-        self.targets = np.zeros(num_ladders)
+        self.targets = np.zeros(num_series)
 
     def __len__(self) -> int:
-        """Return the number of ladders."""
+        """Return the number of severity_series."""
         return len(self._chosen)
 
     def __getitem__(self, index: int) -> Example:
-        """Return a ladder: K = 5, weak to strong."""
+        """Return a severity series: K = 5, weak to strong."""
         path = self._photos[self._chosen[index]]
         generator = np.random.default_rng((self._seed, index))
         photo = read_image(path).permute(1, 2, 0).numpy()

@@ -44,7 +44,7 @@ def distort(pixels: Pixels, name: str, level: int, seed: int = 0) -> Pixels:
         pixels: (H, W, 3) uint8 RGB.
         name: a key of `DISTORTIONS`.
         level: 1 (weak) to 5 (strong).
-        seed: of what is random in it; the same for all levels of one ladder.
+        seed: of what is random in it; the same for all levels of one severity series.
 
     Returns:
         (H, W, 3) uint8.

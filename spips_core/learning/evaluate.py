@@ -52,12 +52,12 @@ FIGURES: dict[str, dict[str, Figure]] = {
         "srcc": lambda s, t, _: metrics.srcc(s[:, 0], 1 - t),
         "krcc": lambda s, t, _: metrics.krcc(s[:, 0], 1 - t),
     },
-    "ladders": {"rising": lambda s, _, __: metrics.rising_share(s)},
+    "severity_series": {"rising": lambda s, _, __: metrics.rising_share(s)},
 }
 """The figures of each kind of data set; all are better the higher they are."""
 
 MAIN_FIGURE = {
-    "rated": "srcc", "triplets": "two_afc", "just_noticeable": "map", "ladders": "rising",
+    "rated": "srcc", "triplets": "two_afc", "just_noticeable": "map", "severity_series": "rising",
 }  # fmt: skip
 """The figure of each kind that a summary shows first."""
 
@@ -71,7 +71,7 @@ class Agreement:
         value: the figure; NaN when the set cannot decide it.
         low: lower end of the 95 % interval, over references; NaN without one.
         high: upper end.
-        num_examples: number of pairs, triplets or ladders.
+        num_examples: number of pairs, triplets or severity_series.
     """
 
     figure: str
@@ -93,7 +93,7 @@ def agreements(
     """Return every figure of a set with its interval.
 
     Args:
-        kind: "rated", "triplets", "just_noticeable" or "ladders".
+        kind: "rated", "triplets", "just_noticeable" or "severity_series".
         scores: (N, K), lower is better.
         targets: (N,).
         references: (N,), which examples share a reference.

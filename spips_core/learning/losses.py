@@ -11,7 +11,7 @@ from torch.nn import functional
 SMALLEST_SCORE = 1e-8
 CLEAR_DIFFERENCE = 5.0
 RATING_TEMPERATURE = 0.1
-LADDER_TEMPERATURE = 0.2
+SEVERITY_TEMPERATURE = 0.2
 """The differences of log scores beyond which a loss becomes linear, chosen by cross-validation."""
 STEP = 0.1
 """The least by which the logarithm of the score should rise from one level to the next."""
@@ -102,8 +102,8 @@ def _order_loss(scores: Tensor, is_worse: Tensor) -> Tensor:
     return functional.softplus(-rises / RATING_TEMPERATURE).mean()
 
 
-def ladder_loss(scores: Tensor) -> Tensor:
-    """Return the loss on ladders: the log score should rise by a step from level to level.
+def severity_loss(scores: Tensor) -> Tensor:
+    """Return the loss on severity_series: the log score should rise by a step from level to level.
 
     Args:
         scores: (N, levels) >= 0, weak to strong.
@@ -112,4 +112,4 @@ def ladder_loss(scores: Tensor) -> Tensor:
         A scalar.
     """
     rises = (scores + SMALLEST_SCORE).log().diff(dim=1)
-    return functional.softplus((STEP - rises) / LADDER_TEMPERATURE).mean()
+    return functional.softplus((STEP - rises) / SEVERITY_TEMPERATURE).mean()

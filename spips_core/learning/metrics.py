@@ -149,7 +149,7 @@ def rising_share(scores: ArrayLike) -> float:
     """Return how often the next stronger level of a distortion has the higher score.
 
     Args:
-        scores: (N, levels) of ladders, weak to strong.
+        scores: (N, levels) of severity_series, weak to strong.
 
     Returns:
         In [0, 1], the share of neighbouring levels.

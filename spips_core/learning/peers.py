@@ -12,28 +12,28 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from spips_core.errors import BaselineError
+from spips_core.errors import PeerError
 from spips_core.image_ops import to_unit_range
 from spips_core.trunk import Trunk, load_trunk_weights
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 """Takes references and distorted images (N, 3, H, W) uint8, returns (N,), lower is better.
 
-Raises BaselineError for images that the metric does not take."""
+Raises PeerError for images that the metric does not take."""
 
-BASELINES = ("psnr", "ssim", "ms_ssim", "vif", "dists", "lpips_alexnet", "lpips_squeezenet1_1")
+PEERS = ("psnr", "ssim", "ms_ssim", "vif", "dists", "lpips_alexnet", "lpips_squeezenet1_1")
 LPIPS_NAMES = {"alexnet": "alex", "squeezenet1_1": "squeeze"}
 
 
-def load_baseline(name: str, *, trunk_weights: dict[str, str | None]) -> Metric:
+def load_peer(name: str, *, trunk_weights: dict[str, str | None]) -> Metric:
     """Return a metric, turned so that lower is better, with its library's defaults.
 
     Args:
-        name: one of `BASELINES`.
+        name: one of `PEERS`.
         trunk_weights: for LPIPS, the path to each trunk's weights; None takes torchvision's.
 
     Raises:
-        BaselineError: the library is not installed, or its weights cannot be had.
+        PeerError: the library is not installed, or its weights cannot be had.
     """
     try:
         if name.startswith("lpips_"):
@@ -41,10 +41,10 @@ def load_baseline(name: str, *, trunk_weights: dict[str, str | None]) -> Metric:
             return _no_grad(_lpips(trunk, trunk_weights.get(trunk)))
         return _no_grad(_piq(name))
     except ImportError as error:
-        raise BaselineError(f"{name}: pip install 'spips[evaluation]' first: {error}") from error
+        raise PeerError(f"{name}: pip install 'spips[evaluation]' first: {error}") from error
     except (OSError, urllib.error.URLError, RuntimeError, ValueError) as error:
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BaselineError(f"{name}: its weights cannot be had: {line}") from error
+        raise PeerError(f"{name}: its weights cannot be had: {line}") from error
 
 
 def _no_grad(metric: Metric) -> Metric:
@@ -58,7 +58,7 @@ def _no_grad(metric: Metric) -> Metric:
             except (ValueError, RuntimeError) as error:  # as for images that are too small for it
                 line = str(error).splitlines()[0]
                 size = " x ".join(str(side) for side in reference.shape[-2:])
-                raise BaselineError(f"images of {size} px (H x W): {line}") from error
+                raise PeerError(f"images of {size} px (H x W): {line}") from error
 
     return score
 

@@ -2,7 +2,7 @@
 
 The recipe is LPIPS's (Zhang et al. 2018), as the paper asks: the streams' weights stay >= 0,
 dropout stands before each 1 x 1 convolution, a small net turns two scores into a preference. To
-its triplets are added rated pairs and ladders of distortions.
+its triplets are added rated pairs and severity_series of distortions.
 
 In mode `lin` the trunk is frozen, so each data set passes through it only once: with weights >= 0 a
 score depends on the quality maps by their means alone, and those are kept.
@@ -28,9 +28,9 @@ from spips_core.learning.datasets import Example, Examples
 from spips_core.learning.embedding import Quality
 from spips_core.learning.losses import (
     PreferenceNet,
-    ladder_loss,
     preference_loss,
     rating_loss,
+    severity_loss,
     within_reference_loss,
 )
 from spips_core.model import SPIPS
@@ -49,7 +49,7 @@ class Batch:
     """Some examples of one data set.
 
     Attributes:
-        kind: rated, triplets or ladders: what its judgements are, which decides the loss.
+        kind: rated, triplets or severity_series: what its judgements are, which decides the loss.
         weight: factor of its loss.
         targets: (B,) float32.
         references: (B,) int64, which examples share a reference.
@@ -170,7 +170,12 @@ class Trainee(nn.Module):
     """A model while it learns: with dropout, a preference net, and all quality channels alike."""
 
     def __init__(
-        self, model: SPIPS, scales: Quality, *, dropout: float = 0.0, pull: float = 0.0
+        self,
+        model: SPIPS,
+        scales: Quality,
+        *,
+        dropout: float = 0.0,
+        weight_decay_to_init: float = 0.0,
     ) -> None:
         """Put the model's streams on the scale of their inputs.
 
@@ -179,13 +184,13 @@ class Trainee(nn.Module):
             scales: by stream, the mean of each quality channel over training data, (C_l,): what
                 the channels are divided by, since they differ by orders of magnitude.
             dropout: share of the quality channels left out at each step.
-            pull: how strongly the streams' weights are held to their start.
+            weight_decay_to_init: how strongly the streams' weights are held to their start.
         """
         super().__init__()
         self.model = model
         self.preference = PreferenceNet()
         self.dropout = dropout
-        self.pull = pull
+        self.weight_decay_to_init = weight_decay_to_init
         for stream in model.config.streams:
             for index, scale in enumerate(scales[stream]):
                 # A channel that hardly ever answers in training must not shout elsewhere.
@@ -220,7 +225,7 @@ class Trainee(nn.Module):
     def forward(self, batches: Sequence[Batch]) -> Tensor:
         """Return the loss: of every batch by its weight, and of the weights' departure."""
         losses = torch.stack([batch.weight * self._loss(batch) for batch in batches])
-        return losses.sum() + self.pull * self.departure()
+        return losses.sum() + self.weight_decay_to_init * self.departure()
 
     def _loss(self, batch: Batch) -> Tensor:
         scores = self.scores(batch)
@@ -229,7 +234,7 @@ class Trainee(nn.Module):
             return rating_loss(scores, dmos) + within_reference_loss(scores, dmos, batch.references)
         if batch.kind == "triplets":
             return preference_loss(self.preference, scores, batch.targets.to(scores))
-        return ladder_loss(scores)
+        return severity_loss(scores)
 
     def departure(self) -> Tensor:
         """Return how far the streams' weights are from their start, the mean squared ratio less 1.

@@ -48,16 +48,16 @@ def run_job(manifest: Path, output: Path, *options: str) -> dict[str, float]:
 
 def loop(manifest: Path, num_rows: int, barrier: object, results: object) -> None:
     """Load and score in one process with the job's own code, once everybody is ready."""
-    from pipeline.runs.schema import carried_schema
+    from pipeline.runs.schema import pass_through_schema
     from pipeline.scoring.config import ImagesConfig, ModelSourceConfig
     from pipeline.scoring.load import PairLoader
     from tests.bench.scoring import scorer_of
 
     rows = pq.read_table(manifest).slice(0, num_rows)
     columns = ("reference_uri", "distorted_uri")
-    carried = carried_schema(rows.schema, columns)
-    loader = PairLoader(ImagesConfig(), columns, carried, 2**22)
-    score = scorer_of(ModelSourceConfig(), carried, compile_passes=True)
+    pass_through = pass_through_schema(rows.schema, columns)
+    loader = PairLoader(ImagesConfig(), columns, pass_through, 2**22)
+    score = scorer_of(ModelSourceConfig(), pass_through, compile_kernels=True)
 
     def run(some: object) -> None:
         for block in loader.load(some):  # type: ignore[arg-type]

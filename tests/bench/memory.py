@@ -57,7 +57,7 @@ def peaks(manifest: Path, output: Path) -> dict[str, float]:
     log = output.with_suffix(".log")
     with log.open("wb") as told, subprocess.Popen(
         [sys.executable, "jobs/score_manifest.py", f"--manifest.uri={manifest}",
-         f"--output.uri={output}", "--failure.max_failed_fraction=1", "--compute.actors=2",
+         f"--output.uri={output}", "--failure.max_failed_fraction=1", "--compute.scorers=2",
          "--compute.compile=false"],
         cwd=REPOSITORY, stdout=told, stderr=told,
     ) as job:  # fmt: skip

@@ -18,7 +18,7 @@ from pipeline.scoring.graph import (
     write_results,
 )
 from pipeline.scoring.plan import make_plan
-from pipeline.scoring.resources import PAIRS_PER_SCORER, Workers
+from pipeline.scoring.resources import PAIRS_PER_SCORER, Scorers
 from tests.bench.images import write_manifest
 from tests.bench.timing import Table
 
@@ -32,8 +32,8 @@ the wait stands for."""
 class WaitingScorer:
     """Takes as long as a scorer and gives rows of its schema; imports no model."""
 
-    def __init__(self, run_id: str, carried: pa.Schema, **_: Any) -> None:
-        self.schema = result_schema(carried)
+    def __init__(self, run_id: str, pass_through: pa.Schema, **_: Any) -> None:
+        self.schema = result_schema(pass_through)
         self.run_id = run_id
         self.seconds_per_pair = float(os.environ[SECONDS_PER_PAIR])
         self.timeline = Path(os.environ[TIMELINE]) / f"{uuid.uuid4().hex}.jsonl"
@@ -86,7 +86,7 @@ def simulate(folder: Path, num_gpus: int, *, seconds_per_pair: float) -> dict[st
             "compute": {"pixels_per_batch": pairs_per_block * SIDE_PX**2},
         }
         plan = make_plan(ScoreManifestConfig.model_validate(config))
-        workers = Workers(num_gpus, 1, 0, 1, False)
+        workers = Scorers(num_gpus, 1, 0, 1, False)
         start_s = time.process_time()
         with DataContext.current(execution_context(plan, workers)):
             dataset = score_pairs(plan, workers, scorer=WaitingScorer)

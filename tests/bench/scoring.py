@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.runs.schema import carried_schema
+from pipeline.runs.schema import pass_through_schema
 from pipeline.scoring.config import ComputeConfig, ImagesConfig, ModelSourceConfig
 from pipeline.scoring.load import PairLoader
 from pipeline.scoring.resources import keep_freed_memory
@@ -43,7 +43,7 @@ def models(*, compiled: bool) -> dict[tuple[str, str], SPIPS]:
             model.trunk.features.to(dtype)
             model.trunk.to(memory_format=torch.channels_last)
             if compiled:
-                model.compile_passes()
+                model.compile_kernels()
     return made
 
 
@@ -210,11 +210,13 @@ def _flops(net: torch.nn.Module, image: Tensor) -> int:
     return int(counter.get_total_flops())
 
 
-def scorer_of(source: ModelSourceConfig, carried: object, *, compile_passes: bool) -> PairScorer:
+def scorer_of(
+    source: ModelSourceConfig, pass_through: object, *, compile_kernels: bool
+) -> PairScorer:
     """Return a scorer of the job's, on one thread of a CPU."""
     digest = load_model(source).digest
     pixels = ComputeConfig().pixels_per_batch
-    return PairScorer(source, digest, "bench", 1, carried, pixels, False, 1, compile_passes)
+    return PairScorer(source, digest, "bench", 1, pass_through, pixels, False, 1, compile_kernels)
 
 
 def shared_references(
@@ -239,9 +241,9 @@ def shared_references(
                 )
             )
             columns = ("reference_uri", "distorted_uri")
-            carried = carried_schema(manifest.schema, columns)
-            loader = PairLoader(ImagesConfig(), columns, carried, 2**22)
-            scorer = scorer or scorer_of(source, carried, compile_passes=True)
+            pass_through = pass_through_schema(manifest.schema, columns)
+            loader = PairLoader(ImagesConfig(), columns, pass_through, 2**22)
+            scorer = scorer or scorer_of(source, pass_through, compile_kernels=True)
 
             def run(rows=manifest, loader=loader, score=scorer) -> None:  # type: ignore[no-untyped-def]
                 for start in range(0, rows.num_rows, 64):

@@ -104,7 +104,7 @@ class Job:
                  "--config=conf/debug/score_manifest.yaml",
                  f"--manifest.uri={self.manifest}", f"--output.uri={self.output}",
                  f"--output.run_id={self.name}", f"--output.rows_per_file={ROWS_PER_FILE}",
-                 "--failure.max_failed_fraction=1", "--compute.actors=2"],
+                 "--failure.max_failed_fraction=1", "--compute.scorers=2"],
                 cwd=REPOSITORY, env=environment, stdout=log, stderr=log,
             )  # fmt: skip
         self.starts += 1

@@ -52,7 +52,7 @@ def test_a_list_that_is_not_json_is_one_line(capfd):
         ("--failure.max_failed_fraction=1.5", "failure.max_failed_fraction"),
         ("--images.min_side_px=95", "images.min_side_px"),
         ("--images.max_bytes=many", "images.max_bytes"),
-        ("--compute.actors=0", "compute.actors"),
+        ("--compute.scorers=0", "compute.scorers"),
         ("--model.checkpoint=s3://bucket/model.safetensors", "checkpoint_sha256"),
         ("--model.checkpoint_sha256=abc", "model.checkpoint_sha256"),
         ("--config=absent.yaml", "absent.yaml cannot be read"),
@@ -75,8 +75,8 @@ def test_a_file_that_holds_no_settings_is_refused(text, tmp_path, capfd):
 def test_a_section_without_settings_stands_for_its_defaults(tmp_path, capfd):
     path = tmp_path / "config.yaml"
     path.write_text("images:\n  # max_pixels: 1\ncompute:\n")
-    (problem,) = problems_of([*GIVEN, f"--config={path}", "--compute.actors=0"], capfd)
-    assert "compute.actors" in problem
+    (problem,) = problems_of([*GIVEN, f"--config={path}", "--compute.scorers=0"], capfd)
+    assert "compute.scorers" in problem
 
 
 def test_the_command_line_overrides_the_file_field_by_field(tmp_path):

@@ -16,7 +16,7 @@ from pipeline.runs.schema import Status, result_schema
 from pipeline.scoring.config import ScoreManifestConfig
 from pipeline.scoring.graph import execution_context, score_pairs
 from pipeline.scoring.plan import make_plan
-from pipeline.scoring.resources import Workers
+from pipeline.scoring.resources import Scorers
 from spips_core import SPIPS, ModelConfig
 from tests.jobs.conftest import make_rows, write_manifest
 
@@ -193,7 +193,7 @@ def test_too_many_failed_rows_publish_and_alarm(image_folder, tmp_path, capfd):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--compute.actors=2"],
+        ["--compute.scorers=2"],
         ["--compute.pixels_per_batch=1"],
         ["--compute.pixels_per_batch=100000", "--output.rows_per_file=7"],
     ],
@@ -257,7 +257,7 @@ def test_an_explicit_run_id_keeps_out_other_manifests_models_and_settings(
     ):
         assert score(*arguments) == WRONG
         assert named in capfd.readouterr().err
-    assert score(manifest, output, run_id, "--compute.actors=2") == DONE
+    assert score(manifest, output, run_id, "--compute.scorers=2") == DONE
     assert listing(output) == before
 
 
@@ -280,8 +280,8 @@ def test_the_graph_can_be_built_for_gpus(manifest, tmp_path):
         {"manifest": {"uri": manifest}, "output": {"uri": str(tmp_path / "out")}}
     )
     plan = make_plan(config)
-    for gpus_per_actor in (0.5, 1.0):
-        workers = Workers(2, gpus_per_actor, 1.0, 1, False)
+    for gpus_per_scorer in (0.5, 1.0):
+        workers = Scorers(2, gpus_per_scorer, 1.0, 1, False)
         with DataContext.current(execution_context(plan, workers)):
             assert "PairScorer" in str(score_pairs(plan, workers))
 

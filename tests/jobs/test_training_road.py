@@ -69,8 +69,13 @@ def sets(judged, *kinds):
         "rated": [{"name": "rated", "path": str(judged / "pairs.parquet")}],
         "triplets": [{"name": "2afc", "path": str(judged / "2afc")}],
         "just_noticeable": [{"name": "jnd", "path": str(judged / "jnd")}],
-        "ladders": [
-            {"name": "ladders", "path": str(judged / "photos"), "num_ladders": 6, "side_px": 112}
+        "severity_series": [
+            {
+                "name": "severity_series",
+                "path": str(judged / "photos"),
+                "num_series": 6,
+                "side_px": 112,
+            }
         ],
     }
     return [f"--data.{kind}={json.dumps(known[kind])}" for kind in kinds]
@@ -97,7 +102,7 @@ def trained(judged, tmp_path_factory):
     """Output judged of a training on a mixture, with two folds, that was killed and run again."""
     output = tmp_path_factory.mktemp("trained")
     arguments = [
-        *sets(judged, "rated", "triplets", "ladders"),
+        *sets(judged, "rated", "triplets", "severity_series"),
         f"--data.cache={output / 'cache'}",
         f"--output.uri={output}",
         "--training.num_folds=2",
@@ -142,11 +147,12 @@ def test_checkpoints_say_what_they_learned_from_and_not_where_it_lay(trained, ju
     output, _ = trained
     model = SPIPS.load(output / "debug.safetensors")
     assert (
-        model.training_record["data"] == "rated (36 rated), 2afc (12 triplets), ladders (6 ladders)"
+        model.training_record["data"]
+        == "rated (36 rated), 2afc (12 triplets), series (6 severity_series)"
     )
     assert str(judged) not in json.dumps(model.training_record)
     fold = SPIPS.load(output / "debug-fold1.safetensors")
-    assert fold.training_record["blind_to_fold"] == "1 of 2"
+    assert fold.training_record["held_out_fold"] == "1 of 2"
 
 
 def test_a_finished_training_is_published_again_as_it_was(trained, judged):
@@ -156,7 +162,7 @@ def test_a_finished_training_is_published_again_as_it_was(trained, judged):
     for path in paths:
         path.unlink()
     process = start(
-        *sets(judged, "rated", "triplets", "ladders"),
+        *sets(judged, "rated", "triplets", "severity_series"),
         f"--data.cache={output / 'cache'}",
         f"--output.uri={output}",
         "--training.num_folds=2",
@@ -179,14 +185,14 @@ def test_evaluation_judges_folds_and_baselines_on_every_kind_of_set(
     models = [
         {"name": "all", "checkpoint": str(output / "debug.safetensors")},
         {
-            "name": "blind",
+            "name": "folds",
             "checkpoint": str(output / "debug-fold{fold}.safetensors"),
             "num_folds": 2,
         },
     ]
     arguments = [
         "--config=conf/debug/evaluate.yaml",
-        *sets(judged, "rated", "triplets", "just_noticeable", "ladders"),
+        *sets(judged, "rated", "triplets", "just_noticeable", "severity_series"),
         f"--models={json.dumps(models)}",
         f"--output.uri={tmp_path}",
     ]
@@ -195,12 +201,12 @@ def test_evaluation_judges_folds_and_baselines_on_every_kind_of_set(
     value = {
         (row["model"], row["set"], row["figure"]): row["value"] for row in rows if not row["subset"]
     }
-    assert {model for model, _, _ in value} == {"all", "blind", "psnr", "ssim", "vif"}
-    for model in ("all", "blind"):
+    assert {model for model, _, _ in value} == {"all", "folds", "psnr", "ssim", "vif"}
+    for model in ("all", "folds"):
         assert value[model, "2afc", "two_afc"] == pytest.approx(0.95)  # people agree to 9 in 10
         assert value[model, "jnd", "map"] == 1
         assert value[model, "rated", "rank_agreement"] == 1
-        assert value[model, "ladders", "rising"] > 0.5
+        assert value[model, "severity_series", "rising"] > 0.5
     assert value["psnr", "2afc", "two_afc"] == pytest.approx(0.95)
     text = (tmp_path / "evaluation.md").read_text()
     assert text in capsys.readouterr().out
@@ -214,7 +220,7 @@ def test_evaluation_says_which_baseline_it_could_not_measure(judged, tmp_path, m
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     arguments = [*sets(judged, "triplets"), f"--output.uri={tmp_path}", "--models=[]"]
-    arguments += ['--baselines.names=["psnr","dists"]', "--output.bootstrap_samples=0"]
+    arguments += ['--peers.names=["psnr","dists"]', "--output.bootstrap_samples=0"]
     assert evaluate.main(arguments) == 0
     table = pq.read_table(tmp_path / "evaluation.parquet").to_pylist()
     notes = {row["model"]: (row["value"], row["note"]) for row in table if row["note"]}
@@ -243,14 +249,15 @@ def test_every_problem_of_a_training_is_told_before_it_starts(judged, tmp_path, 
     arguments = [
         '--data.rated=[{"name": "a", "path": "nowhere.csv"}]',
         f'--data.triplets=[{{"name": "a", "path": "{tmp_path}"}}]',
-        '--data.ladders=[{"name": "c", "path": "nowhere", "held_out": ["jpg"]}]',
+        '--data.severity_series=[{"name": "c", "path": "nowhere", "held_out": ["jpg"]}]',
         "--model.backbone_weights=nothing.safetensors",
         f"--output.uri={tmp_path / 'out'}",
     ]
     assert train.main(arguments) == 2
     error = capsys.readouterr().err
     for part in ("data.rated a: nowhere.csv", "data.triplets a:", "expected different names, got a",
-                 "data.ladders c:", "model: backbone weights nothing.safetensors"):  # fmt: skip
+                 "data.severity_series c:",
+                 "model: backbone weights nothing.safetensors"):  # fmt: skip
         assert part in error
 
 
@@ -265,14 +272,18 @@ def test_every_problem_of_a_training_is_told_before_it_starts(judged, tmp_path, 
     ],
 )
 def test_a_wrong_setting_is_refused(tmp_path, capsys, arguments, problem):
-    assert train.main([*arguments, f"--output.uri={tmp_path}", "--data.ladders=[]"]) == 2
+    assert train.main([*arguments, f"--output.uri={tmp_path}", "--data.severity_series=[]"]) == 2
     assert f"error: {problem}" in capsys.readouterr().err
 
 
 def test_more_folds_than_references_are_refused(judged, tmp_path, capsys):
-    arguments = [*sets(judged, "ladders"), "--training.num_folds=4", f"--output.uri={tmp_path}"]
+    arguments = [
+        *sets(judged, "severity_series"),
+        "--training.num_folds=4",
+        f"--output.uri={tmp_path}",
+    ]
     assert train.main(arguments) == 2
-    expected = "training.num_folds: expected at most the 3 references of ladders, got 4"
+    expected = "training.num_folds: expected at most the 3 references of series, got 4"
     assert expected in capsys.readouterr().err
 
 

@@ -14,7 +14,7 @@ from yarl import URL
 
 from jobs.config import load_config
 from pipeline.runs.errors import ContractError
-from pipeline.runs.storage import is_allowed, redact, redact_as
+from pipeline.runs.uris import is_allowed, redact, redact_as
 from pipeline.scoring.config import ManifestConfig, ScoreManifestConfig
 from pipeline.scoring.manifest import open_manifest
 
@@ -110,7 +110,7 @@ NAMES = st.sampled_from(
         "run_id",
         "checkpoint",
         "precision",
-        "actors",
+        "scorers",
         "allowed_uri_prefixes",
         "other",
     ]

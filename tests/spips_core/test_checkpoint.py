@@ -50,7 +50,7 @@ def test_packaged_checkpoints_are_small_trained_and_have_a_card():
     for name, path in packaged_checkpoints().items():
         assert path.stat().st_size < 5_000_000
         stored = read_checkpoint(path)
-        assert stored.training["blind_to_fold"] == "none"
+        assert stored.training["held_out_fold"] == "none"
         assert f"make checkpoint-{name}" in path.with_suffix(".md").read_text()
 
 

@@ -68,7 +68,7 @@ def test_encodings_that_do_not_match_are_refused(embedded, seven_pairs):
 def test_compiled_passes_score_as_eager_ones_for_every_size_and_batch(photos, noisy_photos):
     eager, compiled = SPIPS.load(), SPIPS.load()
     before = compiled.passes
-    compiled.compile_passes()
+    compiled.compile_kernels()
     assert compiled.passes != before
     for size in ((96, 128), (97, 131), (128, 128)):
         for num_pairs in (1, 3):
@@ -92,7 +92,7 @@ from spips_core.checkpoint import known_pair
 model = SPIPS.load()
 passes, before = model.passes, model.score(*known_pair()).score
 try:
-    model.compile_passes()
+    model.compile_kernels()
 except CompilationError as error:
     print(error)
 assert model.passes == passes

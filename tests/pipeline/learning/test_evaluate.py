@@ -28,25 +28,25 @@ def rated(tmp_path):
     return tmp_path / "pairs.csv"
 
 
-def fold(seed, number, blind_to):
+def fold(seed, number, held_out):
     model = SPIPS.untrained(ModelConfig(), seed=seed)
     model.training_record = {
-        "blind_to_fold": f"{number} of 2", "blind_to_references": json.dumps(blind_to)
+        "held_out_fold": f"{number} of 2", "held_out_references": json.dumps(held_out)
     }  # fmt: skip
     return model
 
 
-def test_each_pair_is_judged_by_the_trunk_and_the_fold_that_are_blind_to_it(rated):
+def test_each_pair_is_judged_by_the_trunk_and_the_fold_that_have_it_held_out(rated):
     pairs = RatedPairs(rated)
-    blind_to = [["r0.png", "r3.png"], ["r1.png", "r2.png"]]
-    models = [fold(number, number, names) for number, names in enumerate(blind_to)]
+    held_out = [["r0.png", "r3.png"], ["r1.png", "r2.png"]]
+    models = [fold(number, number, names) for number, names in enumerate(held_out)]
     assert models[0].trunk.digest() != models[1].trunk.digest()
     item = JudgedSet("set", "rated", pairs, 1.0)
     got = spips_scores(JudgedModel("m", models), item, None, lambda _: None)
     assert got.shape == (8, 1)
     for index, name in enumerate(pairs.references):
         example = pairs[index]
-        model = next(m for m, names in zip(models, blind_to, strict=True) if name in names)
+        model = next(m for m, names in zip(models, held_out, strict=True) if name in names)
         expected = model.score(example.reference[None], example.distorted).score.item()
         assert got[index, 0] == pytest.approx(expected, rel=1e-4)
 
@@ -54,7 +54,7 @@ def test_each_pair_is_judged_by_the_trunk_and_the_fold_that_are_blind_to_it(rate
 def config(rated, **changes):
     settings = {
         "data": {"rated": [{"name": "set", "path": str(rated)}]},
-        "baselines": {"names": ["psnr"]},
+        "peers": {"names": ["psnr"]},
         "output": {"uri": str(rated.parent / "out"), "bootstrap_samples": 20},
     }
     return EvaluateConfig.model_validate(settings | changes)
@@ -72,7 +72,7 @@ def test_two_columns_of_one_name_are_refused(rated):
 
 
 def test_nothing_to_judge_and_no_place_for_the_tables_are_refused_before_the_work(rated):
-    chosen = config(rated, models=[], baselines={"names": []}, output={"uri": f"{rated}/out"})
+    chosen = config(rated, models=[], peers={"names": []}, output={"uri": f"{rated}/out"})
     told = problems_of(chosen)
     assert "expected at least one, got none" in told
     assert "output.uri: " in told
@@ -83,7 +83,7 @@ def test_a_checkpoint_of_another_fold_is_refused(rated, tmp_path):
         fold(1, number, []).save(tmp_path / f"{name}.safetensors")
     path = f"{tmp_path}/m-{{fold}}.safetensors"
     chosen = config(rated, models=[{"name": "m", "checkpoint": path, "num_folds": 2}])
-    assert "m-1.safetensors: expected a model blind to fold 1 of 2, got 0 of 2" in problems_of(
+    assert "m-1.safetensors: expected a model with held-out fold 1 of 2, got 0 of 2" in problems_of(
         chosen
     )
 
@@ -95,9 +95,7 @@ def test_folds_without_a_path_each_are_refused(path, num_folds):
 
 
 def test_a_baseline_that_takes_larger_images_only_is_named_and_the_rest_is_measured(rated):
-    markdown = evaluate(
-        config(rated, baselines={"names": ["psnr", "ms_ssim"]}), report=lambda _: None
-    )
+    markdown = evaluate(config(rated, peers={"names": ["psnr", "ms_ssim"]}), report=lambda _: None)
     assert "- ms_ssim could not be measured: images of 100 x 100 px (H x W): " in markdown
     assert "| psnr | " in markdown
     assert "| SPIPS embedded | " in markdown

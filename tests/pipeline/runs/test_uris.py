@@ -2,7 +2,8 @@
 
 import pytest
 
-from pipeline.runs.storage import describe, is_allowed, is_relative, redact
+from pipeline.runs.storage import describe
+from pipeline.runs.uris import is_allowed, is_relative, redact
 from pipeline.scoring.fetch import fetch
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipeline.runs.schema import carried_schema, loaded_schema
+from pipeline.runs.schema import loaded_schema, pass_through_schema
 from pipeline.scoring.config import ImagesConfig
 from pipeline.scoring.load import ROWS_PER_FETCH, PairLoader
 
@@ -26,11 +26,11 @@ def png(colour, size=(100, 96)) -> bytes:
 
 
 def load(rows: pa.Table, columns=COLUMNS, pixels_per_block=10**9, **rules) -> list[pa.Table]:
-    carried = carried_schema(rows.schema, columns)
-    loader = PairLoader(ImagesConfig(**rules), columns, carried, pixels_per_block)
+    pass_through = pass_through_schema(rows.schema, columns)
+    loader = PairLoader(ImagesConfig(**rules), columns, pass_through, pixels_per_block)
     blocks = list(loader.load(rows))
     for block in blocks:
-        assert block.schema == loaded_schema(carried)
+        assert block.schema == loaded_schema(pass_through)
     return blocks
 
 

@@ -23,7 +23,7 @@ def _soon(monkeypatch):
     monkeypatch.setattr(locking, "SETTLE_S", 0.1)
 
 
-def lock(run, **changes) -> None:
+def write_lock(run, **changes) -> None:
     """Leave a file as another process would."""
     held = {"holder": "other", "process": os.getpid(), "place": "elsewhere", "host": "far"}
     run.write("lock.json", held | {"beats": 1} | changes)
@@ -31,26 +31,26 @@ def lock(run, **changes) -> None:
 
 def test_a_folder_is_held_by_one_and_free_again_after(folder):
     run = open_run_folder(folder, "r", MINE)
-    with hold(run) as lease:
-        lease.check()
+    with hold(run) as lock:
+        lock.check()
         assert run.state() == "new"
         with pytest.raises(ContractError, match=rf"got process {os.getpid()} on "), hold(run):
             pass
-        lease.check()
+        lock.check()
     assert run.fs.ls(run.path) == [] if run.fs.exists(run.path) else True
-    with hold(run) as lease:
-        lease.check()
+    with hold(run) as lock:
+        lock.check()
 
 
 def test_a_folder_that_a_dead_process_here_held_is_taken_at_once(tmp_path):
     run = open_run_folder(str(tmp_path), "r", MINE)
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
                           capture_output=True, text=True, check=True)  # fmt: skip
-    lock(run, process=int(dead.stdout), place=locking._place())
+    write_lock(run, process=int(dead.stdout), place=locking._place())
     start_s = time.monotonic()
-    with hold(run) as lease:
+    with hold(run) as lock:
         assert time.monotonic() - start_s < 1
-        lease.check()
+        lock.check()
 
 
 ODD = b'{"holder": "x", "process": 1%s, "place": "%s"}' % (b"0" * 30, locking._place().encode())
@@ -61,24 +61,24 @@ def test_a_file_that_is_no_lock_is_replaced(tmp_path, content):
     run = open_run_folder(str(tmp_path), "r", MINE)
     (tmp_path / "run_id=r").mkdir()
     (tmp_path / "run_id=r" / "lock.json").write_bytes(content)
-    with hold(run) as lease:
-        lease.check()
+    with hold(run) as lock:
+        lock.check()
 
 
 def test_a_folder_held_elsewhere_is_taken_once_its_file_no_longer_changes(folder, capsys):
     run = open_run_folder(folder, "r", MINE)
-    lock(run)
+    write_lock(run)
     start_s = time.monotonic()
-    with hold(run) as lease:
+    with hold(run) as lock:
         assert time.monotonic() - start_s >= 2
-        lease.check()
+        lock.check()
     assert "waiting 2 s" in capsys.readouterr().err
 
 
 def test_a_folder_held_elsewhere_is_refused_while_its_file_changes(tmp_path):
     run = open_run_folder(str(tmp_path), "r", MINE)
-    lock(run)
-    timer = threading.Timer(0.5, lock, [run], {"beats": 2})
+    write_lock(run)
+    timer = threading.Timer(0.5, write_lock, [run], {"beats": 2})
     timer.start()
     with pytest.raises(ContractError, match=r"got process .* on far"), hold(run):
         pass
@@ -100,10 +100,10 @@ def test_who_loses_the_folder_is_stopped_and_leaves_the_other_s_file(tmp_path):
     run = open_run_folder(str(tmp_path), "r", MINE)
 
     def lose_it() -> None:
-        with hold(run) as lease:
-            lock(run)
+        with hold(run) as lock:
+            write_lock(run)
             with pytest.raises(ContractError, match="on far"):
-                lease.check()
+                lock.check()
             time.sleep(20)
 
     with pytest.raises(FaultError, match="got another process"):

@@ -27,11 +27,11 @@ def make_scorer(source: ModelSourceConfig | None = None, **changes) -> PairScore
         "expected_digest": load_model(source).digest,
         "run_id": "run",
         "run_attempt": 1,
-        "carried": CARRIED,
+        "pass_through": CARRIED,
         "pixels_per_batch": 1_000_000,
         "use_gpu": False,
         "threads": 1,
-        "compile_passes": False,
+        "compile_kernels": False,
     }
     return PairScorer(**(settings | changes))
 
@@ -202,7 +202,7 @@ def test_threads_share_the_pairs_and_move_no_score_by_a_bit(scorer):
 @pytest.mark.slow
 def test_compiled_passes_score_as_eager_ones_and_alone_as_together(scorer):
     rows = make_rows(66, sizes=((96, 100), (131, 97)))
-    compiled = make_scorer(compile_passes=True, threads=2)
+    compiled = make_scorer(compile_kernels=True, threads=2)
     num_compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     got, expected = compiled(rows), scorer(rows)
     scores = got["spips_score"].to_numpy(), expected["spips_score"].to_numpy()
@@ -221,7 +221,7 @@ def test_without_a_compiler_a_warning_is_logged_and_pairs_are_scored(tmp_path):
 import sys
 sys.path.insert(0, sys.argv[1])
 from test_score import make_rows, make_scorer
-assert make_scorer(compile_passes=True)(make_rows(2))["status"].to_pylist() == ["ok", "ok"]
+assert make_scorer(compile_kernels=True)(make_rows(2))["status"].to_pylist() == ["ok", "ok"]
 """
     environment = {
         **os.environ,
@@ -321,7 +321,7 @@ def test_a_checkpoint_that_does_not_exist_is_an_error(tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there_is_a_fault():
-    with pytest.raises(FaultError, match=r"compute\.gpus_per_actor: expected a CUDA GPU"):
+    with pytest.raises(FaultError, match=r"compute\.gpus_per_scorer: expected a CUDA GPU"):
         make_scorer(use_gpu=True)
 
 

@@ -11,8 +11,8 @@ from pipeline.scoring.decode import decode_image
 from spips_core.errors import DatasetError
 from spips_core.learning.datasets import (
     JustNoticeable,
-    Ladders,
     RatedPairs,
+    SeveritySeries,
     Triplets,
     digest_of_examples,
     list_photographs,
@@ -478,12 +478,12 @@ def photo_folder(tmp_path):
     return folder
 
 
-def ladders(folder, kinds=KINDS, *, num_ladders=10, side_px=96, seed=1):
-    return Ladders(folder, kinds, num_ladders=num_ladders, side_px=side_px, seed=seed)
+def severity_series(folder, kinds=KINDS, *, num_series=10, side_px=96, seed=1):
+    return SeveritySeries(folder, kinds, num_series=num_series, side_px=side_px, seed=seed)
 
 
 def test_a_ladder_is_a_cut_of_its_photograph_at_five_rising_levels(photo_folder):
-    set_ = ladders(photo_folder)
+    set_ = severity_series(photo_folder)
     assert len(set_) == len(set_.kinds) == len(set_.references) == 10
     for index in (0, 3, 9):
         example = set_[index]
@@ -505,20 +505,20 @@ def test_a_place_with_nothing_to_spoil_is_not_used(tmp_path):
     picture[100:, 100:] = pixels(1, (100, 100))
     (tmp_path / "photos").mkdir()
     Image.fromarray(picture).save(tmp_path / "photos" / "sky.png")
-    for example in ladders(tmp_path / "photos", ["gaussian_blur"], num_ladders=30):
+    for example in severity_series(tmp_path / "photos", ["gaussian_blur"], num_series=30):
         levels = [example.reference, *example.distorted]
         assert not any(torch.equal(a, b) for a, b in pairwise(levels))
 
 
 def test_levels_of_a_ladder_share_their_random_numbers(photo_folder):
-    example = ladders(photo_folder, ["gaussian_noise"])[0]
+    example = severity_series(photo_folder, ["gaussian_noise"])[0]
     noise = (example.distorted[:2] - example.reference.float()).flatten(1)
     inside = (example.distorted[:2].flatten(1) % 255 > 0).all(dim=0)  # not clipped
     assert torch.corrcoef(noise[:, inside])[0, 1] > 0.95
 
 
 def test_same_seed_gives_the_same_ladders_and_another_others(photo_folder):
-    one, two, other = (ladders(photo_folder, seed=seed) for seed in (1, 1, 2))
+    one, two, other = (severity_series(photo_folder, seed=seed) for seed in (1, 1, 2))
     assert (one.references, one.kinds) == (two.references, two.kinds)
     for index in (9, 0, 5):
         assert torch.equal(one[index].distorted, two[index].distorted)
@@ -527,7 +527,7 @@ def test_same_seed_gives_the_same_ladders_and_another_others(photo_folder):
 
 def test_ladders_of_one_photograph_and_kind_do_not_share_their_noise(photo_folder):
     def noise(seed, index):
-        example = ladders(photo_folder, ["gaussian_noise"], num_ladders=8, seed=seed)[index]
+        example = severity_series(photo_folder, ["gaussian_noise"], num_series=8, seed=seed)[index]
         return example.distorted[0].float() - example.reference
 
     noises = torch.stack([noise(1, 0), noise(1, 4), noise(2, 0)]).flatten(1)
@@ -537,7 +537,7 @@ def test_ladders_of_one_photograph_and_kind_do_not_share_their_noise(photo_folde
 
 @pytest.mark.parametrize("kinds", [KINDS, [*KINDS, "hue"]], ids=len)
 def test_photographs_and_kinds_take_turns(photo_folder, kinds):
-    set_ = ladders(photo_folder, kinds, num_ladders=4 * len(kinds))
+    set_ = severity_series(photo_folder, kinds, num_series=4 * len(kinds))
     assert sorted(set_.references[:4]) == ["0.png", "1.png", "2.png", "3.png"]
     assert set_.references == set_.references[:4] * len(kinds)
     assert [set_.kinds.count(kind) for kind in kinds] == [4] * len(kinds)
@@ -546,13 +546,19 @@ def test_photographs_and_kinds_take_turns(photo_folder, kinds):
 
 
 def test_unknown_kinds_are_refused_and_named(photo_folder):
-    refuse(lambda: ladders(photo_folder, ["jpeg", "jpg"]), "expected distortions among", "['jpg']")
-    refuse(lambda: ladders(photo_folder, []), "expected distortions among")
+    refuse(
+        lambda: severity_series(photo_folder, ["jpeg", "jpg"]),
+        "expected distortions among",
+        "['jpg']",
+    )
+    refuse(lambda: severity_series(photo_folder, []), "expected distortions among")
 
 
 def test_ladders_need_photographs_of_at_least_their_side(photo_folder, tmp_path):
-    assert ladders(photo_folder, side_px=100)[0].reference.shape == (3, 100, 100)
-    set_ = ladders(photo_folder, side_px=101)
+    assert severity_series(photo_folder, side_px=100)[0].reference.shape == (3, 100, 100)
+    set_ = severity_series(photo_folder, side_px=101)
     path = photo_folder / set_.references[0]
     refuse(lambda: set_[0], f"{path}: expected sides of at least 101 px")
-    refuse(lambda: ladders(tmp_path / "none"), f"{tmp_path / 'none'}: expected .jpg or .png")
+    refuse(
+        lambda: severity_series(tmp_path / "none"), f"{tmp_path / 'none'}: expected .jpg or .png"
+    )

@@ -57,8 +57,8 @@ def test_other_features_lose(features):
 
 
 def test_a_student_that_sees_no_difference_loses_at_least_1(features):
-    blind = features[:4].repeat(2, 1, 1, 1)
-    assert loss_of(blind, features) > 0.99
+    held_out_fold = features[:4].repeat(2, 1, 1, 1)
+    assert loss_of(held_out_fold, features) > 0.99
 
 
 def test_a_student_that_sees_all_positions_alike_loses(features):

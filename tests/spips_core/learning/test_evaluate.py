@@ -14,7 +14,7 @@ EXAMPLES = {
     "rated": (DMOS[:, None] / 100, DMOS),
     "triplets": (TRIPLET, CHOICES),
     "just_noticeable": (1 - CHOICES[:, None], CHOICES),
-    "ladders": (LADDERS, np.zeros(40)),
+    "severity_series": (LADDERS, np.zeros(40)),
 }
 """By kind, scores that agree with people everywhere, and what people said."""
 
@@ -22,7 +22,7 @@ WORST = {
     "rated": {"srcc": -1, "krcc": -1, "plcc_fitted": 1, "rank_agreement": 0},
     "triplets": {name: 0 if name == "two_afc" else -1 for name in FIGURES["triplets"]},
     "just_noticeable": {"map": 0.5, "plcc": -1, "srcc": -1, "krcc": -1},
-    "ladders": {"rising": 0},
+    "severity_series": {"rising": 0},
 }
 """By kind, the figures of the same scores turned round; the logistic fit has no direction."""
 
@@ -105,7 +105,7 @@ def test_interval_of_rank_agreement_keeps_references_apart_however_drawn():
 def test_intervals_depend_on_nothing_but_the_seed():
     scores = np.random.default_rng(4).uniform(size=(40, 5))
     one, two, other = (
-        figures("ladders", scores, np.zeros(40), num_samples=30, seed=seed)["rising"]
+        figures("severity_series", scores, np.zeros(40), num_samples=30, seed=seed)["rising"]
         for seed in (1, 1, 2)
     )
     assert one == two

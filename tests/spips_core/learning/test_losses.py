@@ -6,9 +6,9 @@ import torch
 from spips_core.learning.losses import (
     STEP,
     PreferenceNet,
-    ladder_loss,
     preference_loss,
     rating_loss,
+    severity_loss,
     within_reference_loss,
 )
 
@@ -45,7 +45,7 @@ def test_rating_loss_by_hand():
     assert rating_loss(scores, torch.tensor([10.0, 20.0])).item() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("loss", [rated, lambda scores: ladder_loss(scores[None])])
+@pytest.mark.parametrize("loss", [rated, lambda scores: severity_loss(scores[None])])
 def test_scale_of_the_scores_does_not_matter(loss):
     scores = torch.tensor([0.1, 0.12, 0.35, 0.3])
     value, gradient = value_and_gradient(loss, scores)
@@ -92,7 +92,7 @@ def test_within_a_reference_only_its_own_versions_are_compared():
 
 
 def test_ladder_loss_pushes_the_ends_apart():
-    _, gradient = value_and_gradient(ladder_loss, torch.full((1, 5), 0.4))
+    _, gradient = value_and_gradient(severity_loss, torch.full((1, 5), 0.4))
     assert gradient[0, 0] > 0
     assert gradient[0, -1] < 0
     assert gradient[0, 1:-1].abs().max() < 1e-6
@@ -100,7 +100,7 @@ def test_ladder_loss_pushes_the_ends_apart():
 
 def test_ladder_loss_asks_for_a_step_between_levels():
     def rising_by(step):
-        return ladder_loss(0.01 * torch.exp(step * torch.arange(5.0))[None]).item()
+        return severity_loss(0.01 * torch.exp(step * torch.arange(5.0))[None]).item()
 
     assert rising_by(STEP) == pytest.approx(math.log(2), rel=1e-4)
     losses = [rising_by(step) for step in (-1, 0, 0.05, STEP, 0.3, 2)]
@@ -109,12 +109,12 @@ def test_ladder_loss_asks_for_a_step_between_levels():
 
 
 def test_ladders_count_alike():
-    ladders = torch.stack([RISING, RISING.flip(0)])
-    halves = [ladder_loss(ladder[None]).item() for ladder in ladders]
-    assert ladder_loss(ladders).item() == pytest.approx(sum(halves) / 2)
+    severity_series = torch.stack([RISING, RISING.flip(0)])
+    halves = [severity_loss(series[None]).item() for series in severity_series]
+    assert severity_loss(severity_series).item() == pytest.approx(sum(halves) / 2)
 
 
-@pytest.mark.parametrize("loss", [rated, lambda scores: ladder_loss(scores[None])])
+@pytest.mark.parametrize("loss", [rated, lambda scores: severity_loss(scores[None])])
 def test_scores_of_0_keep_value_and_gradient_finite(loss):
     for scores in (torch.zeros(4), torch.tensor([0.0, 0.5, 0.0, 0.7])):
         value, gradient = value_and_gradient(loss, scores)

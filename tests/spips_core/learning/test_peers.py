@@ -6,8 +6,8 @@ import torch
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio
 
-from spips_core.errors import BaselineError
-from spips_core.learning.peers import LPIPS_NAMES, load_baseline
+from spips_core.errors import PeerError
+from spips_core.learning.peers import LPIPS_NAMES, load_peer
 from spips_core.trunk import Trunk, load_trunk_weights
 
 pytest.importorskip("piq")
@@ -15,7 +15,7 @@ pytest.importorskip("lpips")
 
 
 @pytest.fixture(scope="module")
-def ladder():
+def series():
     """(2, 3, 176, 184) references, and the same with no, weak and strong noise, uint8.
 
     MS-SSIM of piq needs sides above 160 px.
@@ -37,61 +37,61 @@ def offline(monkeypatch, tmp_path):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
 
 
-def scores_of(metric, ladder):
-    references, levels = ladder
+def scores_of(metric, series):
+    references, levels = series
     return torch.stack([metric(references, distorted) for distorted in levels])
 
 
-def check_order(metric, ladder):
-    scores = scores_of(metric, ladder)
+def check_order(metric, series):
+    scores = scores_of(metric, series)
     assert scores.shape == (3, 2)
     assert scores.isfinite().all()
     assert not scores.requires_grad
     assert (scores.diff(dim=0) > 0).all()
-    references, levels = ladder
+    references, levels = series
     alone = torch.cat([metric(references[i : i + 1], levels[1][i : i + 1]) for i in (0, 1)])
     torch.testing.assert_close(scores[1], alone, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["psnr", "ssim", "ms_ssim", "vif"])
-def test_more_noise_scores_higher_and_none_the_lowest(name, ladder):
-    check_order(load_baseline(name, trunk_weights={}), ladder)
+def test_more_noise_scores_higher_and_none_the_lowest(name, series):
+    check_order(load_peer(name, trunk_weights={}), series)
 
 
 @pytest.mark.parametrize("name", ["ssim", "ms_ssim", "vif"])
-def test_identical_images_reach_the_metrics_best(name, ladder):
-    scores = scores_of(load_baseline(name, trunk_weights={}), ladder)[0]
+def test_identical_images_reach_the_metrics_best(name, series):
+    scores = scores_of(load_peer(name, trunk_weights={}), series)[0]
     assert scores.tolist() == pytest.approx([-1, -1], abs=1e-4)
 
 
-def test_psnr_is_that_of_scikit_image_turned_round(ladder):
-    references, levels = ladder
+def test_psnr_is_that_of_scikit_image_turned_round(series):
+    references, levels = series
     expected = [
         -peak_signal_noise_ratio(*(images[i].numpy() for images in (references, levels[2])))
         for i in (0, 1)
     ]
-    metric = load_baseline("psnr", trunk_weights={})
+    metric = load_peer("psnr", trunk_weights={})
     np.testing.assert_allclose(metric(references, levels[2]), expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("trunk", LPIPS_NAMES)
-def test_lpips_is_0_for_identical_images_and_rises_with_noise(trunk, ladder, trunk_files):
-    metric = load_baseline(f"lpips_{trunk}", trunk_weights={trunk: str(trunk_files[trunk])})
-    assert scores_of(metric, ladder)[0].tolist() == [0, 0]
-    check_order(metric, ladder)
+def test_lpips_is_0_for_identical_images_and_rises_with_noise(trunk, series, trunk_files):
+    metric = load_peer(f"lpips_{trunk}", trunk_weights={trunk: str(trunk_files[trunk])})
+    assert scores_of(metric, series)[0].tolist() == [0, 0]
+    check_order(metric, series)
 
 
 @pytest.mark.parametrize("trunk", LPIPS_NAMES)
-def test_lpips_weighs_the_features_of_the_trunk_it_is_given(trunk, ladder, trunk_files):
+def test_lpips_weighs_the_features_of_the_trunk_it_is_given(trunk, series, trunk_files):
     import lpips
 
-    metric = load_baseline(f"lpips_{trunk}", trunk_weights={trunk: str(trunk_files[trunk])})
+    metric = load_peer(f"lpips_{trunk}", trunk_weights={trunk: str(trunk_files[trunk])})
     own = Trunk(trunk)
     load_trunk_weights(own, trunk_files[trunk])
     # What the library trained on people's choices, beside its code.
     file = f"{lpips.__path__[0]}/weights/v0.1/{LPIPS_NAMES[trunk]}.pth"
     weights = torch.load(file, "cpu", weights_only=True)
-    references, levels = ladder
+    references, levels = series
     expected = torch.zeros(2)
     taps = zip(own(references / 255), own(levels[2] / 255), strict=True)
     for index, pair in enumerate(taps):
@@ -102,8 +102,8 @@ def test_lpips_weighs_the_features_of_the_trunk_it_is_given(trunk, ladder, trunk
 
 
 def refuse(name, *parts, **trunk_weights):
-    with pytest.raises(BaselineError) as error:
-        load_baseline(name, trunk_weights=trunk_weights)
+    with pytest.raises(PeerError) as error:
+        load_peer(name, trunk_weights=trunk_weights)
     for part in (f"{name}: ", *parts):
         assert part in str(error.value)
 

@@ -77,7 +77,7 @@ def model(request):
     return SPIPS.untrained(ModelConfig(fusion=request.param))
 
 
-@pytest.mark.parametrize(("kind", "k"), [("rated", 1), ("ladders", 5), ("triplets", 2)])
+@pytest.mark.parametrize(("kind", "k"), [("rated", 1), ("severity_series", 5), ("triplets", 2)])
 def test_the_loss_of_every_kind_of_judgement_falls(model, kind, k):
     sources = [made_up(model, kind, 40, k, seed=1)]
     losses = train(trainee_of(model, sources), sources, 10, learning_rate=1.0)
@@ -85,7 +85,10 @@ def test_the_loss_of_every_kind_of_judgement_falls(model, kind, k):
 
 
 def test_training_on_a_mixture_leaves_every_stream_weight_at_or_above_0(model):
-    sources = [made_up(model, "rated", 40, 1, seed=1), made_up(model, "ladders", 20, 5, seed=2)]
+    sources = [
+        made_up(model, "rated", 40, 1, seed=1),
+        made_up(model, "severity_series", 20, 5, seed=2),
+    ]
     trainee = trainee_of(model, sources, dropout=0.5)
     train(trainee, sources, 10, learning_rate=0.2)
     assert all((weight >= 0).all() for weight in model.streams.parameters())
@@ -102,15 +105,20 @@ def test_in_mode_lin_the_trunk_stays_as_it_is(model):
 def test_a_pull_keeps_the_weights_nearer_to_their_start(model):
     sources = [made_up(model, "rated", 40, 1, seed=1)]
     departures = []
-    for pull in (0.0, 10.0):
-        trainee = trainee_of(copy.deepcopy(model), sources, pull=pull)
+    for weight_decay_to_init in (0.0, 10.0):
+        trainee = trainee_of(
+            copy.deepcopy(model), sources, weight_decay_to_init=weight_decay_to_init
+        )
         train(trainee, sources, 5)
         departures.append(trainee.departure().item())
     assert departures[1] < 0.1 * departures[0]
 
 
 def test_finishing_changes_no_order_and_sets_the_scale(model):
-    sources = [made_up(model, "rated", 60, 1, seed=1), made_up(model, "ladders", 20, 5, seed=2)]
+    sources = [
+        made_up(model, "rated", 60, 1, seed=1),
+        made_up(model, "severity_series", 20, 5, seed=2),
+    ]
     trainee = trainee_of(model, sources)
     train(trainee, sources, 4)
     before = [predict(trainee, everything(source)).flatten() for source in sources]
@@ -271,7 +279,7 @@ def test_a_picture_that_two_sets_share_is_in_one_fold():
 
 def test_a_batch_of_means_and_its_weight_decide_the_loss():
     model = SPIPS.untrained(ModelConfig())
-    source = made_up(model, "ladders", 10, 5, seed=1)
+    source = made_up(model, "severity_series", 10, 5, seed=1)
     trainee = trainee_of(model, [source])
     batch = next(source.batches([list(range(10))]))
     double = dataclasses.replace(batch, weight=2.0)
