@@ -118,9 +118,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def restore(
-    model: "SPIPS", stored: Checkpoint, path: Path, backbone_weights: str | Path | None
+    model: "SPIPS",
+    stored: Checkpoint,
+    path: Path,
+    backbone_weights: str | Path | None,
+    precision: torch.dtype,
 ) -> None:
-    """Fill a model with a checkpoint's weights, strictly, and with its trunk's.
+    """Fill a model with a checkpoint's weights, strictly, and check that it scores as recorded.
 
     Args:
         model: of the checkpoint's config; filled in place.
@@ -128,11 +132,41 @@ def restore(
         path: its file, for messages.
         backbone_weights: path to the trunk's weights, for a checkpoint without them; None takes
             torchvision's.
+        precision: the trunk's type.
 
     Raises:
-        CheckpointError: weights are missing, extra, of another shape, negative in a stream, or of
-            another trunk.
+        CheckpointError: the precision is unknown; or weights are missing, extra, of another shape,
+            negative in a stream, or for another trunk; or the known pair scores differently.
     """
+    if precision not in KNOWN_PAIR_TOLERANCE:
+        known = ", ".join(map(str, KNOWN_PAIR_TOLERANCE))
+        raise CheckpointError(f"precision: expected one of {known}, got {precision}")
+    load_strictly(model, _full_state(model, stored, path, backbone_weights), f"checkpoint {path}")
+    lowest = min(weight.min().item() for weight in model.streams.parameters())
+    if lowest < 0:
+        raise CheckpointError(
+            f"checkpoint {path}: expected stream weights of at least 0, got {lowest:g}"
+        )
+    if model.trunk.digest() != stored.trunk_digest:
+        raise CheckpointError(
+            f"checkpoint {path}: expected the trunk with digest {stored.trunk_digest}, "
+            f"got {model.trunk.digest()}"
+        )
+    model.training_record = stored.training
+    description = {"format": FORMAT_VERSION, **dataclasses.asdict(stored.config)}
+    model.digest = digest_of(model.state_dict(), json.dumps(description))
+    model.trunk.features.to(precision)
+    expected, score = stored.known_pair_score, model.score(*known_pair()).score.item()
+    if not math.isclose(score, expected, rel_tol=KNOWN_PAIR_TOLERANCE[precision]):
+        raise CheckpointError(
+            f"checkpoint {path}: expected its known pair to score {expected:g}, got {score:g}"
+        )
+
+
+def _full_state(
+    model: "SPIPS", stored: Checkpoint, path: Path, backbone_weights: str | Path | None
+) -> dict[str, Tensor]:
+    """Return all of the model's weights by name, the trunk's from the checkpoint or elsewhere."""
     state = dict(stored.tensors)
     if any(name.startswith("trunk.") for name in state):
         if backbone_weights is not None:
@@ -147,39 +181,7 @@ def restore(
             )
         load_trunk_weights(model.trunk, backbone_weights)
         state |= {f"trunk.{name}": value for name, value in model.trunk.state_dict().items()}
-    load_strictly(model, state, f"checkpoint {path}")
-    lowest = min(weight.min().item() for weight in model.streams.parameters())
-    if lowest < 0:
-        raise CheckpointError(
-            f"checkpoint {path}: expected stream weights of at least 0, got {lowest:g}"
-        )
-    if model.trunk.digest() != stored.trunk_digest:
-        raise CheckpointError(
-            f"checkpoint {path}: expected the trunk with digest {stored.trunk_digest}, "
-            f"got {model.trunk.digest()}"
-        )
-    model.training_record = stored.training
-    description = {"format": FORMAT_VERSION, **dataclasses.asdict(stored.config)}
-    model.digest = digest_of(model.state_dict(), json.dumps(description))
-
-
-def check_known_pair(model: "SPIPS", stored: Checkpoint, path: Path) -> None:
-    """Raise if a model does not score the known pair as its checkpoint says.
-
-    Args:
-        model: loaded, its trunk in any precision of KNOWN_PAIR_TOLERANCE.
-        stored: the checkpoint.
-        path: its file, for the message.
-
-    Raises:
-        CheckpointError: the score differs by more than the precision's tolerance.
-    """
-    precision = next(model.trunk.features.parameters()).dtype
-    expected, score = stored.known_pair_score, model.score(*known_pair()).score.item()
-    if not math.isclose(score, expected, rel_tol=KNOWN_PAIR_TOLERANCE[precision]):
-        raise CheckpointError(
-            f"checkpoint {path}: expected its known pair to score {expected:g}, got {score:g}"
-        )
+    return state
 
 
 def known_pair() -> tuple[Tensor, Tensor]:

@@ -12,11 +12,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from spips_core.batch_invariance import trunk_batches
 from spips_core.checkpoint import (
-    KNOWN_PAIR_TOLERANCE,
     Checkpoint,
-    check_known_pair,
     known_pair,
     packaged_checkpoints,
     read_checkpoint,
@@ -25,20 +22,13 @@ from spips_core.checkpoint import (
 )
 from spips_core.checks import check_images, check_pair, check_range
 from spips_core.config import STREAMS, ModelConfig
-from spips_core.encoding import Encoding
-from spips_core.errors import CheckpointError, ImageError
+from spips_core.encoding import Encoding, check_comparable, encode_parts
 from spips_core.fusion import PerceptronFusion, WeightedFusion
-from spips_core.image_ops import to_unit_range, unit_length
+from spips_core.image_ops import to_unit_range
 from spips_core.kernels import EAGER, compile_kernels
-from spips_core.quality_maps.ms_ssim import image_pyramid, ms_ssim_map
-from spips_core.quality_maps.psnr import psnr_map
-from spips_core.quality_maps.ssim import BORDER_PX, structure_loss
-from spips_core.quality_means import TraditionMeans, feature_means, tradition_means
+from spips_core.quality import num_channels, quality_maps, quality_means
 from spips_core.streams import Stream, stream_map
 from spips_core.trunk import Trunk, load_trunk_weights
-
-TRADITION_CHANNELS = 3 + 3 + 5  # PSNR and SSIM per colour, MS-SSIM per scale
-NUM_SEMANTIC_TAPS = 2  # Eq. (8): the last two
 
 
 @dataclass(frozen=True)
@@ -83,13 +73,8 @@ class SPIPS(nn.Module):
         self.training_record: dict[str, str] = {}
         self.kernels = EAGER
         self.trunk = Trunk(config.backbone)
-        channels = self.trunk.backbone.channels
-        maps = {
-            "tradition": (TRADITION_CHANNELS,),
-            "percept": channels[:-NUM_SEMANTIC_TAPS],
-            "semantic": channels[-NUM_SEMANTIC_TAPS:],
-        }
-        self.streams = nn.ModuleDict({name: Stream(maps[name]) for name in config.streams})
+        channels = num_channels(self.trunk.backbone)
+        self.streams = nn.ModuleDict({name: Stream(channels[name]) for name in config.streams})
         fusion = {"weighted": WeightedFusion, "mlp": PerceptronFusion}[config.fusion]
         self.fusion = fusion(len(config.streams))
 
@@ -123,18 +108,20 @@ class SPIPS(nn.Module):
             ImageError: wrong shapes or types, or sides below 96 px.
         """
         check_pair(reference, distorted)
-        return self._quality_means(*self._encode_pair(reference, distorted))[0]
+        encodings = self._encode_pair(reference, distorted)
+        # Eager, because compiled kernels have no gradients.
+        return quality_means(encodings[0], encodings[1], EAGER)[0]
 
-    def stream_means(self, quality_means: dict[str, list[Tensor]]) -> dict[str, Tensor]:
+    def stream_means(self, quality: dict[str, list[Tensor]]) -> dict[str, Tensor]:
         """Return the mean of every stream, Eqs. (9)-(11) and the bars of Eq. (12).
 
         Args:
-            quality_means: as `quality_means` returns them.
+            quality: as `quality_means` returns it.
 
         Returns:
             By stream, (N,) >= 0.
         """
-        return {name: stream(quality_means[name]) for name, stream in self.streams.items()}
+        return {name: stream(quality[name]) for name, stream in self.streams.items()}
 
     def fuse(self, means: dict[str, Tensor]) -> Tensor:
         """Return the score, Eq. (12) or the abstract's perceptron.
@@ -163,8 +150,7 @@ class SPIPS(nn.Module):
             ImageError: wrong shapes, types or range, or sides below 96 px.
         """
         check_pair(reference, distorted)
-        check_range("reference", reference)
-        check_range("distorted", distorted)
+        check_range(reference=reference, distorted=distorted)
         return self.compare(*self._encode_pair(reference, distorted))
 
     @torch.no_grad()
@@ -192,7 +178,7 @@ class SPIPS(nn.Module):
 
         Args:
             images: as for `encode`.
-            lengths: number of images in each part; they add up to N.
+            lengths: number of images in each part.
             batch_invariant: as for `encode`.
 
         Raises:
@@ -200,9 +186,7 @@ class SPIPS(nn.Module):
             ValueError: the lengths do not add up to N.
         """
         check_images("images", images)
-        check_range("images", images)
-        if sum(lengths) != len(images) or min(lengths, default=0) < 0:
-            raise ValueError(f"expected lengths >= 0 that add up to {len(images)}, got {lengths}")
+        check_range(images=images)
         return self._encode(self._prepare(images), lengths, batch_invariant=batch_invariant)
 
     @torch.no_grad()
@@ -216,13 +200,8 @@ class SPIPS(nn.Module):
         Raises:
             ImageError: their numbers or sizes differ.
         """
-        shapes = reference.pyramid[0].shape, distorted.pyramid[0].shape
-        if shapes[0] != shapes[1]:
-            raise ImageError(
-                "expected as many reference and distorted images, of one size, got tensors "
-                f"{tuple(shapes[0])} and {tuple(shapes[1])} (with borders)"
-            )
-        quality, tradition = self._quality_means(reference, distorted)
+        check_comparable(reference, distorted)
+        quality, tradition = quality_means(reference, distorted, self.kernels)
         means = self.stream_means(quality)
         return Scores(
             score=self.fuse(means).float(),
@@ -248,16 +227,8 @@ class SPIPS(nn.Module):
             ImageError: wrong shapes, types or range, or sides below 96 px.
         """
         check_pair(reference, distorted)
-        check_range("reference", reference)
-        check_range("distorted", distorted)
-        encodings = self._encode_pair(reference, distorted)
-        inside = (..., slice(BORDER_PX, -BORDER_PX), slice(BORDER_PX, -BORDER_PX))
-        finest = [encoding.pyramid[0][inside] for encoding in encodings]
-        losses = list(map(structure_loss, *(encoding.pyramid for encoding in encodings)))
-        maps = psnr_map(*finest), losses[0].quality_map, ms_ssim_map(losses)
-        quality = {"tradition": [torch.cat(maps, dim=1)]}  # (N, 11, H, W)
-        taps = zip(*(encoding.features for encoding in encodings), strict=True)
-        quality |= _split_taps([(of_d - of_r).square() for of_r, of_d in taps])  # Eq. (6)
+        check_range(reference=reference, distorted=distorted)
+        quality = quality_maps(*self._encode_pair(reference, distorted))
         size_px = reference.shape[-2:]
         return {
             name: stream_map(stream.maps(quality[name]), *size_px)  # type: ignore[operator]
@@ -277,44 +248,22 @@ class SPIPS(nn.Module):
     def _encode(
         self, images: Tensor, lengths: list[int], *, batch_invariant: bool = False
     ) -> list[Encoding]:
-        # Each part has memory of its own: a view would make compiled kernels compile anew.
-        pyramids = [image_pyramid(part.contiguous()) for part in torch.split(images, lengths)]
-        if "percept" not in self.streams and "semantic" not in self.streams:
-            return [Encoding(pyramid, []) for pyramid in pyramids]
-        batches = trunk_batches(images) if batch_invariant else (images,)
-        features = [torch.cat(tap) for tap in zip(*map(self._features, batches), strict=True)]
-        taps = [torch.split(tap[: len(images)], lengths) for tap in features]
-        return [
-            Encoding(part, list(of_part)) for part, *of_part in zip(pyramids, *taps, strict=True)
-        ]
-
-    def _features(self, images: Tensor) -> list[Tensor]:
-        """Return Phi_CNN of Eqs. (4)-(5): L tensors (N, C_l, H_l, W_l)."""
-        # Differences of bfloat16 features need the images' precision.
-        features = [tap.to(images.dtype) for tap in self.trunk(images)]
-        return (
-            [unit_length(f) for f in features] if self.config.feature_norm == "unit" else features
+        has_deep_stream = "percept" in self.streams or "semantic" in self.streams
+        return encode_parts(
+            images,
+            lengths,
+            self.trunk if has_deep_stream else None,
+            unit_features=self.config.feature_norm == "unit",
+            batch_invariant=batch_invariant,
         )
 
-    def _quality_means(
-        self, reference: Encoding, distorted: Encoding
-    ) -> tuple[dict[str, list[Tensor]], TraditionMeans]:
-        """Return the means of Q by stream, Eqs. (1)-(8), and the classic metrics."""
-        # Compiled kernels have no gradients.
-        kernels = EAGER if torch.is_grad_enabled() else self.kernels
-        tradition = tradition_means(reference.pyramid, distorted.pyramid, kernels)
-        quality = {"tradition": [tradition.quality]}
-        quality |= _split_taps(feature_means(reference.features, distorted.features))
-        return {name: quality[name] for name in self.streams}, tradition
-
     def compile_kernels(self) -> None:
-        """Compile the loops over pixels for images of every size; `score` and `compare` use them.
+        """Compile the loops over pixels (see `spips_core.kernels`) that `score` and `compare` run.
 
-        See `spips_core.kernels`. This takes up to a minute, or seconds where torch finds an earlier
-        result (TORCHINDUCTOR_CACHE_DIR). The score and the streams change by less than 1e-5,
-        `ms_ssim` by up to 5e-5 near 0. Call it in inference mode if you score in inference mode;
-        elsewhere the first calls stop to compile again. A compiled model can be copied, not
-        pickled.
+        This takes up to a minute, or seconds where torch finds an earlier result
+        (TORCHINDUCTOR_CACHE_DIR). The score and the streams change by less than 1e-5, `ms_ssim` by
+        up to 5e-5 near 0. Call it in inference mode if you score in inference mode; otherwise the
+        first calls stop to compile again. A compiled model can be copied, but not pickled.
 
         Raises:
             CompilationError: there is no C++ compiler, or no Triton for a GPU, or the known pair
@@ -376,16 +325,11 @@ class SPIPS(nn.Module):
             CheckpointError: there is no such checkpoint; or it is damaged, of another version, made
                 for another trunk, or scores its known pair differently.
         """
-        if precision not in KNOWN_PAIR_TOLERANCE:
-            known = ", ".join(map(str, KNOWN_PAIR_TOLERANCE))
-            raise CheckpointError(f"precision: expected one of {known}, got {precision}")
         path = packaged_checkpoints().get(str(checkpoint), Path(checkpoint))
         stored = read_checkpoint(path)
         with torch.random.fork_rng(devices=[]):  # the first weights drawn are all replaced
             model = cls(stored.config)
-        restore(model, stored, path, backbone_weights)
-        model.trunk.features.to(precision)
-        check_known_pair(model.eval(), stored, path)
+        restore(model.eval(), stored, path, backbone_weights, precision)
         return model
 
     def save(self, path: str | Path, *, with_trunk: bool = True) -> None:
@@ -402,8 +346,3 @@ class SPIPS(nn.Module):
         write_checkpoint(
             path, Checkpoint(self.config, state, self.trunk.digest(), self.training_record, score)
         )
-
-
-def _split_taps(taps: list[Tensor]) -> dict[str, list[Tensor]]:
-    """Return the taps of the low-level stream, Eq. (7), and of the semantic one, Eq. (8)."""
-    return {"percept": taps[:-NUM_SEMANTIC_TAPS], "semantic": taps[-NUM_SEMANTIC_TAPS:]}

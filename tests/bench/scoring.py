@@ -24,9 +24,9 @@ from pipeline.scoring.score import (
 )
 from spips_core import SPIPS, ModelConfig
 from spips_core.image_ops import to_unit_range, unit_length
+from spips_core.quality import feature_means
 from spips_core.quality_maps.ms_ssim import image_pyramid
 from spips_core.quality_maps.ssim import BORDER_PX
-from spips_core.quality_means import feature_means
 from tests.bench.images import batch, write_manifest
 from tests.bench.timing import Table, medians
 

@@ -3,10 +3,10 @@ import torch
 
 from spips_core.image_ops import to_unit_range
 from spips_core.kernels import EAGER
+from spips_core.quality import feature_means, tradition_means
 from spips_core.quality_maps.ms_ssim import image_pyramid
 from spips_core.quality_maps.psnr import psnr_map
 from spips_core.quality_maps.ssim import structure_loss
-from spips_core.quality_means import feature_means, tradition_means
 
 
 @pytest.mark.parametrize("size", [(96, 96), (97, 131), (112, 143), (128, 144)])
