@@ -66,7 +66,7 @@ def _score(options: argparse.Namespace) -> int:
     except SpipsError as problem:
         raise ContractError(str(problem)) from problem
     reference, distorted = (
-        stack_pixels(row, [(f"{role}_pixels", 0)]) for role in ("reference", "distorted")
+        stack_pixels(row, f"{role}_pixels", [0]) for role in ("reference", "distorted")
     )
     scores = model.score(reference, distorted)
     named = {"spips_score": scores.score}

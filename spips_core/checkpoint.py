@@ -1,14 +1,16 @@
-"""SPIPS checkpoints: one safetensors file that says what it is and what it must score.
+"""SPIPS checkpoints: safetensors files that describe themselves and are checked when loaded.
 
-The metadata holds the format's version, the model's config, how it was trained, the trunk's
-digest, and the score of a known pair, which the model scores again whenever it is loaded.
+The metadata holds the format version, the model's config, how it was trained, the trunk's digest,
+and the score of a known pair. Every load scores that pair again and compares.
 """
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import safetensors
 import safetensors.torch
@@ -17,19 +19,28 @@ from torch import Tensor
 
 from spips_core.config import ModelConfig
 from spips_core.errors import CheckpointError
+from spips_core.trunk import digest_of, load_strictly, load_trunk_weights
 
-FORMAT_VERSION = "1"
+if TYPE_CHECKING:
+    from spips_core.model import SPIPS
+
+FORMAT_VERSION = "2"
+"""Raised whenever the same weights give other scores. Version 2: MS-SSIM's means are taken at each
+scale's own size, which changes scores where a side is not a multiple of 16."""
+
+KNOWN_PAIR_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.02, torch.float16: 0.01}
+"""Largest relative difference from the known pair's recorded score, by the trunk's precision."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds.
+    """The content of a checkpoint file.
 
     Attributes:
         config: the model's architecture.
-        tensors: weights by name; without the trunk's, when those come from elsewhere.
-        trunk_digest: sha256 of the trunk that the streams were made for.
-        training: how the streams were fitted, free text by key; empty when they were not.
+        tensors: weights by name; without the trunk's if those come from another file.
+        trunk_digest: sha256 of the trunk that the streams were trained for.
+        training: how the streams were fitted, free text by key; empty if they were not.
         known_pair_score: the score of `known_pair` in float32.
     """
 
@@ -106,8 +117,75 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"checkpoint {path}: metadata cannot be read: {error}") from error
 
 
+def restore(
+    model: "SPIPS",
+    stored: Checkpoint,
+    path: Path,
+    backbone_weights: str | Path | None,
+    precision: torch.dtype,
+) -> None:
+    """Fill a model with a checkpoint's weights, strictly, and check that it scores as recorded.
+
+    Args:
+        model: of the checkpoint's config; filled in place.
+        stored: the checkpoint.
+        path: its file, for messages.
+        backbone_weights: path to the trunk's weights, for a checkpoint without them; None takes
+            torchvision's.
+        precision: the trunk's type.
+
+    Raises:
+        CheckpointError: the precision is unknown; or weights are missing, extra, of another shape,
+            negative in a stream, or for another trunk; or the known pair scores differently.
+    """
+    if precision not in KNOWN_PAIR_TOLERANCE:
+        known = ", ".join(map(str, KNOWN_PAIR_TOLERANCE))
+        raise CheckpointError(f"precision: expected one of {known}, got {precision}")
+    load_strictly(model, _full_state(model, stored, path, backbone_weights), f"checkpoint {path}")
+    lowest = min(weight.min().item() for weight in model.streams.parameters())
+    if lowest < 0:
+        raise CheckpointError(
+            f"checkpoint {path}: expected stream weights of at least 0, got {lowest:g}"
+        )
+    if model.trunk.digest() != stored.trunk_digest:
+        raise CheckpointError(
+            f"checkpoint {path}: expected the trunk with digest {stored.trunk_digest}, "
+            f"got {model.trunk.digest()}"
+        )
+    model.training_record = stored.training
+    description = {"format": FORMAT_VERSION, **dataclasses.asdict(stored.config)}
+    model.digest = digest_of(model.state_dict(), json.dumps(description))
+    model.trunk.features.to(precision)
+    expected, score = stored.known_pair_score, model.score(*known_pair()).score.item()
+    if not math.isclose(score, expected, rel_tol=KNOWN_PAIR_TOLERANCE[precision]):
+        raise CheckpointError(
+            f"checkpoint {path}: expected its known pair to score {expected:g}, got {score:g}"
+        )
+
+
+def _full_state(
+    model: "SPIPS", stored: Checkpoint, path: Path, backbone_weights: str | Path | None
+) -> dict[str, Tensor]:
+    """Return all of the model's weights by name, the trunk's from the checkpoint or elsewhere."""
+    state = dict(stored.tensors)
+    if any(name.startswith("trunk.") for name in state):
+        if backbone_weights is not None:
+            raise CheckpointError(
+                f"checkpoint {path}: expected no backbone weights, it has its own"
+            )
+    else:
+        if backbone_weights is None and model.trunk.backbone.torchvision_weights is None:
+            raise CheckpointError(
+                f"checkpoint {path}: expected its trunk's weights in it, or a path to them; "
+                f"torchvision has none for {stored.config.backbone}"
+            )
+        load_trunk_weights(model.trunk, backbone_weights)
+        state |= {f"trunk.{name}": value for name, value in model.trunk.state_dict().items()}
+    return state
+
+
 def known_pair() -> tuple[Tensor, Tensor]:
-    """Return a pair that integer arithmetic alone makes, so that it is the same everywhere.
+    """Return a pair made with integer arithmetic, so that it is the same on every machine.
 
     Returns:
         Reference and distorted, uint8 (1, 3, 96, 128): ramps and a checkerboard; the distorted

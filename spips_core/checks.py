@@ -54,17 +54,17 @@ def check_pair(reference: Tensor, distorted: Tensor) -> None:
         )
 
 
-def check_range(name: str, images: Tensor) -> None:
-    """Raise when floating-point images leave [0, 1]; NaN passes and shows in the score.
+def check_range(**batches: Tensor) -> None:
+    """Raise if floating-point images leave [0, 1]; NaN passes and shows in the score.
 
     Args:
-        name: how the message calls the images.
-        images: (N, 3, H, W), uint8 or floating point.
+        batches: (N, 3, H, W), uint8 or floating point, by the name that the message gives them.
 
     Raises:
         ImageError: a value lies outside [0, 1], as in images scaled to [-1, 1] or [0, 255].
     """
-    if images.is_floating_point() and images.numel() > 0:
-        low, high = (value.item() for value in torch.aminmax(images))
-        if low < 0 or high > 1:
-            raise ImageError(f"{name}: expected floats in [0, 1], got {low:g} to {high:g}")
+    for name, images in batches.items():
+        if images.is_floating_point() and images.numel() > 0:
+            low, high = (value.item() for value in torch.aminmax(images))
+            if low < 0 or high > 1:
+                raise ImageError(f"{name}: expected floats in [0, 1], got {low:g} to {high:g}")

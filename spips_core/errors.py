@@ -22,4 +22,4 @@ class PeerError(SpipsError):
 
 
 class CompilationError(SpipsError):
-    """Nothing on this machine can compile the passes over pixels."""
+    """This machine cannot compile the kernels."""

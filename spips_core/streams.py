@@ -9,11 +9,11 @@ from spips_core.image_ops import enlarge
 
 
 class Stream(nn.Module):
-    """One stream's convolutions C and ReLU R: F = R(C(Q)).
+    """One stream: the mean of F = R(C(Q)), with convolutions C and ReLU R.
 
     The paper leaves the shapes open. Here each set of maps of one size has its own 1 x 1
-    convolution to one channel, without bias, so that maps of zeros (identical images) give
-    exactly 0 and F is never negative.
+    convolution to one channel, without bias, so that identical images give exactly 0 and F is never
+    negative. The weights are >= 0, so the mean of F follows from the means of Q.
     """
 
     def __init__(self, channels: Sequence[int]) -> None:
@@ -28,8 +28,24 @@ class Stream(nn.Module):
             nn.init.uniform_(conv.weight, 0, 2 / conv.in_channels)
         self.convs = nn.ModuleList(convs)
 
-    def forward(self, quality_maps: Sequence[Tensor]) -> list[Tensor]:
-        """Return F of Eqs. (9)-(11).
+    def forward(self, quality_means: Sequence[Tensor]) -> Tensor:
+        """Return the stream's mean for Eq. (12): over each map's pixels, then over the maps.
+
+        Args:
+            quality_means: the means of the stream's Q, tensors (N, C_l) >= 0.
+
+        Returns:
+            (N,) >= 0; lower is better.
+        """
+        # Sums of products: a convolution may round differently in batches of different size.
+        features = [
+            torch.relu((q * weight.flatten()).sum(dim=1))
+            for weight, q in zip(self.parameters(), quality_means, strict=True)
+        ]
+        return torch.stack(features).mean(dim=0)
+
+    def maps(self, quality_maps: Sequence[Tensor]) -> list[Tensor]:
+        """Return F of Eqs. (9)-(11), which only heat maps need.
 
         Args:
             quality_maps: the stream's Q, tensors (N, C_l, H_l, W_l) >= 0.
@@ -38,38 +54,6 @@ class Stream(nn.Module):
             As many tensors (N, 1, H_l, W_l) >= 0; lower is better.
         """
         return [torch.relu(conv(q)) for conv, q in zip(self.convs, quality_maps, strict=True)]
-
-
-def stream_mean(features: Sequence[Tensor]) -> Tensor:
-    """Return the mean of F for Eq. (12): over the pixels of each map, then over the maps.
-
-    Args:
-        features: tensors (N, 1, H_l, W_l).
-
-    Returns:
-        (N,).
-    """
-    return torch.stack([feature.mean(dim=(1, 2, 3)) for feature in features]).mean(dim=0)
-
-
-def mean_of_means(stream: nn.Module, quality_means: Sequence[Tensor]) -> Tensor:
-    """Return a stream's mean from the means of its Q alone: with weights >= 0, R cuts nothing.
-
-    Sums of products, for a convolution over many pairs may round otherwise than over one.
-
-    Args:
-        stream: a `Stream` with weights >= 0.
-        quality_means: the means of its Q, tensors (N, C_l) >= 0.
-
-    Returns:
-        (N,) >= 0; lower is better.
-    """
-    weights = stream.parameters()
-    features = [
-        torch.relu((q * weight.flatten()).sum(dim=1))
-        for weight, q in zip(weights, quality_means, strict=True)
-    ]
-    return torch.stack(features).mean(dim=0)
 
 
 def stream_map(features: Sequence[Tensor], height_px: int, width_px: int) -> Tensor:

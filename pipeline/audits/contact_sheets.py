@@ -117,7 +117,7 @@ def _show(pair_id: str, row: Row, run: FinishedRun, model: SPIPS | None, side_px
     status, error = (loaded.column(name)[0].as_py() for name in ("status", "error"))
     if status != Status.OK:
         return ShownPair(pair_id, row, uris, (), f"{status}: {error}")
-    stacks = [stack_pixels(loaded, [(f"{role}_pixels", 0)]) for role in ("reference", "distorted")]
+    stacks = [stack_pixels(loaded, f"{role}_pixels", [0]) for role in ("reference", "distorted")]
     pictures = [
         Picture(role, _encode(stack[0].permute(1, 2, 0).numpy(), side_px, MAX_IMAGE_BYTES))
         for role, stack in zip(("reference", "distorted"), stacks, strict=True)

@@ -211,12 +211,9 @@ def spips_scores(model: JudgedModel, item: JudgedSet, cache: Path | None, report
         quality = _embed(model.folds[sharing[0]], item, indices.tolist(), cache, report)
         for number in sharing:
             trained = model.folds[number]
-            pooled = {
-                n: [q.flatten(0, 1)[..., None, None] for q in quality[n]]
-                for n in trained.config.streams
-            }
+            means = {n: [q.flatten(0, 1) for q in quality[n]] for n in trained.config.streams}
             with torch.no_grad():
-                values = trained.fuse(trained.stream_means(pooled)).double().numpy()
+                values = trained.fuse(trained.stream_means(means)).double().numpy()
             values = values.reshape(len(indices), -1)
             scores = scores if scores.size else np.empty((len(fold), values.shape[1]))
             chosen = fold[indices] == number

@@ -56,7 +56,6 @@ def score_pairs(
         "pass_through": plan.pass_through,
         "pixels_per_batch": pixels,
         "use_gpu": scorers.gpus_per_scorer > 0,
-        "threads": scorers.threads_per_scorer,
         "compile_kernels": scorers.compile_kernels,
     }
     rows = ray.data.read_parquet(

@@ -29,8 +29,8 @@ def quality_means(model: SPIPS, reference: Tensor, distorted: Tensor) -> Quality
     Returns:
         By stream, tensors (1, K, C_l).
     """
-    maps = model.quality(reference[None].expand_as(distorted), distorted)
-    return {name: [q.mean((2, 3))[None].cpu() for q in qs] for name, qs in maps.items()}
+    means = model.quality_means(reference[None].expand_as(distorted), distorted)
+    return {name: [q[None].cpu() for q in qs] for name, qs in means.items()}
 
 
 def embed(

@@ -219,8 +219,8 @@ class Trainee(nn.Module):
         )
 
     def _scale(self, stream: str, index: int, quality: Tensor) -> Tensor:
-        scale = self.get_buffer(_scale_name(stream, index)).view(1, -1, 1, 1)
-        return functional.dropout2d(quality / scale, self.dropout, self.training)
+        scale = self.get_buffer(_scale_name(stream, index))
+        return functional.dropout(quality / scale, self.dropout, self.training)
 
     def forward(self, batches: Sequence[Batch]) -> Tensor:
         """Return the loss: of every batch by its weight, and of the weights' departure."""
@@ -394,7 +394,7 @@ def mean_quality(model: SPIPS, steps: Iterator[list[Batch]]) -> Quality:
     for batch in (batch for batches in steps for batch in batches):
         quality = pair_quality(model, batch)
         for name, qs in quality.items():
-            means = [q.mean(0).flatten() for q in qs]
+            means = [q.mean(0) for q in qs]
             before = sums.get(name, [torch.zeros_like(mean) for mean in means])
             sums[name] = [a + b for a, b in zip(before, means, strict=True)]
         count += 1
@@ -402,25 +402,23 @@ def mean_quality(model: SPIPS, steps: Iterator[list[Batch]]) -> Quality:
 
 
 def pair_quality(model: SPIPS, batch: Batch) -> Quality:
-    """Return the means of the quality maps of every distorted image, as maps of one pixel.
+    """Return the means of the quality maps of every distorted image.
 
     Args:
         model: whose streams are asked for.
         batch: of B examples with K distorted images each.
 
     Returns:
-        By stream, tensors (B K, C_l, 1, 1).
+        By stream, tensors (B K, C_l).
     """
     if batch.quality is not None:
         return {
-            name: [q.flatten(0, 1)[..., None, None] for q in batch.quality[name]]
-            for name in model.config.streams
+            name: [q.flatten(0, 1) for q in batch.quality[name]] for name in model.config.streams
         }
     assert batch.images is not None  # noqa: S101 - one of the two is given
     reference, distorted = batch.images
     repeated = reference[:, None].expand_as(distorted).flatten(0, 1)
-    maps = model.quality(repeated, distorted.flatten(0, 1))
-    return {name: [q.mean((2, 3), keepdim=True) for q in qs] for name, qs in maps.items()}
+    return model.quality_means(repeated, distorted.flatten(0, 1))
 
 
 @torch.no_grad()

@@ -1,21 +1,22 @@
-"""Structural similarity: the map of Eq. (2), and the two terms that MS-SSIM shares with it."""
+"""Structural similarity: the map of Eq. (2), and the two factors that MS-SSIM shares with it."""
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from spips_core.checks import WINDOW_SIZE
-from spips_core.image_ops import gaussian_blur, reflect_borders
+from spips_core.image_ops import gaussian_blur
 
 BORDER_PX = WINDOW_SIZE // 2
 
 
 class StructureLoss(NamedTuple):
-    """How far the two factors of SSIM are from 1 at every pixel and channel.
+    """One minus each of SSIM's two factors, for every pixel and channel.
 
     Attributes:
-        luminance: (N, 3, H, W), 1 - l in [0, 1].
-        contrast: (N, 3, H, W), 1 - cs in [0, 2].
+        luminance: (..., H, W), 1 - l in [0, 1].
+        contrast: (..., H, W), 1 - cs in [0, 2].
     """
 
     luminance: Tensor
@@ -23,12 +24,12 @@ class StructureLoss(NamedTuple):
 
     @property
     def ssim_map(self) -> Tensor:
-        """(N, 3, H, W) in [-1, 1]: l * cs, the SSIM of every pixel and channel."""
+        """(..., H, W) in [-1, 1]: l * cs, the SSIM of every pixel and channel."""
         return (1 - self.luminance) * (1 - self.contrast)
 
     @property
     def quality_map(self) -> Tensor:
-        """(N, 3, H, W) in [0, 1]: Q_ssim = 1 - (SSIM + 1) / 2, Eq. (2); 0 means identical."""
+        """(..., H, W) in [0, 1]: Q_ssim = 1 - (SSIM + 1) / 2, Eq. (2); 0 means identical."""
         return (self.luminance + self.contrast - self.luminance * self.contrast) / 2
 
 
@@ -38,36 +39,22 @@ def structure_loss(reference: Tensor, distorted: Tensor) -> StructureLoss:
     Wang et al. 2004, Eq. (13), K1 = 0.01, K2 = 0.03, L = 1:
         l  = (2 mu_r mu_d + C1) / (mu_r^2 + mu_d^2 + C1)
         cs = (2 s_rd + C2) / (s_r^2 + s_d^2 + C2)
-    Written for the difference e = r - d, which makes both exactly 0 for identical images and
-    spares one of the five windows:
+    Written for the difference e = r - d. Both losses are then exactly 0 for identical images, and
+    one of the five windows is not needed:
         1 - l  = mu_e^2 / (mu_r^2 + mu_d^2 + C1)
         1 - cs = s_e^2 / (s_r^2 + s_d^2 + C2)
     Differs from the paper: borders are reflected, so the maps keep H and W; the window is
     11 x 11 with a standard deviation of 1.5 px, and images are not downsampled first.
 
     Args:
-        reference: (N, 3, H, W), undistorted, values in [0, 1].
-        distorted: (N, 3, H, W), the same scene, values in [0, 1].
+        reference: (..., H + 2 BORDER_PX, W + 2 BORDER_PX), undistorted, values in [0, 1], with
+            reflected borders.
+        distorted: the same shape and scene, with reflected borders.
 
     Returns:
-        Two maps (N, 3, H, W); 0 means identical, lower is better.
+        Two maps (..., H, W); 0 means identical, lower is better.
     """
-    return bordered_structure_loss(
-        reflect_borders(reference, BORDER_PX), reflect_borders(distorted, BORDER_PX)
-    )
-
-
-def bordered_structure_loss(reference: Tensor, distorted: Tensor) -> StructureLoss:
-    """Return what `structure_loss` does, of images that have their reflected borders already.
-
-    Args:
-        reference: (N, 3, H + 2 BORDER_PX, W + 2 BORDER_PX), undistorted, values in [0, 1].
-        distorted: of the same shape, the same scene, values in [0, 1].
-
-    Returns:
-        Two maps (N, 3, H, W); 0 means identical, lower is better.
-    """
-    # Sigma, K1 and K2 stand here: a compiler would take a module's numbers for inputs.
+    # Sigma, K1 and K2 are literals here: the compiler would treat module constants as inputs.
     difference = reference - distorted
     energy = reference.square() + distorted.square()
     mu_r, mu_e, mean_energy, mean_e2 = (
@@ -79,5 +66,20 @@ def bordered_structure_loss(reference: Tensor, distorted: Tensor) -> StructureLo
     mu_energy = mu_r.square() + mu_d.square()
     luminance = mu_e2 / (mu_energy + 0.01**2)
     contrast = (mean_e2 - mu_e2) / (mean_energy - mu_energy + 0.03**2)
-    # Rounding can leave a variance a few 1e-8 below zero; Q must not be.
+    # Rounding can leave a variance a few 1e-8 below zero; Q must not be negative.
     return StructureLoss(luminance, contrast.clamp(min=0))
+
+
+def structure_means(reference: Tensor, distorted: Tensor) -> Tensor:
+    """Return the means of Q_ssim and of 1 - cs of every plane. A kernel.
+
+    Args:
+        reference: (P, H + 2 BORDER_PX, W + 2 BORDER_PX), planes with reflected borders.
+        distorted: the same shape and scenes.
+
+    Returns:
+        (2, P).
+    """
+    loss = structure_loss(reference, distorted)
+    maps = loss.quality_map, loss.contrast
+    return torch.stack([map_.mean(dim=-1).mean(dim=-1) for map_ in maps])

@@ -15,12 +15,18 @@ from pipeline.runs.schema import pass_through_schema
 from pipeline.scoring.config import ComputeConfig, ImagesConfig, ModelSourceConfig
 from pipeline.scoring.load import PairLoader
 from pipeline.scoring.resources import keep_freed_memory
-from pipeline.scoring.score import KEPT_BYTES, PIXELS_TOGETHER, PRECISIONS, PairScorer, load_model
+from pipeline.scoring.score import (
+    KEPT_BYTES,
+    PIXELS_PER_CPU_BATCH,
+    PRECISIONS,
+    PairScorer,
+    load_model,
+)
 from spips_core import SPIPS, ModelConfig
-from spips_core.image_ops import reflect_borders, to_unit_range, unit_length
-from spips_core.quality_maps.ms_ssim import halvings
+from spips_core.image_ops import to_unit_range, unit_length
+from spips_core.quality import feature_means
+from spips_core.quality_maps.ms_ssim import image_pyramid
 from spips_core.quality_maps.ssim import BORDER_PX
-from spips_core.quality_means import enlarged_mean_weights, feature_means
 from tests.bench.images import batch, write_manifest
 from tests.bench.timing import Table, medians
 
@@ -124,31 +130,24 @@ def shares(side_px: int = 256, repeats: int = 15) -> Table:
     most = ceilings()
     compiled = models(compiled=True)
     model = compiled["embedded", "float32"]
-    num_pairs = max(1, PIXELS_TOGETHER // side_px**2)
+    num_pairs = max(1, PIXELS_PER_CPU_BATCH // side_px**2)
     reference, distorted = batch(num_pairs, side_px)
     images = to_unit_range(reference, torch.float32)
     taps = model.trunk(images)
     one, two = model.encode(reference), model.encode(distorted)
     planes = [
-        (r.flatten(0, 1), d.flatten(0, 1)) for r, d in zip(one.scales, two.scales, strict=True)
-    ]
-    weights = [
-        [
-            enlarged_mean_weights(side - 2 * BORDER_PX, side_px, r.dtype, r.device)
-            for side in r.shape[-2:]
-        ]
-        for r, _ in planes
+        (r.flatten(0, 1), d.flatten(0, 1)) for r, d in zip(one.pyramid, two.pyramid, strict=True)
     ]
     inside = (..., slice(BORDER_PX, -BORDER_PX), slice(BORDER_PX, -BORDER_PX))
 
     def structure() -> None:
-        for (r, d), weight in zip(planes, weights, strict=True):
-            model.passes.structure_means(r, d, *weight)
+        for of_scale in planes:
+            model.kernels.structure_means(*of_scale)
 
     both = torch.cat([reference, distorted])
 
     def score(each: SPIPS) -> None:
-        each.compare(*each.encode_parts(both, [num_pairs, num_pairs], steady=True))
+        each.compare(*each.encode_parts(both, [num_pairs, num_pairs], batch_invariant=True))
 
     parts: dict[str, tuple[int, Callable[[], object]]] = {
         "trunk": (2, partial(model.trunk, images)),
@@ -156,11 +155,9 @@ def shares(side_px: int = 256, repeats: int = 15) -> Table:
         "8 bits to [0, 1]": (
             2, lambda: to_unit_range(reference, torch.float32)
         ),
-        "planes, five scales with borders": (
-            2, lambda: [reflect_borders(s, BORDER_PX) for s in halvings(images.contiguous())]
-        ),
+        "pyramid with borders": (2, lambda: image_pyramid(images.contiguous())),
         "PSNR map": (
-            1, lambda: model.passes.error_means(planes[0][0][inside], planes[0][1][inside])
+            1, lambda: model.kernels.error_means(planes[0][0][inside], planes[0][1][inside])
         ),
         "SSIM and MS-SSIM maps": (1, structure),
         "deep maps": (1, lambda: feature_means(one.features, two.features)),
@@ -216,7 +213,7 @@ def scorer_of(
     """Return a scorer of the job's, on one thread of a CPU."""
     digest = load_model(source).digest
     pixels = ComputeConfig().pixels_per_batch
-    return PairScorer(source, digest, "bench", 1, pass_through, pixels, False, 1, compile_kernels)
+    return PairScorer(source, digest, "bench", 1, pass_through, pixels, False, compile_kernels)
 
 
 def shared_references(

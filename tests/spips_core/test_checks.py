@@ -52,14 +52,14 @@ def test_smallest_pair_passes_in_every_image_type(dtype):
 def test_floats_outside_0_to_1_are_refused_with_their_range(low, high, got):
     images = torch.linspace(low, high, IMAGES.numel()).view(IMAGES.shape)
     with pytest.raises(ImageError, match=rf"distorted: expected floats in \[0, 1\], got {got}$"):
-        check_range("distorted", images)
+        check_range(distorted=images)
 
 
 def test_infinite_values_are_refused():
     images = IMAGES.clone()
     images[1, 2, 3, 4] = torch.inf
     with pytest.raises(ImageError, match="got 0 to inf"):
-        check_range("reference", images)
+        check_range(reference=images)
 
 
 @pytest.mark.parametrize(
@@ -73,4 +73,4 @@ def test_infinite_values_are_refused():
     ids=["floats", "uint8", "nan", "no images"],
 )
 def test_images_in_range_pass(images):
-    check_range("reference", images)
+    check_range(reference=images)

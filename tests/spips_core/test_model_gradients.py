@@ -24,7 +24,6 @@ def pair(photos):
 )
 def test_forward_scores_as_score_does(seven_pairs, config):
     model = SPIPS.untrained(config)
-    # One makes every map, the other only their means.
     got, expected = model(*seven_pairs).detach(), model.score(*seven_pairs).score
     assert torch.allclose(got, expected, rtol=0, atol=1e-6)
     assert (got[0] == 0) == (expected[0] == 0)

@@ -2,7 +2,6 @@ import ast
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from pipeline.scoring.score import PairScorer, load_model
 from spips_core import SPIPS, CheckpointError, ModelConfig
 
 REPOSITORY = Path(__file__).parents[3]
-CARRIED = pa.schema([("pair_id", pa.string()), ("model", pa.string())])
+PASS_THROUGH = pa.schema([("pair_id", pa.string()), ("model", pa.string())])
 
 
 def make_scorer(source: ModelSourceConfig | None = None, **changes) -> PairScorer:
@@ -27,10 +26,9 @@ def make_scorer(source: ModelSourceConfig | None = None, **changes) -> PairScore
         "expected_digest": load_model(source).digest,
         "run_id": "run",
         "run_attempt": 1,
-        "pass_through": CARRIED,
+        "pass_through": PASS_THROUGH,
         "pixels_per_batch": 1_000_000,
         "use_gpu": False,
-        "threads": 1,
         "compile_kernels": False,
     }
     return PairScorer(**(settings | changes))
@@ -38,7 +36,7 @@ def make_scorer(source: ModelSourceConfig | None = None, **changes) -> PairScore
 
 def make_rows(num_rows: int, sizes=((96, 100),), broken=()) -> pa.Table:
     generator = np.random.default_rng(0)
-    columns = {field.name: [] for field in loaded_schema(CARRIED)}
+    columns = {field.name: [] for field in loaded_schema(PASS_THROUGH)}
     for i in range(num_rows):
         height_px, width_px = sizes[i % len(sizes)]
         reference = generator.integers(0, 256, (height_px, width_px, 3), dtype=np.uint8)
@@ -57,7 +55,7 @@ def make_rows(num_rows: int, sizes=((96, 100),), broken=()) -> pa.Table:
         }
         for name, value in row.items():
             columns[name].append(value)
-    return pa.table(columns, schema=loaded_schema(CARRIED))
+    return pa.table(columns, schema=loaded_schema(PASS_THROUGH))
 
 
 OUT_OF_MEMORY = """
@@ -114,7 +112,7 @@ def scorer() -> PairScorer:
 def test_a_row_has_the_model_s_scores_and_its_lineage(scorer):
     rows = make_rows(1)
     result = scorer(rows)
-    assert result.schema == result_schema(CARRIED)
+    assert result.schema == result_schema(PASS_THROUGH)
     (row,) = result.to_pylist()
     pixels = [
         torch.frombuffer(bytearray(rows[name][0].as_py()), dtype=torch.uint8)
@@ -172,7 +170,7 @@ def test_a_reference_that_pairs_in_a_row_share_goes_through_the_trunk_once(
 ):
     rows = share_references(make_rows(8), pa.array(shared))
     scorer, passed = make_scorer(), []
-    scorer.model.trunk.register_forward_hook(  # a single image goes beside its copy
+    scorer.model.trunk.register_forward_hook(  # a lone image goes with a copy
         lambda _, images, __: passed.append(len(images[0].flatten(1).unique_consecutive(dim=0)))
     )
     blocks = [scorer(rows.slice(start, block_rows)) for start in range(0, 8, block_rows)]
@@ -189,20 +187,10 @@ def test_pairs_scored_together_share_references_and_move_no_score_by_a_bit(score
     assert together(rows).equals(scorer(rows))
 
 
-def test_threads_share_the_pairs_and_move_no_score_by_a_bit(scorer):
-    rows = share_references(make_rows(40, broken={5}), pa.array([i // 7 * 7 for i in range(40)]))
-    two, threads = make_scorer(threads=2, pixels_per_batch=3 * 96 * 100), set()
-    two.model.trunk.register_forward_hook(lambda *_: threads.add(threading.get_ident()))
-    expected = scorer(rows)
-    for _ in range(3):
-        assert two(rows).equals(expected)
-    assert len(threads) == 2
-
-
 @pytest.mark.slow
-def test_compiled_passes_score_as_eager_ones_and_alone_as_together(scorer):
+def test_compiled_kernels_score_as_eager_ones_and_alone_as_together(scorer):
     rows = make_rows(66, sizes=((96, 100), (131, 97)))
-    compiled = make_scorer(compile_kernels=True, threads=2)
+    compiled = make_scorer(compile_kernels=True)
     num_compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     got, expected = compiled(rows), scorer(rows)
     scores = got["spips_score"].to_numpy(), expected["spips_score"].to_numpy()
@@ -237,7 +225,7 @@ assert make_scorer(compile_kernels=True)(make_rows(2))["status"].to_pylist() == 
         text=True,
     )
     assert got.returncode == 0, got.stderr
-    assert "scoring without compiled passes: expected to compile, got" in got.stderr
+    assert "scoring with eager kernels: expected to compile, got" in got.stderr
 
 
 def test_every_row_in_is_a_row_out_in_order(scorer):
@@ -249,7 +237,7 @@ def test_every_row_in_is_a_row_out_in_order(scorer):
 
 def test_a_block_of_broken_rows_only_keeps_its_schema(scorer):
     result = scorer(make_rows(3, broken={0, 1, 2}))
-    assert result.schema == result_schema(CARRIED)
+    assert result.schema == result_schema(PASS_THROUGH)
     assert result["spips_score"].null_count == 3
 
 

@@ -127,11 +127,8 @@ def test_finishing_changes_no_order_and_sets_the_scale(model):
     of_streams = {name: [] for name in model.config.streams}
     with torch.no_grad():
         for source in sources:
-            pooled = {
-                name: [q.flatten(0, 1)[..., None, None] for q in qs]
-                for name, qs in source.quality.items()
-            }
-            means = model.stream_means(pooled)
+            quality = {name: [q.flatten(0, 1) for q in qs] for name, qs in source.quality.items()}
+            means = model.stream_means(quality)
             after.append(model.fuse(means))
             for name, mean in means.items():
                 of_streams[name].append(mean)

@@ -2,8 +2,17 @@ import piq
 import pytest
 import torch
 
-from spips_core.quality_maps.ms_ssim import ms_ssim, ms_ssim_map, structure_pyramid
-from spips_core.quality_maps.ssim import StructureLoss
+from spips_core.quality_maps.ms_ssim import combine_scales, image_pyramid, ms_ssim_map
+from spips_core.quality_maps.ssim import BORDER_PX, StructureLoss, structure_loss
+
+
+def structure_pyramid(reference, distorted):
+    return list(map(structure_loss, image_pyramid(reference), image_pyramid(distorted)))
+
+
+def ms_ssim(pyramid):
+    factors = [1 - scale.contrast.mean(dim=(2, 3)) for scale in pyramid[:-1]]
+    return combine_scales(torch.stack([*factors, pyramid[-1].ssim_map.mean(dim=(2, 3))]))
 
 
 def test_identical_pair_is_0_at_every_scale_and_1_in_all(photos):
@@ -44,8 +53,12 @@ def test_map_has_a_channel_a_scale_at_the_size_of_the_images(noisy_photos, photo
 
 def test_scales_halve_and_drop_an_odd_row_or_column(photos):
     images = photos[..., :97, :131] / 255
-    sizes = [tuple(scale.contrast.shape) for scale in structure_pyramid(images, images)]
-    assert sizes == [(3, 3, *size) for size in [(97, 131), (48, 65), (24, 32), (12, 16), (6, 8)]]
+    expected = [(97, 131), (48, 65), (24, 32), (12, 16), (6, 8)]
+    sizes = [tuple(scale.contrast.shape[2:]) for scale in structure_pyramid(images, images)]
+    assert sizes == expected
+    border = 2 * BORDER_PX
+    sizes = [tuple(scale.shape[2:]) for scale in image_pyramid(images)]
+    assert sizes == [(height_px + border, width_px + border) for height_px, width_px in expected]
 
 
 def test_checkers_that_average_out_are_seen_at_the_finest_scale_only(photos):

@@ -5,7 +5,11 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 
-from spips_core.quality_maps.psnr import psnr_db, psnr_map
+from spips_core.quality_maps.psnr import decibels, error_means, psnr_map
+
+
+def psnr_db(reference, distorted):
+    return decibels((reference - distorted).square().mean(dim=(1, 2, 3)))
 
 
 def test_identical_pair_has_infinite_psnr_and_a_map_of_zeros(photos):
@@ -20,6 +24,13 @@ def test_psnr_agrees_with_scikit_image_on_8_bit_photos(photos, noisy_photos, dty
     pairs = zip(photos.numpy(), noisy_photos.numpy(), strict=True)
     expected = [peak_signal_noise_ratio(r, d, data_range=255) for r, d in pairs]
     np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance_db)
+
+
+def test_means_are_those_of_the_map_and_of_the_squared_error(photos, noisy_photos):
+    pair = [images.double() / 255 for images in (photos, noisy_photos)]
+    means = error_means(*(images.flatten(0, 1) for images in pair)).view(2, 3, 3)
+    assert torch.allclose(means[0], psnr_map(*pair).mean(dim=(2, 3)), rtol=1e-12)
+    assert torch.allclose(decibels(means[1].mean(dim=1)), psnr_db(*pair), rtol=1e-12)
 
 
 def test_black_against_white_has_psnr_0():

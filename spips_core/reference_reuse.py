@@ -1,0 +1,85 @@
+"""Reuse of a reference: pairs that follow each other and share a reference encode it once.
+
+Manifests often list many distorted versions of one reference in a row. Encoding an image (its
+pyramid and the trunk's pass) is most of a score's cost, so encoding a shared reference once nearly
+halves the work. `PairEncoder` compares each reference with the one before it, pixel by pixel, in a
+batch and across batches.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from spips_core.encoding import Encoding
+from spips_core.model import SPIPS
+
+
+class PairEncoder:
+    """Encode pairs batch by batch; a reference that equals the one before is encoded once."""
+
+    def __init__(self, model: SPIPS, *, batch_invariant: bool) -> None:
+        """Start without a reference to reuse.
+
+        Args:
+            model: what encodes, on its own device.
+            batch_invariant: as for `SPIPS.encode`.
+        """
+        self._model = model
+        self._batch_invariant = batch_invariant
+        self._last_pixels: Tensor | None = None
+        self._last_references: Encoding | None = None
+        self._is_one = False  # whether all of the last references are the same image
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether a reference is kept for the next batch."""
+        return self._last_references is not None
+
+    def forget(self) -> None:
+        """Drop the kept reference, and with it the memory of the last batch."""
+        self._last_pixels = self._last_references = None
+
+    def encode(self, references: Tensor, distorted: Tensor) -> tuple[Encoding, Encoding]:
+        """Return the encodings of both sides of N pairs.
+
+        Args:
+            references: (N, 3, H, W) uint8, on the CPU.
+            distorted: (N, 3, H, W) uint8, on the CPU.
+
+        Raises:
+            ImageError: sides below 96 px.
+        """
+        # Channels innermost, as decoded images lie in memory.
+        references, distorted = (images.permute(0, 2, 3, 1) for images in (references, distorted))
+        pixels = [self._last_pixels, *references]
+        is_new = [one is None or not torch.equal(one, other) for one, other in pairwise(pixels)]
+        if is_new[0]:
+            self.forget()  # make room
+        num_new = sum(is_new)
+        images = torch.cat([references[torch.tensor(is_new)], distorted]) if num_new else distorted
+        lengths = [length for length in (num_new, len(distorted)) if length]
+        *new, encoded = self._model.encode_parts(
+            self._to_device(images).permute(0, 3, 1, 2),
+            lengths,
+            batch_invariant=self._batch_invariant,
+        )
+        kept = self._last_references
+        if kept and self._is_one and not num_new and len(kept) >= len(distorted):
+            return kept[: len(distorted)], encoded
+        joined = Encoding.join([kept[-1:], *new] if kept else new)
+        self._is_one = len(joined) == 1
+        if self._is_one:
+            joined = joined.repeat(len(distorted))
+        elif num_new < len(distorted):
+            positions = torch.tensor([0, *is_new[1:]]).cumsum(dim=0)
+            joined = joined[self._to_device(positions)]
+        # A copy, because the batch's memory must not stay alive for one image of it.
+        self._last_pixels, self._last_references = references[-1].clone(), joined
+        return joined, encoded
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        device = next(self._model.parameters()).device
+        return (
+            tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+        )
