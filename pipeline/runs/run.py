@@ -17,18 +17,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow.compute as pc
 import pyarrow.dataset
 from fsspec import AbstractFileSystem
 
 from pipeline.runs.errors import ContractError, FaultError
+from pipeline.runs.records import Json, LockRecord, PlanRecord, RunRecord, parse_record
 from pipeline.runs.schema import RESERVED_COLUMNS, Status
 from pipeline.runs.storage import STORE_ERRORS, arrow_filesystem, describe, open_store, write_whole
 from pipeline.runs.uris import redact
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -60,16 +59,45 @@ class RunFolder:
             return "finished"
         return "unfinished" if self.fs.exists(f"{self.path}/plan.json") else "new"
 
+    def read_plan(self) -> PlanRecord:
+        """Return plan.json; raises what `read` raises, and a ContractError for another format."""
+        return parse_record(PlanRecord, self.read("plan.json"), f"{self.uri}/plan.json")
+
+    def read_run(self) -> RunRecord:
+        """Return run.json; raises what `read` raises, and a ContractError for another format."""
+        return parse_record(RunRecord, self.read("run.json"), f"{self.uri}/run.json")
+
+    def read_lock(self) -> LockRecord:
+        """Return lock.json; raises what `read` raises, and a ContractError for another format."""
+        return parse_record(LockRecord, self.read("lock.json"), f"{self.uri}/lock.json")
+
+    def write_plan(self, record: PlanRecord) -> None:
+        """Write plan.json; raises what `write` raises."""
+        self.write("plan.json", record.model_dump(mode="json"))
+
+    def write_run(self, record: RunRecord) -> None:
+        """Write run.json; raises what `write` raises."""
+        self.write("run.json", record.model_dump(mode="json"))
+
+    def write_lock(self, record: LockRecord) -> None:
+        """Write lock.json; raises what `write` raises."""
+        self.write("lock.json", record.model_dump(mode="json"))
+
+    def write_success(self) -> None:
+        """Write _SUCCESS, which makes the run a finished one; raises what `write` raises."""
+        self.write("_SUCCESS", None)
+
     def read(self, name: str) -> Json:
-        """Return plan.json or run.json.
+        """Return a JSON file of the folder.
 
         Raises:
-            ValueError: it is damaged.
+            ContractError: the file is not JSON.
+            OSError: the file does not exist or cannot be read; or another of STORE_ERRORS.
         """
         try:
             content: Json = json.loads(self.fs.cat_file(f"{self.path}/{name}"))
         except ValueError as error:
-            raise ValueError(f"{self.uri}/{name}: expected JSON, got {error}") from error
+            raise ContractError(f"{self.uri}/{name}: expected JSON, got {error}") from error
         return content
 
     def write(self, name: str, content: Json | None) -> None:
@@ -134,8 +162,8 @@ def open_run_folder(output_uri: str, run_id: str, fingerprints: dict[str, str]) 
                 got = f"other files in {folder.uri}, {others[0].rpartition('/')[2]} for one"
                 raise ContractError(f"output.run_id: expected a free folder or a run, got {got}")
             return folder
-        held = dict(folder.read("plan.json")["fingerprints"])
-    except (*STORE_ERRORS, KeyError, TypeError) as error:
+        held = folder.read_plan().fingerprints
+    except STORE_ERRORS as error:
         raise ContractError(
             f"output.uri: {redact(output_uri)} cannot be used: {describe(error)}"
         ) from error
@@ -157,7 +185,7 @@ def choose_newest(
 
     Args:
         folder: of the run.
-        attempts: paths of the result files of each attempt, the first one's first.
+        attempts: each attempt's result files, relative to the folder, the oldest attempt first.
         pair_id_column: column with each pair's id.
 
     Returns:
@@ -170,6 +198,21 @@ def choose_newest(
         ids = _dataset(folder, later).to_table(columns=[pair_id_column]).column(0)
         is_newest |= (pc.field("run_attempt") == number) & ~pc.field(pair_id_column).isin(ids)
     return is_newest
+
+
+def open_newest(
+    folder: RunFolder, attempts: Sequence[Sequence[str]], pair_id_column: str
+) -> pyarrow.dataset.Dataset:
+    """Return the newest result of each pair.
+
+    Args:
+        folder: the run's folder.
+        attempts: each attempt's result files, relative to the folder, the oldest attempt first.
+        pair_id_column: column with each pair's id.
+    """
+    rows = _dataset(folder, [name for files in attempts for name in files])
+    is_newest = choose_newest(folder, attempts, pair_id_column)
+    return rows if is_newest is None else rows.filter(is_newest)
 
 
 def count_by_status(rows: pyarrow.dataset.Dataset) -> dict[str, int]:
@@ -195,7 +238,7 @@ class FinishedRun:
     """
 
     folder: RunFolder
-    record: Json
+    record: RunRecord
 
     @property
     def uri(self) -> str:
@@ -205,8 +248,7 @@ class FinishedRun:
     @cached_property
     def scores(self) -> pyarrow.dataset.Dataset:
         """The results; raises an error of the store or of Arrow when a file is lost or damaged."""
-        rows = _dataset(self.folder, self.files)
-        return rows if self.is_newest is None else rows.filter(self.is_newest)
+        return open_newest(self.folder, self._files_by_attempt, self.pair_id_column)
 
     @cached_property
     def is_newest(self) -> pc.Expression | None:
@@ -216,45 +258,41 @@ class FinishedRun:
     @property
     def files(self) -> list[str]:
         """Paths of all attempts' result files."""
-        return [path for files in self._files_by_attempt for path in files]
+        return [f"{self.folder.path}/{name}" for one in self.record.attempts for name in one.files]
 
     @property
     def num_attempts(self) -> int:
         """How many attempts were published: one, and one more each time that rows were retried."""
-        return len(self.record["attempts"])
+        return len(self.record.attempts)
 
     @property
-    def _files_by_attempt(self) -> list[list[str]]:
-        return [
-            [f"{self.folder.path}/{name}" for name in attempt["files"]]
-            for attempt in self.record["attempts"]
-        ]
+    def _files_by_attempt(self) -> list[tuple[str, ...]]:
+        return [attempt.files for attempt in self.record.attempts]
 
     @property
     def run_id(self) -> str:
         """Name of the run."""
-        return str(self.record["run_id"])
+        return self.record.run_id
 
     @property
     def model_digest(self) -> str:
         """Digest of the model that scored it."""
-        return str(self.record["model"]["digest"])
+        return self.record.model.digest
 
     @property
     def finished_at(self) -> str:
         """When it was published, UTC, ISO 8601."""
-        return str(self.record["finished_at"])
+        return self.record.finished_at
 
     @property
     def pair_id_column(self) -> str:
         """Column with each pair's id."""
-        return str(self.record["columns"]["pair_id"])
+        return self.record.columns.pair_id
 
     @property
     def image_columns(self) -> tuple[str, str] | None:
         """Columns with the URIs of reference and distorted; None if the manifest held the bytes."""
-        columns = self.record["columns"]
-        reference, distorted = columns["reference"], columns["distorted"]
+        reference, distorted = self.record.columns.reference, self.record.columns.distorted
         own = self.pass_through_columns
         return (reference, distorted) if reference in own and distorted in own else None
 
@@ -271,23 +309,21 @@ def open_run(run_uri: str) -> FinishedRun:
         run_uri: the run's folder, <output.uri>/run_id=<id>.
 
     Raises:
-        ContractError: there is no such run, or it is unfinished, empty, or an older version's.
+        ContractError: there is no such run, or it is unfinished or empty, or its record has another
+            format.
     """
     try:
         fs, path = open_store(run_uri)
         folder = RunFolder(fs, path, redact(run_uri.rstrip("/")))
         state = folder.state()
-        record = folder.read("run.json") if state == "finished" else {}
+        if state != "finished":
+            got = "no run" if state == "new" else "an unfinished one (no _SUCCESS)"
+            raise ContractError(f"expected a finished run at {folder.uri}, got {got}")
+        record = folder.read_run()
     except STORE_ERRORS as error:
         problem = f"{redact(run_uri)} cannot be read: {describe(error)}"
         raise ContractError(problem) from error
-    if state != "finished":
-        got = "no run" if state == "new" else "an unfinished one (no _SUCCESS)"
-        raise ContractError(f"expected a finished run at {folder.uri}, got {got}")
-    if not {"columns", "attempts"} <= record.keys():
-        got = "one that an older version of this project scored"
-        raise ContractError(f"expected a run with columns and attempts at {folder.uri}, got {got}")
-    if not record["num_rows"]:
+    if not record.num_rows:
         raise ContractError(f"expected a run with rows at {folder.uri}, got an empty one")
     return FinishedRun(folder, record)
 
@@ -374,10 +410,9 @@ def open_scores(run_uri: str, *, allow_unfinished: bool = False) -> pyarrow.data
     files = folder.score_files(attempt=1)
     if not files:
         raise ContractError(f"expected results at {folder.uri}, got a run without any yet")
-    return _dataset(folder, files)
+    return _dataset(folder, [path.removeprefix(f"{folder.path}/") for path in files])
 
 
 def _dataset(folder: RunFolder, files: Sequence[str]) -> pyarrow.dataset.Dataset:
-    return pyarrow.dataset.dataset(
-        list(files), filesystem=arrow_filesystem(folder.fs), format="parquet"
-    )
+    paths = [f"{folder.path}/{name}" for name in files]
+    return pyarrow.dataset.dataset(paths, filesystem=arrow_filesystem(folder.fs), format="parquet")

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain, compress, pairwise
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.runs.errors import FaultError
+from pipeline.runs.records import ModelInfo
 from pipeline.runs.schema import SCORE_FIELDS, Status, result_schema
 from pipeline.runs.storage import local_copy
 from pipeline.scoring.config import ModelSourceConfig
@@ -27,31 +27,15 @@ KEPT_BYTES = 1 << 30
 """Freed memory that a scoring process keeps at most, and the largest tensor it is kept for."""
 
 
-@dataclass(frozen=True)
-class ModelInfo:
-    """What a run records of its model.
-
-    Attributes:
-        digest: sha256 over config and weights.
-        trained: whether its streams were fitted to people's judgements.
-        training: how they were; empty when they were not.
-        config: the architecture.
-        fusion_weights: Eq. (12)'s weight of each stream; None when a perceptron fuses them.
-    """
-
-    digest: str
-    trained: bool
-    training: dict[str, str]
-    config: dict[str, Any]
-    fusion_weights: dict[str, float] | None
-
-
 def describe_model(model: SPIPS) -> ModelInfo:
     """Return what a run records of its model."""
     return ModelInfo(
-        model.digest, bool(model.training_record), model.training_record,
-        asdict(model.config), model.fusion_weights,
-    )  # fmt: skip
+        digest=model.digest,
+        trained=bool(model.training_record),
+        training=model.training_record,
+        config=asdict(model.config),
+        fusion_weights=model.fusion_weights,
+    )
 
 
 def load_model(source: ModelSourceConfig) -> SPIPS:

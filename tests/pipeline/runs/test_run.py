@@ -4,6 +4,7 @@ import pyarrow.parquet
 import pytest
 
 from pipeline.runs.errors import ContractError, FaultError
+from pipeline.runs.records import AttemptRecord, PlanRecord, RunRecord
 from pipeline.runs.run import (
     count_by_status,
     fingerprint,
@@ -17,7 +18,30 @@ from pipeline.runs.storage import arrow_filesystem, open_store
 MINE = {"manifest": "m1", "model": "d1", "scoring": "s1"}
 
 
-RECORD = {"fingerprints": MINE, "columns": {"pair_id": "pair_id"}, "num_rows": 1}
+PLAN = PlanRecord(
+    run_id="r1",
+    fingerprints=MINE,
+    num_rows=1,
+    columns={"pair_id": "pair_id", "reference": "reference_uri", "distorted": "distorted_uri"},
+    model={"digest": "d1", "trained": True, "training": {}, "config": {}, "fusion_weights": None},
+    config={},
+    versions={},
+)
+
+
+def record_of(*files: str) -> RunRecord:
+    """Return the record of a run with one attempt for each file."""
+    attempts = [
+        AttemptRecord(
+            files=[file], num_rows=1, num_rows_resumed=0, scorers={}, started_at="2026-01-01",
+            elapsed_s=1, rows_per_s=1, fetch_retries=0,
+        )
+        for file in files
+    ]  # fmt: skip
+    return RunRecord(
+        **dict(PLAN), attempts=attempts, counts_by_status={}, failed_fraction=0.0,
+        finished_at="2026-01-01",
+    )  # fmt: skip
 
 
 def write_scores(
@@ -37,7 +61,7 @@ def write_scores(
 
 def make_run(folder: str, run_id: str = "r1"):
     run = open_run_folder(folder, run_id, MINE)
-    run.write("plan.json", {"fingerprints": MINE})
+    run.write_plan(PLAN)
     return run
 
 
@@ -51,14 +75,15 @@ def test_a_run_is_new_then_unfinished_then_finished(folder):
     run = open_run_folder(folder, "r1", MINE)
     assert run.state() == "new"
     assert run.score_files(1) == []
-    run.write("plan.json", {"fingerprints": MINE})
+    run.write_plan(PLAN)
     assert run.state() == "unfinished"
     write_scores(run, "a", {"p": "ok"})
-    run.write("run.json", {"counts": 1})
+    run.write_run(record_of("a"))
     assert run.state() == "unfinished"
-    run.write("_SUCCESS", None)
+    run.write_success()
     assert run.state() == "finished"
-    assert run.read("run.json") == {"counts": 1}
+    assert run.read_plan() == PLAN
+    assert run.read_run() == record_of("a")
     assert run.uri == f"{folder}/run_id=r1"
 
 
@@ -93,7 +118,7 @@ def test_a_run_with_another_input_is_refused_with_both_fingerprints(tmp_path, ch
 
 
 def test_everything_that_differs_from_the_run_there_is_listed_at_once(tmp_path):
-    make_run(str(tmp_path)).write("_SUCCESS", None)
+    make_run(str(tmp_path)).write_success()
     problems = problems_of(open_run_folder, str(tmp_path), "r1", dict.fromkeys(MINE, "new"))
     assert [problem.split()[4] for problem in problems] == ["manifest:", "model:", "scoring:"]
 
@@ -126,7 +151,7 @@ def test_a_plan_that_cannot_be_read_is_refused(tmp_path, content):
     (tmp_path / "run_id=r1").mkdir()
     (tmp_path / "run_id=r1" / "plan.json").write_text(content)
     (problem,) = problems_of(open_run_folder, str(tmp_path), "r1", MINE)
-    assert problem.startswith(f"output.uri: {tmp_path} cannot be used: ")
+    assert problem.startswith(f"{tmp_path}/run_id=r1/plan.json: expected ")
 
 
 def test_a_store_that_cannot_be_opened_is_refused_without_its_secret():
@@ -141,13 +166,13 @@ def test_the_uri_of_a_run_shows_no_secret():
 def test_a_bucket_that_does_not_exist_is_a_fault_when_written_to(s3_store):
     run = open_run_folder(f"{s3_store.bucket}-absent", "r1", MINE)
     with pytest.raises(FaultError, match=r"absent/run_id=r1/plan.json cannot be written: "):
-        run.write("plan.json", {})
+        run.write_plan(PLAN)
 
 
 def test_a_number_that_json_cannot_hold_is_not_written(tmp_path):
     run = open_run_folder(str(tmp_path), "r1", MINE)
     with pytest.raises(ValueError, match="JSON"):
-        run.write("plan.json", {"psnr_db": float("inf")})
+        run.write_plan(PLAN.model_copy(update={"config": {"psnr_db": float("inf")}}))
     assert run.state() == "new"
 
 
@@ -168,8 +193,8 @@ def test_only_a_finished_run_is_read_unless_asked_otherwise(folder):
     (problem,) = problems_of(open_scores, run.uri)
     assert problem == f"expected a finished run at {run.uri}, got an unfinished one (no _SUCCESS)"
     assert open_scores(run.uri, allow_unfinished=True).count_rows() == 2
-    run.write("run.json", RECORD | {"attempts": [{"files": [name]}]})
-    run.write("_SUCCESS", None)
+    run.write_run(record_of(name))
+    run.write_success()
     write_scores(run, "late", {"r": "ok"})
     for allow_unfinished in (False, True):
         rows = open_scores(f"{run.uri}/", allow_unfinished=allow_unfinished)
@@ -189,13 +214,12 @@ def test_of_each_pair_the_newest_attempt_is_read(folder):
     statuses = ({"p": "ok", "q": "missing", "r": "missing", "s": "too_small", "t": "missing"},
                 {"q": "ok", "r": "unreadable", "t": "ok"}, {"r": "ok"})  # fmt: skip
     files = [write_scores(run, "a", rows, attempt=i) for i, rows in enumerate(statuses, start=1)]
-    attempts = [{"files": [name]} for name in files]
-    run.write("_SUCCESS", None)
+    run.write_success()
     expected = [["ok", "missing", "missing", "too_small", "missing"],
                 ["ok", "ok", "unreadable", "too_small", "ok"],
                 ["ok", "ok", "ok", "too_small", "ok"]]  # fmt: skip
     for number in (1, 2, 3):
-        run.write("run.json", RECORD | {"attempts": attempts[:number]})
+        run.write_run(record_of(*files[:number]))
         rows = open_scores(run.uri)
         assert rows.count_rows() == 5
         assert rows.to_table().sort_by("pair_id")["status"].to_pylist() == expected[number - 1]
