@@ -21,8 +21,8 @@ from pipeline.audits.distribution import (
 from pipeline.audits.gates import judge
 from pipeline.audits.tables import ALL_ROWS, QUANTILES, Key, Row, ScoreTables
 from pipeline.runs.errors import ContractError
+from pipeline.runs.finished import FinishedRun
 from pipeline.runs.records import Json
-from pipeline.runs.run import FinishedRun
 from pipeline.runs.schema import Status
 from pipeline.runs.uris import redact
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from pipeline.audits.tables import Row
 from pipeline.runs.errors import FaultError
-from pipeline.runs.run import FinishedRun
+from pipeline.runs.finished import FinishedRun
 from pipeline.runs.schema import Status
 from pipeline.runs.uris import redact
 from pipeline.scoring.config import ImagesConfig, ModelSourceConfig

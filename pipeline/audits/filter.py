@@ -14,8 +14,9 @@ from ray.data import DataContext, SaveMode
 from pipeline.audits.config import FilterScoresConfig
 from pipeline.audits.filter_rules import Rules, Summary
 from pipeline.runs.errors import ContractError, FaultError
+from pipeline.runs.finished import FinishedRun
 from pipeline.runs.records import Json
-from pipeline.runs.run import FinishedRun, RunFolder
+from pipeline.runs.run import RunFolder
 from pipeline.runs.storage import (
     STORE_ERRORS,
     arrow_filesystem,

@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.dataset
 
 from pipeline.runs.errors import ContractError, FaultError
+from pipeline.runs.finished import FinishedRun, open_run
 from pipeline.runs.records import RECORD_VERSION, ColumnsRecord, Json, ModelInfo, PlanRecord
-from pipeline.runs.run import FinishedRun, RunFolder, fingerprint, open_run, open_run_folder
+from pipeline.runs.run import RunFolder, fingerprint, open_run_folder
 from pipeline.runs.schema import RETRIED_STATUSES, Status, pass_through_schema
 from pipeline.runs.storage import STORE_ERRORS, arrow_filesystem, check_writable, describe
 from pipeline.runs.uris import redact

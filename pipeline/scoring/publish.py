@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from pipeline.runs.errors import FaultError
+from pipeline.runs.finished import count_by_status, open_newest
 from pipeline.runs.records import AttemptRecord, Json, RunRecord
-from pipeline.runs.run import count_by_status, open_newest
 from pipeline.runs.schema import Status
 from pipeline.scoring.lock import RunLock
 from pipeline.scoring.manifest import hash_ids

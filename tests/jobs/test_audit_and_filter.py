@@ -13,7 +13,7 @@ import yaml
 from jobs import audit_scores, filter_scores, score_manifest
 from jobs.config import load_config
 from jobs.exit_codes import DONE, FAULT, GATE_BROKEN, WRONG
-from pipeline.runs.run import open_scores
+from pipeline.runs.finished import open_scores
 from tests.jobs.conftest import make_rows, write_manifest
 
 REPOSITORY = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from ray.data import DataContext
 
 from jobs import audit_scores, score_manifest
 from jobs.exit_codes import DONE, FAULT, TOO_MANY_FAILED, WRONG
-from pipeline.runs.run import open_run, open_scores
+from pipeline.runs.finished import open_run, open_scores
 from pipeline.runs.schema import Status, result_schema
 from pipeline.scoring.config import ScoreManifestConfig
 from pipeline.scoring.graph import execution_context, score_pairs
@@ -292,11 +292,11 @@ def test_an_explicit_run_id_keeps_out_other_manifests_models_and_settings(
     SPIPS.untrained(ModelConfig(), seed=1).save(tmp_path / "other.safetensors")
     capfd.readouterr()
     for arguments, named in (
-        ((other, output, run_id), "another manifest"),
-        ((manifest, output, run_id, "--images.resize=128"), "another scoring"),
+        ((other, output, run_id), "a different manifest"),
+        ((manifest, output, run_id, "--images.resize=128"), "a different scoring"),
         (
             (manifest, output, run_id, f"--model.checkpoint={tmp_path}/other.safetensors"),
-            "another model",
+            "a different model",
         ),
     ):
         assert score(*arguments) == WRONG

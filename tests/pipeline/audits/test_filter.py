@@ -13,7 +13,7 @@ from pipeline.audits.config import FilterScoresConfig
 from pipeline.audits.filter import REASON, open_output, write_filtered
 from pipeline.audits.filter_rules import describe_summary, make_rules, summarise
 from pipeline.runs.errors import ContractError
-from pipeline.runs.run import open_run, open_scores
+from pipeline.runs.finished import open_run, open_scores
 
 
 @pytest.fixture(scope="module", autouse=True)

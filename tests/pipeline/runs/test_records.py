@@ -3,8 +3,9 @@ import json
 import pytest
 
 from pipeline.runs.errors import ContractError
+from pipeline.runs.finished import open_run
 from pipeline.runs.records import LockRecord, RunRecord, parse_record
-from pipeline.runs.run import open_run, open_run_folder
+from pipeline.runs.run import open_run_folder
 from tests.pipeline.runs.version_0_2 import FINGERPRINTS, RUN_JSON, plan_json, write_run_0_2
 
 RUN = plan_json(FINGERPRINTS, ("/pairs.parquet", "/out")) | RUN_JSON
@@ -25,7 +26,7 @@ def test_an_unfinished_run_of_version_0_2_goes_on(tmp_path):
     write_run_0_2(tmp_path, is_finished=False)
     folder = open_run_folder(str(tmp_path), "night", FINGERPRINTS)
     assert folder.state() == "unfinished"
-    with pytest.raises(ContractError, match="holds another model"):
+    with pytest.raises(ContractError, match="a run with a different model"):
         open_run_folder(str(tmp_path), "night", FINGERPRINTS | {"model": "d2"})
 
 
