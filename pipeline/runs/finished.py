@@ -69,7 +69,7 @@ class FinishedRun:
         """The newest result of each pair.
 
         Raises:
-            OSError: a file is lost; or another of STORE_ERRORS.
+            OSError, or another of STORE_ERRORS: a file is lost, or the store fails.
             pyarrow.ArrowException: a file is damaged.
         """
         return open_newest(self.folder, self._files_by_attempt, self.pair_id_column)

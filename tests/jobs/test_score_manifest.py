@@ -342,7 +342,7 @@ def test_results_that_another_process_adds_later_are_not_read(finished, tmp_path
     [
         ("{manifest}", "expected a writable folder"),
         ("{manifest}/below", "expected a writable folder"),
-        ("memory://out", "expected a store that all processes can write"),
+        ("memory://out", "expected a store that every process can write"),
         ("nosuch://out", "nosuch"),
         ("{folder}/scores", "expected a folder outside the manifest's"),
     ],
