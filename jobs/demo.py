@@ -23,7 +23,7 @@ from rich.table import Table
 
 from jobs import score_manifest
 from jobs.exit_codes import DONE
-from pipeline.runs.run import open_scores
+from pipeline.runs.finished import open_scores
 
 WIDTH_PX, HEIGHT_PX = 384, 256
 MAX_PIXELS = 16_777_216

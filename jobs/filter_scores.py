@@ -46,7 +46,7 @@ def _filter(config: FilterScoresConfig, *, dry_run: bool) -> int:
     from pipeline.audits.filter import open_output, write_filtered
     from pipeline.audits.filter_rules import describe_summary, make_rules, summarise
     from pipeline.audits.tables import reported_as_faults
-    from pipeline.runs.run import open_newest_run
+    from pipeline.runs.finished import open_newest_run
 
     with reported_as_faults(RayError):
         run = open_newest_run(config.scores.uri)

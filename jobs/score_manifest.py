@@ -13,12 +13,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import yaml
 
 from jobs.config import load_config, make_parser
 from jobs.exit_codes import DONE, TOO_MANY_FAILED, exit_code_of
+from pipeline.runs.records import RunRecord
 from pipeline.scoring.config import ScoreManifestConfig
 
 
@@ -69,7 +69,7 @@ def _score(config: ScoreManifestConfig, *, dry_run: bool, retry_failed: bool) ->
     plan = make_plan(config, retry_failed=retry_failed)
     sys.stdout.write(describe_plan(plan) + "\n")
     if dry_run:
-        resolved = yaml.safe_dump(plan.record()["config"], sort_keys=False)
+        resolved = yaml.safe_dump(plan.record().config, sort_keys=False)
         sys.stdout.write(f"\n{resolved}\ndry run: nothing was scored\n")
         return DONE
     if plan.folder.state() == "finished" and (
@@ -77,7 +77,7 @@ def _score(config: ScoreManifestConfig, *, dry_run: bool, retry_failed: bool) ->
     ):
         nothing = ", and no row failed that may be retried" if retry_failed else ""
         sys.stdout.write(f"this run is finished{nothing}: {plan.folder.uri}\n")
-        return _report(config, plan.folder.read("run.json"))
+        return _report(config, plan.folder.read_run())
     with hold(plan.folder) as lock:
         start_ray()
         found = ray.nodes()  # type: ignore[no-untyped-call]
@@ -110,12 +110,12 @@ def start_ray(*, dashboard: bool = False) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def _report(config: ScoreManifestConfig, record: dict[str, Any]) -> int:
+def _report(config: ScoreManifestConfig, record: RunRecord) -> int:
     """Print the counts and return the exit code, for a run just finished or long finished."""
-    for status, count in record["counts_by_status"].items():
+    for status, count in record.counts_by_status.items():
         if count:
             sys.stdout.write(f"{status:<14}{count:>10}\n")
-    failed, allowed = record["failed_fraction"], config.failure.max_failed_fraction
+    failed, allowed = record.failed_fraction, config.failure.max_failed_fraction
     if failed > allowed:
         sys.stderr.write(
             f"alarm: expected at most {allowed:.4%} failed rows "

@@ -161,12 +161,13 @@ def open_bucket(request: pytest.FixtureRequest, name: str) -> Iterator[S3Store]:
 @pytest.fixture
 def write_run(tmp_path: Path) -> Any:
     """A function that writes a finished run, as the scoring job does, from columns of results."""
-    import json
-
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from pipeline.runs.records import RECORD_VERSION, AttemptRecord, PlanRecord, RunRecord
+    from pipeline.runs.run import RunFolder
     from pipeline.runs.schema import SCORE_FIELDS, Status, result_schema
+    from pipeline.runs.storage import open_store
 
     def write(
         columns: dict[str, Any],
@@ -207,25 +208,49 @@ def write_run(tmp_path: Path) -> Any:
             files.append(f"scores/{number}.parquet")
             pq.write_table(part, path / files[-1])
         counts = {name.value: status.count(name.value) for name in Status}
-        record = {
+        plan = {
+            "version": RECORD_VERSION,
             "run_id": run_id,
             "num_rows": num_rows,
-            "columns": {"pair_id": "pair_id", "reference": "reference_uri",
-                        "distorted": "distorted_uri"},
+            "columns": {
+                "pair_id": "pair_id",
+                "reference": "reference_uri",
+                "distorted": "distorted_uri",
+            },
             "fingerprints": {"manifest": "m", "model": digest, "scoring": "s"},
-            "model": {"digest": digest, "trained": True, "config": {
-                "streams": ["tradition", "percept", "semantic"]},
-                "fusion_weights": {"tradition": 0.2, "percept": 0.3, "semantic": 0.5}},
+            "model": {
+                "digest": digest,
+                "trained": True,
+                "training": {},
+                "config": {"streams": ["tradition", "percept", "semantic"]},
+                "fusion_weights": {"tradition": 0.2, "percept": 0.3, "semantic": 0.5},
+            },
             "config": {"images": {}, "model": {"checkpoint": "embedded"}} | (config or {}),
-            "attempts": [{"files": files}],
-            "counts_by_status": counts,
-            "failed_fraction": 1 - counts["ok"] / max(num_rows, 1),
-            "finished_at": finished_at,
-        }  # fmt: skip
-        (path / "plan.json").write_text(json.dumps(record))
+            "versions": {},
+        }
+        attempt = AttemptRecord(
+            files=files,
+            num_rows=num_rows,
+            num_rows_resumed=0,
+            scorers={},
+            started_at=finished_at,
+            elapsed_s=1.0,
+            rows_per_s=num_rows,
+            fetch_retries=0,
+        )
+        run = RunFolder(*open_store(str(path)), str(path))
+        run.write_plan(PlanRecord.model_validate(plan))
         if is_finished:
-            (path / "run.json").write_text(json.dumps(record))
-            (path / "_SUCCESS").touch()
+            run.write_run(
+                RunRecord(
+                    **plan,
+                    attempts=[attempt],
+                    counts_by_status=counts,
+                    failed_fraction=1 - counts["ok"] / max(num_rows, 1),
+                    finished_at=finished_at,
+                )
+            )
+            run.write_success()
         return str(path)
 
     return write

@@ -21,7 +21,8 @@ from pipeline.audits.distribution import (
 from pipeline.audits.gates import judge
 from pipeline.audits.tables import ALL_ROWS, QUANTILES, Key, Row, ScoreTables
 from pipeline.runs.errors import ContractError
-from pipeline.runs.run import FinishedRun, Json
+from pipeline.runs.finished import FinishedRun
+from pipeline.runs.records import Json
 from pipeline.runs.schema import Status
 from pipeline.runs.uris import redact
 
@@ -257,11 +258,11 @@ def _contributions(run: FinishedRun, changes: Sequence[Json]) -> Iterator[Json]:
     With Eq. (12) a stream's weight times its rise is exactly its part of the score's rise. A
     perceptron has no such parts; then only the streams' own rises are told.
     """
-    weights = run.record["model"]["fusion_weights"] or {}
+    weights = run.record.model.fusion_weights or {}
     rises = {(tuple(c["group"]), c["column"]): c["rise"]["value"] for c in changes}
     for (group, column), rise in rises.items():
         stream = column.removesuffix("_score")
-        if stream not in run.record["model"]["config"]["streams"]:
+        if stream not in run.record.model.config["streams"]:
             continue
         weight = weights.get(stream)
         yield {
@@ -295,11 +296,11 @@ def _describe_run(run: FinishedRun) -> Json:
         "uri": run.uri,
         "run_id": run.run_id,
         "finished_at": run.finished_at,
-        "rows": run.record["num_rows"],
-        "failed_fraction": run.record["failed_fraction"],
+        "rows": run.record.num_rows,
+        "failed_fraction": run.record.failed_fraction,
         "model_digest": run.model_digest,
-        "model": f"{run.record['config']['model']['checkpoint']}",
-        "is_trained": run.record["model"]["trained"],
+        "model": f"{run.record.config['model']['checkpoint']}",
+        "is_trained": run.record.model.trained,
     }
 
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from pipeline.audits.config import AuditScoresConfig
 from pipeline.runs.errors import ContractError
-from pipeline.runs.run import FinishedRun, find_runs, is_run, open_newest_run, open_run
+from pipeline.runs.finished import FinishedRun, find_runs, is_run, open_newest_run, open_run
 from pipeline.runs.storage import STORE_ERRORS, check_writable, describe
 from pipeline.runs.uris import redact
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.audits.distribution import Distribution
-from pipeline.runs.run import Json
+from pipeline.runs.records import Json
 
 COLOURS = {"ink": "#010101", "muted": "#020202", "run": "#030303", "baseline": "#040404"}
 """Placeholders, each of which becomes the page's CSS variable of its name."""

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from pipeline.audits.tables import Row
 from pipeline.runs.errors import FaultError
-from pipeline.runs.run import FinishedRun
+from pipeline.runs.finished import FinishedRun
 from pipeline.runs.schema import Status
 from pipeline.runs.uris import redact
 from pipeline.scoring.config import ImagesConfig, ModelSourceConfig
@@ -92,9 +92,9 @@ def show_pairs(
 
 def _model_of(run: FinishedRun) -> tuple[SPIPS | None, list[str]]:
     """Return the model that scored the run, if it is still to be had."""
-    expected = str(run.record["model"]["digest"])
+    expected = run.model_digest
     try:
-        model = load_model(ModelSourceConfig.model_validate(run.record["config"]["model"]))
+        model = load_model(ModelSourceConfig.model_validate(run.record.config["model"]))
         got = describe_model(model).digest
     except (SpipsError, FaultError, ValidationError) as error:
         line = " ".join(redact(str(error)).split())
@@ -112,7 +112,7 @@ def _show(pair_id: str, row: Row, run: FinishedRun, model: SPIPS | None, side_px
         return ShownPair(pair_id, row, (), (), "the manifest held the images, results do not")
     reference, distorted = (str(row[name]) for name in run.image_columns)
     uris = redact(reference), redact(distorted)
-    rules = ImagesConfig.model_validate(run.record["config"]["images"])
+    rules = ImagesConfig.model_validate(run.record.config["images"])
     loaded = load_pair(reference, distorted, rules)
     status, error = (loaded.column(name)[0].as_py() for name in ("status", "error"))
     if status != Status.OK:

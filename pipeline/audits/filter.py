@@ -14,7 +14,9 @@ from ray.data import DataContext, SaveMode
 from pipeline.audits.config import FilterScoresConfig
 from pipeline.audits.filter_rules import Rules, Summary
 from pipeline.runs.errors import ContractError, FaultError
-from pipeline.runs.run import FinishedRun, Json, RunFolder
+from pipeline.runs.finished import FinishedRun
+from pipeline.runs.records import Json
+from pipeline.runs.run import RunFolder
 from pipeline.runs.storage import (
     STORE_ERRORS,
     arrow_filesystem,
@@ -116,7 +118,7 @@ def _plan(config: FilterScoresConfig, run: FinishedRun) -> Json:
     """Return what makes two filterings the same."""
     settings = config.model_dump(mode="json", include={"statuses", "bounds"})
     which = {"run": run.uri, "attempts": run.num_attempts}
-    return {**which, "fingerprints": run.record["fingerprints"], **settings}
+    return {**which, "fingerprints": run.record.fingerprints, **settings}
 
 
 def write_filtered(
@@ -176,7 +178,7 @@ def write_filtered(
     content = {
         "run": run.uri,
         "run_id": run.run_id,
-        "model_digest": run.record["model"]["digest"],
+        "model_digest": run.model_digest,
         "rows": summary.rows,
         "kept": summary.kept,
         "rejected": num_rejected,
@@ -208,7 +210,7 @@ def _kept(
         columns = tuple(run.pass_through_columns)
         return results.map_batches(KeepRows(rules, columns), batch_format="pyarrow")
     try:
-        manifest = open_manifest(ManifestConfig.model_validate(run.record["config"]["manifest"]))
+        manifest = open_manifest(ManifestConfig.model_validate(run.record.config["manifest"]))
     except ContractError as error:
         raise ContractError(
             *(
@@ -218,10 +220,10 @@ def _kept(
                 ]
             )
         ) from error
-    if manifest.fingerprint != run.record["fingerprints"]["manifest"]:
+    if manifest.fingerprint != run.record.fingerprints["manifest"]:
         raise ContractError(
             "expected the run's manifest, which holds what its results do not, as it was "
-            f"scored, got a changed one at {redact(run.record['config']['manifest']['uri'])}"
+            f"scored, got a changed one at {redact(run.record.config['manifest']['uri'])}"
         )
     rows = _read(manifest.paths, arrow_filesystem(manifest.fs))
     keep = KeepIds(run.pair_id_column, pa.concat_arrays(summary.kept_ids))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.audits.config import BoundConfig, FilterScoresConfig
 from pipeline.audits.tables import count_values, key_of, quantiles
 from pipeline.runs.errors import ContractError
-from pipeline.runs.run import FinishedRun
+from pipeline.runs.finished import FinishedRun
 from pipeline.runs.schema import is_text
 
 NUM_BARS, BAR_LENGTH = 20, 50

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from pipeline.audits.config import AuditScoresConfig, GateConfig
 from pipeline.audits.distribution import share_interval
-from pipeline.runs.run import Json
+from pipeline.runs.records import Json
 from pipeline.runs.schema import Status
 
 NOTHING_BEFORE = "nothing to compare with"

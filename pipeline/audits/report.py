@@ -16,7 +16,8 @@ from pipeline.audits.config import AuditScoresConfig
 from pipeline.audits.contact_sheets import ShownPair, show_pairs
 from pipeline.audits.tables import QUANTILES
 from pipeline.runs.errors import FaultError
-from pipeline.runs.run import FinishedRun, Json
+from pipeline.runs.finished import FinishedRun
+from pipeline.runs.records import Json
 from pipeline.runs.storage import STORE_ERRORS, describe, open_store, write_whole
 from pipeline.runs.uris import redact
 

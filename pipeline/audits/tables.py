@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from pipeline.audits.distribution import BINS_PER_OCTAVE, SMALLEST_MAGNITUDE, Distribution
 from pipeline.runs.errors import ContractError, FaultError
-from pipeline.runs.run import FinishedRun
+from pipeline.runs.finished import FinishedRun
 from pipeline.runs.schema import SCORE_FIELDS, Status
 from pipeline.runs.storage import describe
 

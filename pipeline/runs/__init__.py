@@ -1,1 +1,1 @@
-"""What a run is: its folder, its records, its columns, and where it is stored."""
+"""A run: its folder, records, columns and storage."""

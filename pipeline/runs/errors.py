@@ -1,29 +1,29 @@
-"""The three kinds of things that go wrong: a broken contract, a bad row, a fault."""
+"""The three kinds of errors: a broken contract, a bad row, a fault."""
 
 from pipeline.runs.schema import Status
 
 
 class ContractError(Exception):
-    """The config, the manifest or the output location is not as agreed; nothing was scored."""
+    """The config, the manifest or the output location is wrong; nothing was scored."""
 
     def __init__(self, *problems: str) -> None:
-        """Keep every problem, one line each, so that a user can fix all of them at once."""
+        """Keep every problem, one line each, so that a user can fix all at once."""
         super().__init__(*problems)
         self.problems = list(problems)
 
     def __str__(self) -> str:
-        """Return the problems, one a line."""
+        """Return the problems, one per line."""
         return "\n".join(self.problems)
 
 
 class RowError(Exception):
-    """One pair cannot be scored; it becomes the row's status and error, and the job goes on."""
+    """One pair cannot be scored; its row gets a status and an error, and the job goes on."""
 
     def __init__(self, status: Status, message: str) -> None:
-        """Keep the reason, and one line that says what was expected and what was got."""
+        """Keep the status, and one line that says what was expected and what was got."""
         super().__init__(message)
         self.status = status
 
 
 class FaultError(Exception):
-    """The run cannot go on or its results cannot be trusted; mend the cause and run it again."""
+    """The run cannot go on, or its results cannot be trusted; fix the cause and run it again."""

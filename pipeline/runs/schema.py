@@ -1,4 +1,4 @@
-"""The data contract: the columns of manifests and results, and what a status means."""
+"""The data contract: columns of manifests and results, and the meaning of each status."""
 
 from collections.abc import Iterable
 from enum import StrEnum
@@ -7,19 +7,19 @@ import pyarrow as pa
 
 
 class Status(StrEnum):
-    """What became of a row: "ok", or why it has no score.
+    """The outcome of a row: "ok", or the reason why it has no score.
 
     Attributes:
         OK: scored.
-        MISSING: an image does not exist, or the row names none.
-        FORBIDDEN: the store refuses access, or images.allowed_uri_prefixes does.
-        UNREADABLE: an image cannot be fetched for another reason.
+        MISSING: an image does not exist, or the row names no image.
+        FORBIDDEN: the store or images.allowed_uri_prefixes refuses access.
+        UNREADABLE: an image cannot be fetched for any other reason.
         DECODE_ERROR: the bytes are not an image of a supported format and sample type.
-        TOO_LARGE: more bytes than images.max_bytes, more pixels than images.max_pixels, or more
-            than fit the scorer's memory.
+        TOO_LARGE: an image has more bytes than images.max_bytes or more pixels than
+            images.max_pixels, or the pair does not fit into the scorer's memory.
         TOO_SMALL: a side is shorter than images.min_side_px.
         SIZE_MISMATCH: the two sizes differ, and images.size_mismatch is "error".
-        NON_FINITE: the model gave a score that is not a finite number.
+        NON_FINITE: a score of the model is not a finite number.
     """
 
     OK = "ok"
@@ -34,7 +34,7 @@ class Status(StrEnum):
 
 
 RETRIED_STATUSES = (Status.MISSING, Status.FORBIDDEN, Status.UNREADABLE, Status.DECODE_ERROR)
-"""What may be mended outside of a run, where its images are."""
+"""What --retry-failed scores again, because a user can fix it where the images are stored."""
 
 
 SCORE_FIELDS = (
@@ -61,18 +61,18 @@ PIXEL_FIELDS = (
     pa.field("reference_pixels", pa.large_binary()),
     pa.field("distorted_pixels", pa.large_binary()),
 )
-"""Decoded images on their way from loading to scoring: H x W x 3 bytes of RGB, null unless ok."""
+"""Decoded images between the load and score stages: H x W x 3 bytes of RGB, null unless ok."""
 
 RESERVED_COLUMNS = frozenset(
     field.name
     for fields in (SCORE_FIELDS, SIZE_FIELDS, STATUS_FIELDS, LINEAGE_FIELDS, PIXEL_FIELDS)
     for field in fields
 )
-"""Names that a manifest's own columns must not have."""
+"""Names that a manifest's columns must not have."""
 
 
 def pass_through_schema(manifest: pa.Schema, image_columns: Iterable[str]) -> pa.Schema:
-    """Return the manifest's columns that go on into the results: all but the image bytes.
+    """Return the pass-through columns: all of the manifest's columns but encoded images.
 
     Args:
         manifest: the manifest's schema.
@@ -83,10 +83,10 @@ def pass_through_schema(manifest: pa.Schema, image_columns: Iterable[str]) -> pa
 
 
 def loaded_schema(pass_through: pa.Schema) -> pa.Schema:
-    """Return the schema of blocks between loading and scoring.
+    """Return the schema of blocks between the load and score stages.
 
     Args:
-        pass_through: the manifest's columns that go on.
+        pass_through: schema of the manifest's columns in the results.
     """
     return pa.schema([*pass_through, *SIZE_FIELDS, *STATUS_FIELDS, *PIXEL_FIELDS])
 
@@ -95,7 +95,7 @@ def result_schema(pass_through: pa.Schema) -> pa.Schema:
     """Return the schema of the results.
 
     Args:
-        pass_through: the manifest's columns that go on.
+        pass_through: schema of the manifest's columns in the results.
     """
     return pa.schema([*pass_through, *SCORE_FIELDS, *SIZE_FIELDS, *STATUS_FIELDS, *LINEAGE_FIELDS])
 

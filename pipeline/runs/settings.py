@@ -1,4 +1,4 @@
-"""What all sections of a job's settings share."""
+"""What all settings classes share."""
 
 from typing import Annotated
 

@@ -1,8 +1,7 @@
-"""The only file that knows a store: local disks, S3 and whatever else fsspec can open.
+"""The only file that knows stores: local disks, S3, and everything else that fsspec can open.
 
-Credentials and endpoints come from the environment or the standard AWS files, through fsspec's
-own drivers; nothing here takes them from a manifest or a config, and `redact` keeps them out of
-what people read.
+fsspec's drivers read credentials and endpoints from the environment or the standard AWS files.
+This project never reads them from a manifest or a config, and `redact` removes them from messages.
 """
 
 import hashlib
@@ -24,23 +23,23 @@ from pipeline.runs.uris import redact
 
 CACHE_FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "spips"
 STORE_ERRORS = (OSError, ValueError, ImportError, BotoCoreError, ClientError)
-"""What a store that cannot be reached, read or written raises; BotoCoreError: without keys, say;
-aiohttp's ClientError: an http server's."""
+"""What drivers raise when a store cannot be reached, read or written. BotoCoreError comes from S3
+(for example without keys), ClientError from HTTP servers."""
 
 
 def check_writable(uri: str) -> None:
-    """Raise when a local folder cannot be written; another store tells at the first write.
+    """Check that a local folder can be written; other stores fail at the first write.
 
     Args:
         uri: a local path or fsspec URI.
 
     Raises:
-        OSError: it is a file, or its nearest existing parent may not be written.
-        ValueError: the store keeps nothing that another process could read.
+        OSError: the path is a file, or its nearest existing parent is not writable.
+        ValueError: other processes cannot read what is written to this store.
     """
     fs, path = open_store(uri)
     if fs.protocol == "memory" or "http" in fs.protocol:
-        raise ValueError(f"expected a store that all processes can write, got {redact(uri)}")
+        raise ValueError(f"expected a store that every process can write, got {redact(uri)}")
     if isinstance(fs, LocalFileSystem):
         existing = next(folder for folder in (Path(path), *Path(path).parents) if folder.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK):
@@ -48,7 +47,7 @@ def check_writable(uri: str) -> None:
 
 
 def open_store(uri: str) -> tuple[AbstractFileSystem, str]:
-    """Return the file system of a URI, and the path inside it.
+    """Return the file system of a URI and the path inside it.
 
     Args:
         uri: a local path or any fsspec URI.
@@ -59,35 +58,36 @@ def open_store(uri: str) -> tuple[AbstractFileSystem, str]:
         OSError: the driver cannot reach the store.
     """
     fs, path = open_fs(uri)
-    fs.invalidate_cache()  # other machines write there too
+    fs.invalidate_cache()  # other machines write here too
     return fs, path.rstrip("/")
 
 
 def open_fs(uri: str, **options: Any) -> tuple[AbstractFileSystem, str]:
-    """Return the file system of a URI, and the path inside it, as its driver gives them.
+    """Return the file system of a URI and the path inside it, unchanged from the driver.
 
     Args:
         uri: a local path or any fsspec URI.
-        options: for the driver.
+        options: keyword arguments of the driver.
 
     Raises:
-        ValueError, ImportError, OSError: as `open_store`.
+        ValueError, ImportError, OSError: as in `open_store`.
     """
     try:
         return url_to_fs(uri, **options)  # type: ignore[no-any-return]
     except STORE_ERRORS:
         raise
-    except Exception as error:  # some drivers raise what they like when a URI lacks something
-        raise ValueError(f"not a URI that can be opened: {describe(error)}") from error
+    except Exception as error:  # drivers raise anything for incomplete URIs
+        raise ValueError(f"expected a URI that can be opened, got {describe(error)}") from error
 
 
 def arrow_filesystem(fs: AbstractFileSystem) -> pyarrow.fs.FileSystem:
-    """Return the file system as pyarrow and Ray Data take it.
+    """Return the file system for pyarrow and Ray Data.
 
-    pyarrow's own S3 client streams checksums that many S3 servers refuse, hence fsspec's.
+    It wraps fsspec's S3 client, because many S3 servers refuse the checksums that pyarrow's own S3
+    client streams.
 
     Args:
-        fs: as `open_store` returns it.
+        fs: what `open_store` returns.
     """
     if isinstance(fs, LocalFileSystem):
         return pyarrow.fs.LocalFileSystem()
@@ -95,7 +95,7 @@ def arrow_filesystem(fs: AbstractFileSystem) -> pyarrow.fs.FileSystem:
 
 
 def content_id(fs: AbstractFileSystem, path: str) -> str:
-    """Return what changes when a file's content does: the store's ETag, else the sha256.
+    """Return a text that changes with a file's content: the store's ETag, else the sha256.
 
     Args:
         fs: the file's store.
@@ -110,14 +110,14 @@ def content_id(fs: AbstractFileSystem, path: str) -> str:
 
 
 def write_whole(fs: AbstractFileSystem, path: str, content: bytes) -> None:
-    """Write a small file so that a reader sees all of it or nothing.
+    """Write a small file so that a reader sees either all of it or nothing.
 
     Args:
         fs: the file's store.
-        path: the file to write; its folder is made.
-        content: all of its bytes.
+        path: the file to write; missing folders are created.
+        content: its bytes.
     """
-    if not isinstance(fs, LocalFileSystem):  # object stores show an object once it is complete
+    if not isinstance(fs, LocalFileSystem):  # object stores show only complete objects
         fs.pipe_file(path, content)
         return
     partial = Path(f"{path}.{uuid.uuid4().hex}.partial")
@@ -130,14 +130,14 @@ def write_whole(fs: AbstractFileSystem, path: str, content: bytes) -> None:
 
 
 def local_copy(uri: str, sha256: str | None) -> Path:
-    """Return a file as a local path, fetched once a machine and checked.
+    """Return a local path of a file, which is fetched once per machine and checked.
 
     Args:
         uri: a local path or fsspec URI.
         sha256: expected digest; None only for a local path.
 
     Raises:
-        FaultError: the file cannot be had, or its digest is another.
+        FaultError: the file cannot be read, or its digest differs.
     """
     try:
         fs, path = open_store(uri)
@@ -163,5 +163,5 @@ def describe(error: Exception) -> str:
     """
     lines = str(error).strip().splitlines()
     if lines == ["None"] and isinstance(error.__cause__, Exception):
-        return describe(error.__cause__)  # some stores give a code without words, kept there
+        return describe(error.__cause__)  # some stores keep the reason only there
     return redact(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__)

@@ -1,4 +1,4 @@
-"""URIs: what people may see of them, and which ones a run may open."""
+"""URIs: remove secrets from them, and decide which ones a run may open."""
 
 import os
 import re
@@ -15,13 +15,13 @@ _USER_INFO = re.compile(
 _HTTP_TAIL = re.compile(r"(https?://[^\s?#;]*)([?#;]\S*?)(?=['\")\],.]*(?:\s|$))", re.IGNORECASE)
 _QUERY = re.compile(r"(://[^\s?]*)(\?[\w.-]+=\S*?)(?=['\")\],.]*(?:\s|$))")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_NOT_SENT = re.compile(r"[\x00-\x1f]")  # clients leave these out of what they ask for
+_NOT_SENT = re.compile(r"[\x00-\x1f]")  # clients leave these out of their requests
 
 
 def redact(text: str) -> str:
-    """Return the text with user info and query values of URIs replaced by ***.
+    """Return a text in which *** replaces the user info and query values of URIs.
 
-    Paths stay as they are, even with = and & in them, and so does abfs's container@account.
+    Paths do not change, even with = and & in them. The container@account of abfs does not change.
 
     Args:
         text: a URI, or an error message with URIs in it.
@@ -32,7 +32,7 @@ def redact(text: str) -> str:
 
 
 def _without_values(tail: str) -> str:
-    """Return a query or fragment with names only; versionId, which is no secret, is kept."""
+    """Return a query or fragment without values, except versionId, which is no secret."""
     parts = re.split(r"([?&#;])", tail)
     for index, part in enumerate(parts[2::2], start=1):
         name, separator, _ = part.partition("=")
@@ -42,10 +42,10 @@ def _without_values(tail: str) -> str:
 
 
 def redact_uri(uri: str) -> str:
-    """Return a URI with user info and query values replaced by ***, whatever stands in it.
+    """Return a URI of any form in which *** replaces the user info and query values.
 
     Args:
-        uri: one URI and nothing else; a local path is returned as it is.
+        uri: one URI and nothing else; a local path is returned unchanged.
     """
     scheme, separator, rest = uri.partition("://")
     if not separator:
@@ -62,22 +62,22 @@ def redact_uri(uri: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return a text with its control characters written out, so that it is a line and no more.
+    """Return a text as one line: control characters become escape sequences.
 
     Args:
-        text: that may hold what a stranger wrote.
+        text: any text, possibly written by a stranger.
     """
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def redact_as(text: str, uri: str) -> str:
-    """Return the text redacted, and without a URI's secrets wherever they stand in it.
+    """Return a redacted error message that nowhere contains the secrets of a URI.
 
-    Servers repeat what they were asked for, without the host, or encoded.
+    Servers repeat parts of a request in their answers, sometimes encoded or without the host.
 
     Args:
         text: an error message.
-        uri: that was asked for.
+        uri: the URI of the request.
     """
     text = redact(text)
     secrets = re.findall(r"://([^/\s?#]*)@", uri)
@@ -91,16 +91,16 @@ def redact_as(text: str, uri: str) -> str:
 
 
 def is_relative(uri: str) -> bool:
-    """Return whether a URI is a path that means something else on every machine."""
+    """Return whether a URI is a relative path, which every process resolves differently."""
     path = uri.removeprefix("file://").removeprefix("local://")
     return "://" not in path and "::" not in path and not Path(path).is_absolute()
 
 
 def is_allowed(uri: str, prefixes: Sequence[str]) -> bool:
-    """Return whether a URI lies in one of the folders.
+    """Return whether a URI is inside one of the folders.
 
-    A local path is compared after `..` and links are resolved, any other URI as it is written: a
-    URI with `..` in it is not allowed, since each store and client resolves that in its own way.
+    Local paths are compared after `..` and links are resolved. Other URIs are compared as text, and
+    a URI with `..` is not allowed, because stores and clients resolve it differently.
 
     Args:
         uri: a local path or fsspec URI.
@@ -122,7 +122,7 @@ def _is_local(uri: str) -> bool:
 
 
 def _place(uri: str) -> str:
-    if _is_local(uri):  # as fsspec will open it, which expands ~, say
+    if _is_local(uri):  # exactly as fsspec opens it: it expands ~, for example
         return str(os.path.realpath(LocalFileSystem._strip_protocol(uri)))
     scheme, separator, rest = uri.partition("://")
     return f"{scheme.lower()}{separator}{rest}"

@@ -11,7 +11,8 @@ from ray.data.checkpoint import CheckpointConfig
 from ray.exceptions import RayError
 
 from pipeline.runs.errors import FaultError
-from pipeline.runs.run import Json, open_run_folder
+from pipeline.runs.records import RunRecord
+from pipeline.runs.run import open_run_folder
 from pipeline.runs.schema import result_schema
 from pipeline.runs.storage import STORE_ERRORS, arrow_filesystem, describe
 from pipeline.scoring.load import PairLoader
@@ -112,7 +113,7 @@ def execution_context(plan: Plan, scorers: Scorers) -> DataContext:
     return context
 
 
-def run(plan: Plan, scorers: Scorers, lock: RunLock) -> Json:
+def run(plan: Plan, scorers: Scorers, lock: RunLock) -> RunRecord:
     """Score a manifest and publish the results; what interrupted processes left is kept.
 
     Args:
@@ -132,10 +133,10 @@ def run(plan: Plan, scorers: Scorers, lock: RunLock) -> Json:
     # As in the plan, but now that nobody else writes.
     folder = open_run_folder(plan.config.output.uri, plan.run_id, plan.fingerprints)
     if folder.state() == "new":
-        folder.write("plan.json", plan.record())
+        folder.write_plan(plan.record())
     elif folder.state() == "finished":
-        record = folder.read("run.json")
-        if len(record["attempts"]) >= number:  # published by another process meanwhile
+        record = folder.read_run()
+        if len(record.attempts) >= number:  # published by another process meanwhile
             return record
     start = start_attempt(plan)
     try:

@@ -14,13 +14,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from pipeline.runs.errors import ContractError, FaultError
+from pipeline.runs.records import LockRecord
 from pipeline.runs.run import RunFolder
 from pipeline.runs.storage import STORE_ERRORS
 
-LOCK_FILE = "lock.json"
 BEAT_S = 5.0
 """Time between two writes of a holder's file."""
 WATCH_S = 25.0
@@ -41,9 +40,13 @@ class RunLock:
         """
         self.folder = folder
         self.is_lost = False
-        self._me = {"holder": uuid.uuid4().hex, "process": os.getpid(), "place": _place()}
-        self._me |= {"host": socket.gethostname()}
-        self._beats = 0
+        self._me = LockRecord(
+            holder=uuid.uuid4().hex,
+            process=os.getpid(),
+            place=_place(),
+            host=socket.gethostname(),
+            beats=0,
+        )
         self._ended = threading.Event()
         self._wait_for_holder()
         self._write()
@@ -59,20 +62,19 @@ class RunLock:
         """
         time.sleep(max(0.0, self._written_s + SETTLE_S - time.monotonic()))
         held = self._read()
-        if held is None or held["holder"] != self._me["holder"]:
+        if held is None or held.holder != self._me.holder:
             raise ContractError(_describe(self.folder, held))
 
-    def _read(self) -> dict[str, Any] | None:
+    def _read(self) -> LockRecord | None:
         self.folder.fs.invalidate_cache()
         try:
-            held = self.folder.read(LOCK_FILE)
-        except (FileNotFoundError, IsADirectoryError, ValueError):  # none, or a damaged one
+            return self.folder.read_lock()
+        except (FileNotFoundError, IsADirectoryError, ContractError):  # none, or a damaged one
             return None
-        return held if isinstance(held, dict) and "holder" in held else None
 
     def _write(self) -> None:
-        self._beats += 1
-        self.folder.write(LOCK_FILE, self._me | {"beats": self._beats})
+        self._me = self._me.model_copy(update={"beats": self._me.beats + 1})
+        self.folder.write_lock(self._me)
 
     def _wait_for_holder(self) -> None:
         """Return once nobody holds the folder.
@@ -101,7 +103,7 @@ class RunLock:
         while not self._ended.wait(BEAT_S):
             with suppress(*STORE_ERRORS, FaultError):  # a store that is away for a while
                 held = self._read()
-                if held is not None and held["holder"] != self._me["holder"]:
+                if held is not None and held.holder != self._me.holder:
                     self.is_lost = True
                     # Not SIGINT, which processes in a script's background ignore.
                     os.kill(os.getpid(), signal.SIGTERM)
@@ -114,8 +116,8 @@ class RunLock:
         self._keeper.join()  # else it might write the file once more
         with suppress(*STORE_ERRORS):
             held = self._read()
-            if held is not None and held["holder"] == self._me["holder"]:
-                self.folder.fs.rm_file(f"{self.folder.path}/{LOCK_FILE}")
+            if held is not None and held.holder == self._me.holder:
+                self.folder.fs.rm_file(f"{self.folder.path}/lock.json")
 
 
 @contextmanager
@@ -154,19 +156,19 @@ def _place() -> str | None:
         return None
 
 
-def _has_ended(held: dict[str, Any]) -> bool:
+def _has_ended(held: LockRecord) -> bool:
     """Return whether a holder is known to be gone: it ran here, and no such process is left."""
-    if held.get("place") is None or held["place"] != _place():
+    if held.place is None or held.place != _place():
         return False
     try:
-        os.kill(int(held["process"]), 0)
+        os.kill(held.process, 0)
     except (ProcessLookupError, OverflowError):  # no such number, or one that none can have
         return True
-    except (PermissionError, LookupError, TypeError, ValueError):
+    except PermissionError:
         pass
     return False
 
 
-def _describe(folder: RunFolder, held: dict[str, Any] | None) -> str:
-    got = f"process {held.get('process')} on {held.get('host')}" if held else "one that has ended"
+def _describe(folder: RunFolder, held: LockRecord | None) -> str:
+    got = f"process {held.process} on {held.host}" if held else "one that has ended"
     return f"output.run_id: expected no other process writing to {folder.uri}, got {got}"

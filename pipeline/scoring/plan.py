@@ -3,7 +3,7 @@
 import importlib.metadata
 import platform
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,16 @@ import pyarrow.compute as pc
 import pyarrow.dataset
 
 from pipeline.runs.errors import ContractError, FaultError
-from pipeline.runs.run import FinishedRun, Json, RunFolder, fingerprint, open_run, open_run_folder
+from pipeline.runs.finished import FinishedRun, open_run
+from pipeline.runs.records import RECORD_VERSION, ColumnsRecord, Json, ModelInfo, PlanRecord
+from pipeline.runs.run import RunFolder, fingerprint, open_run_folder
 from pipeline.runs.schema import RETRIED_STATUSES, Status, pass_through_schema
 from pipeline.runs.storage import STORE_ERRORS, arrow_filesystem, check_writable, describe
 from pipeline.runs.uris import redact
 from pipeline.scoring.config import ScoreManifestConfig
 from pipeline.scoring.load import PairLoader
 from pipeline.scoring.manifest import Manifest, hash_array, open_manifest
-from pipeline.scoring.score import ModelInfo, describe_model, load_model
+from pipeline.scoring.score import describe_model, load_model
 from spips_core import SpipsError
 
 SAMPLE_ROWS = 8
@@ -73,22 +75,22 @@ class Plan:
     sample: list[tuple[str, str]]
     attempt: Attempt
 
-    def record(self) -> Json:
+    def record(self) -> PlanRecord:
         """Return the content of plan.json."""
-        return {
-            "run_id": self.run_id,
-            "fingerprints": self.fingerprints,
-            "num_rows": self.manifest.num_rows,
-            "columns": {
-                "pair_id": self.manifest.pair_id_column,
-                "reference": self.manifest.image_columns[0],
-                "distorted": self.manifest.image_columns[1],
-            },
-            "model": asdict(self.model),
-            "config": _redacted(self.config.model_dump(mode="json")),
-            "versions": {"python": platform.python_version()}
-            | {package: importlib.metadata.version(package) for package in PACKAGES},
-        }
+        reference, distorted = self.manifest.image_columns
+        packages = {package: importlib.metadata.version(package) for package in PACKAGES}
+        return PlanRecord(
+            version=RECORD_VERSION,
+            run_id=self.run_id,
+            fingerprints=self.fingerprints,
+            num_rows=self.manifest.num_rows,
+            columns=ColumnsRecord(
+                pair_id=self.manifest.pair_id_column, reference=reference, distorted=distorted
+            ),
+            model=self.model,
+            config=_redacted(self.config.model_dump(mode="json")),
+            versions={"python": platform.python_version(), **packages},
+        )
 
 
 def make_plan(config: ScoreManifestConfig, *, retry_failed: bool = False) -> Plan:

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from pipeline.runs.errors import FaultError
-from pipeline.runs.run import FinishedRun, Json, count_by_status
+from pipeline.runs.finished import count_by_status, open_newest
+from pipeline.runs.records import AttemptRecord, Json, RunRecord
 from pipeline.runs.schema import Status
 from pipeline.scoring.lock import RunLock
 from pipeline.scoring.manifest import hash_ids
@@ -42,7 +43,7 @@ def start_attempt(plan: Plan) -> Start:
     return Start(datetime.now(UTC), time.monotonic(), num_rows)
 
 
-def publish(plan: Plan, start: Start, scorers: Json, lock: RunLock) -> Json:
+def publish(plan: Plan, start: Start, scorers: Json, lock: RunLock) -> RunRecord:
     """Check that every id of the attempt has exactly one result, and declare the run finished.
 
     Args:
@@ -62,18 +63,11 @@ def publish(plan: Plan, start: Start, scorers: Json, lock: RunLock) -> Json:
     folder, number = plan.folder, plan.attempt.number
     files = folder.score_files(number)
     _reconcile(plan, files)
-    attempts = folder.read("run.json")["attempts"] if number > 1 else []
-    attempt = {
-        "files": [path.removeprefix(folder.path + "/") for path in files],
-        "num_rows": plan.attempt.num_rows,
-        "num_rows_resumed": start.num_rows_done,
-        "scorers": scorers,
-        "started_at": start.started_at.isoformat(timespec="seconds"),
-        "elapsed_s": round(elapsed_s, 3),
-        "rows_per_s": round((plan.attempt.num_rows - start.num_rows_done) / elapsed_s, 3),
-    }
-    record = plan.record() | {"attempts": [*attempts, attempt]}
-    rows = FinishedRun(folder, record).scores
+    attempts = folder.read_run().attempts if number > 1 else ()
+    names = tuple(path.removeprefix(f"{folder.path}/") for path in files)
+    rows = open_newest(
+        folder, [*(one.files for one in attempts), names], plan.manifest.pair_id_column
+    )
     counts = count_by_status(rows)
     num_rows = plan.manifest.num_rows
     if sum(counts.values()) != num_rows:
@@ -82,15 +76,26 @@ def publish(plan: Plan, start: Start, scorers: Json, lock: RunLock) -> Json:
             f"got {sum(counts.values())}; not published"
         )
     mine = rows.to_batches(columns=["fetch_retries"], filter=pc.field("run_attempt") == number)
-    attempt["fetch_retries"] = sum(pc.sum(batch.column(0), min_count=0).as_py() for batch in mine)
-    record |= {
-        "counts_by_status": counts,
-        "failed_fraction": (num_rows - counts[Status.OK]) / num_rows,
-        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    attempt = AttemptRecord(
+        files=names,
+        num_rows=plan.attempt.num_rows,
+        num_rows_resumed=start.num_rows_done,
+        scorers=scorers,
+        started_at=start.started_at.isoformat(timespec="seconds"),
+        elapsed_s=round(elapsed_s, 3),
+        rows_per_s=round((plan.attempt.num_rows - start.num_rows_done) / elapsed_s, 3),
+        fetch_retries=sum(pc.sum(batch.column(0), min_count=0).as_py() for batch in mine),
+    )
+    record = RunRecord(
+        **dict(plan.record()),
+        attempts=(*attempts, attempt),
+        counts_by_status=counts,
+        failed_fraction=(num_rows - counts[Status.OK]) / num_rows,
+        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
     lock.check()
-    folder.write("run.json", record)
-    folder.write("_SUCCESS", None)
+    folder.write_run(record)
+    folder.write_success()
     return record
 
 

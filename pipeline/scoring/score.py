@@ -3,8 +3,7 @@
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.runs.errors import FaultError
+from pipeline.runs.records import ModelInfo
 from pipeline.runs.schema import SCORE_FIELDS, Status, result_schema
 from pipeline.runs.storage import local_copy
 from pipeline.scoring.config import ModelSourceConfig
@@ -27,31 +27,15 @@ KEPT_BYTES = 1 << 30
 """Most freed memory that a scorer keeps, and the largest tensor that it keeps memory of."""
 
 
-@dataclass(frozen=True)
-class ModelInfo:
-    """What a run records about its model.
-
-    Attributes:
-        digest: sha256 of config, weights and checkpoint format.
-        trained: whether its streams were fitted to people's ratings.
-        training: how they were fitted; empty if they were not.
-        config: the architecture.
-        fusion_weights: Eq. (12)'s weight of each stream; None if a perceptron fuses them.
-    """
-
-    digest: str
-    trained: bool
-    training: dict[str, str]
-    config: dict[str, Any]
-    fusion_weights: dict[str, float] | None
-
-
 def describe_model(model: SPIPS) -> ModelInfo:
     """Return what a run records about its model."""
     return ModelInfo(
-        model.digest, bool(model.training_record), model.training_record,
-        asdict(model.config), model.fusion_weights,
-    )  # fmt: skip
+        digest=model.digest,
+        trained=bool(model.training_record),
+        training=model.training_record,
+        config=asdict(model.config),
+        fusion_weights=model.fusion_weights,
+    )
 
 
 def load_model(source: ModelSourceConfig) -> SPIPS:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipeline.runs.run import open_scores
+from pipeline.runs.finished import open_scores
 
 REPOSITORY = Path(__file__).parents[2]
 ROWS_PER_FILE = 64

@@ -13,7 +13,7 @@ import yaml
 from jobs import audit_scores, filter_scores, score_manifest
 from jobs.config import load_config
 from jobs.exit_codes import DONE, FAULT, GATE_BROKEN, WRONG
-from pipeline.runs.run import open_scores
+from pipeline.runs.finished import open_scores
 from tests.jobs.conftest import make_rows, write_manifest
 
 REPOSITORY = Path(__file__).parents[2]
@@ -109,7 +109,7 @@ def test_a_run_of_an_older_version_is_refused(write_run, tmp_path, capfd):
     del record["columns"]
     (run / "run.json").write_text(json.dumps(record))
     assert audit_scores.main([f"--scores.uri={run}", f"--output.uri={tmp_path}/out"]) == WRONG
-    assert "an older version of this project" in capfd.readouterr().err
+    assert "run.json: expected what version 0.2 of this project" in capfd.readouterr().err
 
 
 def test_the_nightly_script_stops_before_the_filter_when_a_gate_is_broken(

@@ -1,5 +1,5 @@
 from jobs import demo
-from pipeline.runs.run import open_scores
+from pipeline.runs.finished import open_scores
 
 
 def test_the_demo_scores_its_pairs_and_breaks_a_row_for_each_status(ray_cluster, tmp_path, capfd):

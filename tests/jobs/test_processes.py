@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.runs.errors import ContractError
-from pipeline.runs.run import open_scores
+from pipeline.runs.finished import open_scores
 from tests.jobs.conftest import REPOSITORY, make_rows, start_job, write_manifest
 
 NUM_ROWS = 1_500  # enough that a signal comes before the end on a fast machine

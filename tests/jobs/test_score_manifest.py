@@ -9,9 +9,9 @@ import pytest
 import ray
 from ray.data import DataContext
 
-from jobs import score_manifest
+from jobs import audit_scores, score_manifest
 from jobs.exit_codes import DONE, FAULT, TOO_MANY_FAILED, WRONG
-from pipeline.runs.run import open_scores
+from pipeline.runs.finished import open_run, open_scores
 from pipeline.runs.schema import Status, result_schema
 from pipeline.scoring.config import ScoreManifestConfig
 from pipeline.scoring.graph import execution_context, score_pairs
@@ -19,6 +19,7 @@ from pipeline.scoring.plan import make_plan
 from pipeline.scoring.resources import Scorers
 from spips_core import SPIPS, ModelConfig
 from tests.jobs.conftest import make_rows, write_manifest
+from tests.pipeline.runs.version_0_2 import write_run_0_2
 
 DEBUG = "--config=conf/debug/score_manifest.yaml"
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -161,6 +162,49 @@ def test_failed_rows_are_tried_again_beside_the_old_results(image_folder, tmp_pa
     assert read(tmp_path / "out")["status"].to_pylist() == expected
 
 
+@pytest.fixture
+def run_0_2(image_folder, tmp_path):
+    """A function that writes run "night" as version 0.2 did, and the arguments of its command."""
+    images = [str(image_folder / name) for name in ("r0.png", "d0_0.png", "absent.png")]
+    pairs = {"pair_id": ["a", "b"], "reference_uri": images[:1] * 2, "distorted_uri": images[1:]}
+    path = write_manifest(tmp_path / "pairs.parquet", pa.table(pairs))
+    settings = {
+        "manifest": {"uri": path},
+        "output": {"uri": str(tmp_path / "out"), "run_id": "night"},
+    }
+    plan = make_plan(ScoreManifestConfig.model_validate(settings))
+
+    def write(*, is_finished: bool) -> list[str]:
+        write_run_0_2(
+            tmp_path / "out", plan.fingerprints, images=images, manifest=path,
+            is_finished=is_finished,
+        )  # fmt: skip
+        return [path, tmp_path / "out", "--output.run_id=night", "--failure.max_failed_fraction=1"]
+
+    return write
+
+
+def test_a_finished_run_of_version_0_2_is_left_alone_audited_and_retried(run_0_2, tmp_path, capfd):
+    arguments = run_0_2(is_finished=True)
+    run, before = tmp_path / "out" / "run_id=night", listing(tmp_path / "out")
+    assert score(*arguments) == DONE
+    assert f"this run is finished: {run}" in capfd.readouterr().out
+    assert listing(tmp_path / "out") == before
+    audited = [f"--scores.uri={run}", f"--output.uri={tmp_path}/audit", "--group_by=[]"]
+    assert audit_scores.main(audited) == DONE
+
+    assert score(*arguments, "--retry-failed") == DONE
+    assert read(tmp_path / "out")["run_attempt"].to_pylist() == [1, 2]
+    attempts = open_run(str(run)).record.attempts
+    assert [attempt.num_rows for attempt in attempts] == [2, 1]
+    assert [attempt.scorers.get("actors") for attempt in attempts] == [1, None]
+
+
+def test_an_unfinished_run_of_version_0_2_goes_on(run_0_2, tmp_path):
+    assert score(*run_0_2(is_finished=False)) == DONE
+    assert read(tmp_path / "out")["status"].to_pylist() == ["ok", "missing"]
+
+
 def test_without_failed_rows_there_is_nothing_to_try_again(finished, manifest, capfd):
     before = listing(finished)
     assert score(manifest, finished, "--retry-failed") == DONE
@@ -248,11 +292,11 @@ def test_an_explicit_run_id_keeps_out_other_manifests_models_and_settings(
     SPIPS.untrained(ModelConfig(), seed=1).save(tmp_path / "other.safetensors")
     capfd.readouterr()
     for arguments, named in (
-        ((other, output, run_id), "another manifest"),
-        ((manifest, output, run_id, "--images.resize=128"), "another scoring"),
+        ((other, output, run_id), "a different manifest"),
+        ((manifest, output, run_id, "--images.resize=128"), "a different scoring"),
         (
             (manifest, output, run_id, f"--model.checkpoint={tmp_path}/other.safetensors"),
-            "another model",
+            "a different model",
         ),
     ):
         assert score(*arguments) == WRONG
@@ -298,7 +342,7 @@ def test_results_that_another_process_adds_later_are_not_read(finished, tmp_path
     [
         ("{manifest}", "expected a writable folder"),
         ("{manifest}/below", "expected a writable folder"),
-        ("memory://out", "expected a store that all processes can write"),
+        ("memory://out", "expected a store that every process can write"),
         ("nosuch://out", "nosuch"),
         ("{folder}/scores", "expected a folder outside the manifest's"),
     ],

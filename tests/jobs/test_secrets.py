@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.runs.run import open_scores
+from pipeline.runs.finished import open_scores
 from spips_core import packaged_checkpoints
 from tests.jobs.conftest import start_job, write_manifest
 

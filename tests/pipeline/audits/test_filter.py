@@ -13,7 +13,7 @@ from pipeline.audits.config import FilterScoresConfig
 from pipeline.audits.filter import REASON, open_output, write_filtered
 from pipeline.audits.filter_rules import describe_summary, make_rules, summarise
 from pipeline.runs.errors import ContractError
-from pipeline.runs.run import open_run, open_scores
+from pipeline.runs.finished import open_run, open_scores
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -202,7 +202,7 @@ def test_of_a_retried_run_the_newest_rows_are_filtered(write_run, tmp_path):
     rows = rows.set_column(number, rows.schema.field(number), pa.array([2, 2], pa.int32()))
     pq.write_table(rows, f"{run}/scores/2.parquet")
     record = json.loads(Path(run, "run.json").read_text())
-    record["attempts"].append({"files": ["scores/2.parquet"]})
+    record["attempts"].append(record["attempts"][0] | {"files": ["scores/2.parquet"]})
     Path(run, "run.json").write_text(json.dumps(record))
 
     told = filter_run(run, tmp_path / "out", bounds=BOUNDS[:1])

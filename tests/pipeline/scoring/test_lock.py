@@ -9,6 +9,7 @@ import time
 import pytest
 
 from pipeline.runs.errors import ContractError, FaultError
+from pipeline.runs.records import LockRecord
 from pipeline.runs.run import open_run_folder
 from pipeline.scoring import lock as locking
 from pipeline.scoring.lock import hold
@@ -26,7 +27,7 @@ def _soon(monkeypatch):
 def write_lock(run, **changes) -> None:
     """Leave a file as another process would."""
     held = {"holder": "other", "process": os.getpid(), "place": "elsewhere", "host": "far"}
-    run.write("lock.json", held | {"beats": 1} | changes)
+    run.write_lock(LockRecord(**(held | {"beats": 1} | changes)))
 
 
 def test_a_folder_is_held_by_one_and_free_again_after(folder):
@@ -53,7 +54,9 @@ def test_a_folder_that_a_dead_process_here_held_is_taken_at_once(tmp_path):
         lock.check()
 
 
-ODD = b'{"holder": "x", "process": 1%s, "place": "%s"}' % (b"0" * 30, locking._place().encode())
+ODD = b'{"holder": "x", "process": 1%s, "place": "%s", "host": "here", "beats": 1}' % (
+    b"0" * 30, locking._place().encode(),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", ODD])

@@ -1,0 +1,63 @@
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from pipeline.runs.errors import ContractError
+from pipeline.runs.records import AttemptRecord, PlanRecord, RunRecord
+from pipeline.runs.run import open_run_folder
+from pipeline.runs.storage import arrow_filesystem
+
+MINE = {"manifest": "m1", "model": "d1", "scoring": "s1"}
+
+
+PLAN = PlanRecord(
+    run_id="r1",
+    fingerprints=MINE,
+    num_rows=1,
+    columns={"pair_id": "pair_id", "reference": "reference_uri", "distorted": "distorted_uri"},
+    model={"digest": "d1", "trained": True, "training": {}, "config": {}, "fusion_weights": None},
+    config={},
+    versions={},
+)
+
+
+def record_of(*files: str) -> RunRecord:
+    """Return the record of a run with one attempt for each file."""
+    attempts = [
+        AttemptRecord(
+            files=[file], num_rows=1, num_rows_resumed=0, scorers={}, started_at="2026-01-01",
+            elapsed_s=1, rows_per_s=1, fetch_retries=0,
+        )
+        for file in files
+    ]  # fmt: skip
+    return RunRecord(
+        **dict(PLAN), attempts=attempts, counts_by_status={}, failed_fraction=0.0,
+        finished_at="2026-01-01",
+    )  # fmt: skip
+
+
+def write_scores(
+    run, task: str, statuses: dict[str, str], *, attempt: int = 1, is_recorded: bool = True
+) -> str:
+    """Write a file of results by pair_id, and a record of its rows; return its name."""
+    rows = {"pair_id": list(statuses), "status": list(statuses.values()),
+            "run_attempt": pa.array([attempt] * len(statuses), pa.int32())}  # fmt: skip
+    files = [f"{run.scores_path(attempt)}/{task}-0.parquet"]
+    if is_recorded:
+        files.append(f"{run.checkpoint_path(attempt)}/{task}.parquet")
+    for path in files:
+        run.fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        pyarrow.parquet.write_table(pa.table(rows), path, filesystem=arrow_filesystem(run.fs))
+    return files[0].removeprefix(f"{run.path}/")
+
+
+def make_run(folder: str, run_id: str = "r1"):
+    run = open_run_folder(folder, run_id, MINE)
+    run.write_plan(PLAN)
+    return run
+
+
+def problems_of(call, *arguments, **options) -> list[str]:
+    with pytest.raises(ContractError) as caught:
+        call(*arguments, **options)
+    return caught.value.problems

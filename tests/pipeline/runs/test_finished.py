@@ -1,0 +1,69 @@
+import pyarrow.compute as pc
+
+from pipeline.runs.finished import count_by_status, open_run, open_scores
+from pipeline.runs.schema import Status
+from tests.pipeline.runs.conftest import make_run, problems_of, record_of, write_scores
+
+
+def test_rows_are_counted_by_status_over_all_files(folder):
+    run = make_run(folder)
+    write_scores(run, "a", {"p": "ok", "q": "missing", "r": "ok"})
+    write_scores(run, "b", {"s": "ok", "t": "too_small"})
+    counts = count_by_status(open_scores(run.uri, allow_unfinished=True))
+    assert list(counts) == [status.value for status in Status]
+    expected = {"ok": 3, "missing": 1, "too_small": 1}
+    assert {status: count for status, count in counts.items() if count} == expected
+
+
+def test_only_a_finished_run_is_read_unless_asked_otherwise(folder):
+    run = make_run(folder)
+    name = write_scores(run, "a", {"p": "ok", "q": "missing"})
+    run.fs.pipe_file(f"{run.scores_path(1)}/notes.txt", b"not a result")
+    (problem,) = problems_of(open_scores, run.uri)
+    assert problem == f"expected a finished run at {run.uri}, got an unfinished one (no _SUCCESS)"
+    assert open_scores(run.uri, allow_unfinished=True).count_rows() == 2
+    run.write_run(record_of(name))
+    run.write_success()
+    write_scores(run, "late", {"r": "ok"})
+    for allow_unfinished in (False, True):
+        rows = open_scores(f"{run.uri}/", allow_unfinished=allow_unfinished)
+        assert rows.to_table()["status"].to_pylist() == ["ok", "missing"]
+
+
+def test_a_file_whose_rows_are_not_recorded_as_done_is_not_read(folder):
+    run = make_run(folder)
+    write_scores(run, "a", {"p": "ok"})
+    write_scores(run, "killed", {"q": "ok"}, is_recorded=False)
+    run.fs.pipe_file(f"{run.checkpoint_path(1)}/killed.pending.parquet", b"")
+    assert open_scores(run.uri, allow_unfinished=True).to_table()["pair_id"].to_pylist() == ["p"]
+
+
+def test_of_each_pair_the_newest_attempt_is_read(folder):
+    run = make_run(folder)
+    statuses = ({"p": "ok", "q": "missing", "r": "missing", "s": "too_small", "t": "missing"},
+                {"q": "ok", "r": "unreadable", "t": "ok"}, {"r": "ok"})  # fmt: skip
+    files = [write_scores(run, "a", rows, attempt=i) for i, rows in enumerate(statuses, start=1)]
+    run.write_success()
+    expected = [["ok", "missing", "missing", "too_small", "missing"],
+                ["ok", "ok", "unreadable", "too_small", "ok"],
+                ["ok", "ok", "ok", "too_small", "ok"]]  # fmt: skip
+    for number in (1, 2, 3):
+        run.write_run(record_of(*files[:number]))
+        rows = open_scores(run.uri)
+        assert rows.count_rows() == 5
+        assert rows.to_table().sort_by("pair_id")["status"].to_pylist() == expected[number - 1]
+        only = rows.to_table(columns=["pair_id"], filter=pc.field("status") == "too_small")
+        assert only["pair_id"].to_pylist() == ["s"]
+    assert open_run(run.uri).num_attempts == 3
+
+
+def test_scores_that_are_not_there_are_refused(folder):
+    for allow_unfinished in (False, True):
+        uri = f"{folder}/run_id=absent"
+        (problem,) = problems_of(open_scores, uri, allow_unfinished=allow_unfinished)
+        assert problem == f"expected a finished run at {uri}, got no run"
+    run = make_run(folder)
+    (problem,) = problems_of(open_scores, run.uri, allow_unfinished=True)
+    assert problem == f"expected results at {run.uri}, got a run without any yet"
+    (problem,) = problems_of(open_scores, "nosuchscheme://u:secret@h/run_id=r1")
+    assert problem.startswith("nosuchscheme://***@h/run_id=r1 cannot be read: ValueError")

@@ -1,0 +1,76 @@
+import json
+
+import pytest
+
+from pipeline.runs.errors import ContractError
+from pipeline.runs.finished import open_run
+from pipeline.runs.records import LockRecord, RunRecord, parse_record
+from pipeline.runs.run import open_run_folder
+from tests.pipeline.runs.version_0_2 import FINGERPRINTS, RUN_JSON, plan_json, write_run_0_2
+
+RUN = plan_json(FINGERPRINTS, ("/pairs.parquet", "/out")) | RUN_JSON
+
+
+def test_a_finished_run_of_version_0_2_is_read(tmp_path):
+    run = open_run(str(write_run_0_2(tmp_path)))
+    assert run.record.version == 1
+    assert run.record.fingerprints == FINGERPRINTS
+    assert run.record.model.fusion_weights == {"tradition": 0.25, "percept": 0.25, "semantic": 0.5}
+    assert run.record.attempts[0].scorers["actors"] == 1
+    assert run.record.counts_by_status["missing"] == 1
+    assert run.image_columns == ("reference_uri", "distorted_uri")
+    assert run.scores.to_table()["status"].to_pylist() == ["ok", "missing"]
+
+
+def test_an_unfinished_run_of_version_0_2_goes_on(tmp_path):
+    write_run_0_2(tmp_path, is_finished=False)
+    folder = open_run_folder(str(tmp_path), "night", FINGERPRINTS)
+    assert folder.state() == "unfinished"
+    with pytest.raises(ContractError, match="a run with a different model"):
+        open_run_folder(str(tmp_path), "night", FINGERPRINTS | {"model": "d2"})
+
+
+def test_what_is_read_is_written_the_same_but_for_new_names(tmp_path):
+    file = write_run_0_2(tmp_path) / "run.json"
+    before = json.loads(file.read_text())
+    folder = open_run(str(file.parent)).folder
+    folder.write_run(folder.read_run())
+    after = json.loads(file.read_text())
+    (attempt,) = after["attempts"]
+    attempt["workers"] = attempt.pop("scorers")
+    assert after == before | {"version": 1}
+
+
+def test_keys_that_a_newer_version_adds_are_ignored():
+    newer = RUN | {"version": 9, "weather": "fine"}
+    newer["attempts"] = [newer["attempts"][0] | {"energy_j": 3}]
+    record = parse_record(RunRecord, newer, "run.json")
+    assert record.version == 9
+    assert record == parse_record(RunRecord, RUN | {"version": 9}, "run.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"columns": None}, "columns: "),
+        ({"num_rows": "many"}, "num_rows: "),
+        ({"attempts": []}, "attempts: "),
+        ({"attempts": [{}]}, "attempts.0.files: Field required; "),
+        ({"model": {"digest": 3}}, "model.digest: "),
+    ],
+)
+def test_a_record_that_cannot_be_understood_is_refused_with_one_line(tmp_path, change, expected):
+    run = write_run_0_2(tmp_path)
+    (run / "run.json").write_text(json.dumps(RUN | change))
+    with pytest.raises(ContractError) as caught:
+        open_run(str(run))
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{run}/run.json: expected what version 0.2 of this project or a")
+    assert f", got {expected}" in problem
+    assert "\n" not in problem
+
+
+@pytest.mark.parametrize("content", [[], 3, "text", None, {}])
+def test_json_that_is_no_record_is_refused(content):
+    with pytest.raises(ContractError, match=r"lock\.json: expected what version 0.2"):
+        parse_record(LockRecord, content, "lock.json")
