@@ -9,6 +9,14 @@ class ImageError(SpipsError, ValueError):
     """The images do not have the shape, type or range that the model needs."""
 
 
+class UndecodableImageError(ImageError):
+    """A file is not an image that can be decoded."""
+
+
+class TooManyPixelsError(ImageError):
+    """An image has more pixels than the caller accepts."""
+
+
 class CheckpointError(SpipsError, ValueError):
     """A checkpoint or a weights file is not what the model expects."""
 

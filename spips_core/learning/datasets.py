@@ -18,11 +18,11 @@ import pyarrow.csv
 import pyarrow.parquet
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from spips_core.errors import DatasetError
+from spips_core.decode import decode_image
+from spips_core.errors import DatasetError, ImageError
 from spips_core.learning.distortions import DISTORTIONS, NUM_LEVELS, distort
 
 TRIPLET_SPLITS = {
@@ -30,6 +30,8 @@ TRIPLET_SPLITS = {
     "val": ("traditional", "cnn", "superres", "deblur", "color", "frameinterp"),
 }
 JND_SUBSETS = ("traditional", "cnn")
+MAX_PIXELS = 1 << 27
+"""Larger images are refused: one of them would take 400 MB."""
 NUM_COLOURS = 3
 NUM_QUARTERS = 4
 MAX_PLACES = 8
@@ -92,31 +94,26 @@ def digest_of_examples(examples: Examples) -> str:
 
 
 def read_image(path: str | Path) -> Tensor:
-    """Return an image file's pixels, as the pipeline reads them: upright, over white.
+    """Read an image file as the pipeline does: see `spips_core.decode.decode_image`.
+
+    So 16-bit images are accepted, as in scoring; their samples keep the high byte.
 
     Args:
-        path: a file that Pillow reads, 8 bits a sample.
+        path: a file in one of `spips_core.decode.FORMATS`.
 
     Returns:
         (3, H, W) uint8 RGB.
 
     Raises:
-        DatasetError: the file is missing, cannot be read, or has more than 8 bits a sample.
+        DatasetError: the file is missing, cannot be read, or has more than `MAX_PIXELS`.
     """
     try:
-        with Image.open(path) as image:
-            if image.mode[0] in "IF":
-                raise DatasetError(f"{path}: expected 8 bits a sample, got mode {image.mode}")
-            upright = ImageOps.exif_transpose(image)
-            if upright.has_transparency_data:
-                white = Image.new("RGBA", upright.size, "white")
-                upright = Image.alpha_composite(white, upright.convert("RGBA"))
-            pixels = np.array(upright.convert("RGB"))
-    except DatasetError:
-        raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        image = decode_image(Path(path).read_bytes(), MAX_PIXELS)
+    except OSError as error:
         raise DatasetError(f"{path}: expected an image: {error}") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    except ImageError as error:
+        raise DatasetError(f"{path}: {error}") from error
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def list_photographs(folder: str | Path) -> list[Path]:

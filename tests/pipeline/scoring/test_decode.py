@@ -9,7 +9,8 @@ from jobs.demo import empty_png
 from pipeline.runs.errors import RowError
 from pipeline.runs.schema import Status
 from pipeline.scoring.config import ImagesConfig
-from pipeline.scoring.decode import FORMATS, decode_image, fit_pair
+from pipeline.scoring.decode import decode_image, fit_pair
+from spips_core.decode import FORMATS
 
 MAX_PIXELS = 1_000_000
 
@@ -162,6 +163,15 @@ def test_what_is_no_image_is_a_decode_error(content):
     assert "BytesIO" not in str(caught.value)
 
 
+def test_a_palette_image_without_its_palette_is_a_decode_error(photo):
+    content = encode(photo.quantize(16))
+    start = content.index(b"PLTE") - 4
+    length = int.from_bytes(content[start : start + 4], "big")
+    with pytest.raises(RowError, match="expected an image") as caught:
+        decode(content[:start] + content[start + 12 + length :])
+    assert caught.value.status == Status.DECODE_ERROR
+
+
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF"])
 def test_a_truncated_file_is_a_decode_error(photo, format_):
     content = encode(photo.resize((200, 200)), format_)
@@ -173,7 +183,7 @@ def test_a_truncated_file_is_a_decode_error(photo, format_):
 def test_a_huge_image_is_refused_from_its_header():
     bomb = empty_png(30_000)
     assert len(bomb) < 200_000
-    with pytest.raises(RowError, match="30000 x 30000") as caught:
+    with pytest.raises(RowError, match=r"\(images\.max_pixels\), got 30000 x 30000") as caught:
         # Cut before the pixels: had they been decoded, this would be a decode_error.
         decode_image(bomb[:60], max_pixels=16_777_216)
     assert caught.value.status == Status.TOO_LARGE

@@ -1,5 +1,7 @@
 import http.server
 import io
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -252,3 +254,8 @@ def test_an_http_server_s_answer_becomes_a_status(code, status):
         row = load_one(uri, uri)
         server.shutdown()
     assert row["status"] == status
+
+
+def test_the_load_stage_does_not_import_torch():
+    command = "import sys, pipeline.scoring.load; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", command], check=True)

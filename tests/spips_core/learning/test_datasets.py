@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.scoring.decode import decode_image
+from jobs.demo import empty_png
+from spips_core.decode import decode_image
 from spips_core.errors import DatasetError
 from spips_core.learning.datasets import (
     JustNoticeable,
@@ -68,10 +69,16 @@ def test_an_image_is_turned_upright(tmp_path):
     assert torch.equal(read_image(tmp_path / "a.png"), as_tensor(np.rot90(pixels(), -1).copy()))
 
 
-def test_16_bits_a_sample_are_refused(tmp_path):
+def test_16_bit_samples_keep_their_high_byte(tmp_path):
     path = tmp_path / "a.png"
-    Image.fromarray(pixels()[..., 0].astype(np.uint16) * 257).save(path)
-    refuse(lambda: read_image(path), f"{path}: expected 8 bits a sample, got mode I;16")
+    Image.fromarray(pixels()[..., 0].astype(np.uint16) * 256 + 77).save(path)
+    assert torch.equal(read_image(path), torch.tensor(pixels()[..., 0]).expand(3, -1, -1))
+
+
+def test_an_image_of_too_many_pixels_is_refused(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(empty_png(12_000))
+    refuse(lambda: read_image(path), f"{path}: expected at most 134217728 pixels")
 
 
 def test_a_grey_image_gets_three_channels(tmp_path):
