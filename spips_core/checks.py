@@ -1,4 +1,4 @@
-"""Checks of a pair of image batches, made once where images enter spips_core."""
+"""Checks of image batches, made once where images enter spips_core."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from spips_core.errors import ImageError
 
 NUM_SCALES = 5
 WINDOW_SIZE = 11
-# The coarsest of five scales must still hold half a window on each side to be reflected.
+# Reflection needs half a window on each side, at the coarsest of five scales too.
 MIN_SIDE_PX = (WINDOW_SIZE // 2 + 1) * 2 ** (NUM_SCALES - 1)
 
 
@@ -15,11 +15,11 @@ def check_images(name: str, images: Tensor) -> None:
     """Raise unless images are (N, 3, H, W), uint8 or floating point, and large enough.
 
     Args:
-        name: how the message calls the images.
+        name: of the images in the message.
         images: the images.
 
     Raises:
-        ImageError: the shape or type differs from the above, or a side is below MIN_SIDE_PX.
+        ImageError: the shape or type is another, or a side is below MIN_SIDE_PX.
     """
     if not isinstance(images, Tensor):
         raise ImageError(f"{name}: expected a torch tensor, got {type(images).__name__}")
@@ -36,14 +36,14 @@ def check_images(name: str, images: Tensor) -> None:
 
 
 def check_pair(reference: Tensor, distorted: Tensor) -> None:
-    """Raise unless both are images, as `check_images` has them, of one shape.
+    """Raise unless both pass `check_images` and have the same shape.
 
     Args:
         reference: (N, 3, H, W), undistorted.
         distorted: (N, 3, H, W), the same scene.
 
     Raises:
-        ImageError: one is not, or their shapes differ.
+        ImageError: one does not, or their shapes differ.
     """
     check_images("reference", reference)
     check_images("distorted", distorted)

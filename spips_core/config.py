@@ -1,4 +1,4 @@
-"""What a SPIPS model is made of; recorded in every checkpoint."""
+"""The architecture of a SPIPS model; every checkpoint records it."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,16 +12,16 @@ STREAMS = ("tradition", "percept", "semantic")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The choices that decide a model's architecture.
+    """A model's architecture.
 
     Attributes:
         backbone: name of the convolutional trunk, a key of `BACKBONES`.
-        streams: the streams that are fused; leaving out "semantic" or "tradition" gives the
-            paper's two ablations.
-        fusion: "weighted" is Eq. (12); "mlp" is the abstract's multilayer perceptron, monotone
-            in the stream means and zero at zero.
+        streams: the streams that are fused. The paper's two ablations leave out "semantic" or
+            "tradition".
+        fusion: "weighted" is Eq. (12); "mlp" is the abstract's multilayer perceptron, which never
+            decreases when a stream rises and is 0 for identical images.
         feature_norm: "unit" scales each feature vector to length one before Eq. (6), as LPIPS
-            does; "none" takes the features as they are.
+            does; "none" does not.
 
     Raises:
         CheckpointError: an unknown name, or no stream at all.

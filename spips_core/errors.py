@@ -1,12 +1,12 @@
-"""What can be wrong with the things a caller hands to the model."""
+"""The errors that spips_core raises on purpose."""
 
 
 class SpipsError(Exception):
-    """Base of every error that spips_core raises on purpose."""
+    """Base of all errors below."""
 
 
 class ImageError(SpipsError, ValueError):
-    """The images do not have the shape, type or range that the model needs."""
+    """Images have the wrong shape, type or range."""
 
 
 class UndecodableImageError(ImageError):
@@ -18,15 +18,15 @@ class TooManyPixelsError(ImageError):
 
 
 class CheckpointError(SpipsError, ValueError):
-    """A checkpoint or a weights file is not what the model expects."""
+    """A checkpoint or a weights file does not fit the model."""
 
 
 class DatasetError(SpipsError, ValueError):
-    """A data set's files are not what training or evaluation expects."""
+    """A data set's files are missing, damaged or inconsistent."""
 
 
 class PeerError(SpipsError):
-    """A metric to compare with cannot be had."""
+    """A peer metric is not available."""
 
 
 class CompilationError(SpipsError):

@@ -1,4 +1,4 @@
-"""From the streams' means to the score: Eq. (12), or the perceptron of the abstract."""
+"""Fusion of the stream means into the score: Eq. (12), or the abstract's perceptron."""
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ class WeightedFusion(nn.Module):
 
 
 class PerceptronFusion(nn.Module):
-    """A perceptron with one hidden layer: monotone in every mean, 0 when all means are 0.
+    """A perceptron with one hidden layer, increasing in every mean, and 0 when all means are 0.
 
     score = a . m + b . tanh(C m), with a, b, C > 0 and no biases.
     """
@@ -58,11 +58,11 @@ class PerceptronFusion(nn.Module):
 
     @torch.no_grad()
     def rescale(self, factor: float, mean_factors: Tensor) -> None:
-        """Multiply every score by a factor, for means that are multiplied too, in place.
+        """Change the scale of the score and of its inputs, in place.
 
         Args:
-            factor: > 0, of the score.
-            mean_factors: (num_streams,) > 0, of the means.
+            factor: > 0; every score is multiplied by it.
+            mean_factors: (num_streams,) > 0; the means will be multiplied by these.
         """
         hidden = functional.softplus(self.hidden.double()) / mean_factors
         self.hidden.copy_(_softplus_inverted(hidden))

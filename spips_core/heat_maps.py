@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spips_core.model import Scores
 
-BRIGHTEST_QUANTILE = 0.995  # one pixel at a border must not darken all the others
+BRIGHTEST_QUANTILE = 0.995  # one bright pixel must not darken all others
 
 
 def draw_heat_maps(
@@ -18,13 +18,13 @@ def draw_heat_maps(
 ) -> bytes:
     """Return a PNG: reference, distorted and each stream's heat map, side by side.
 
-    All maps have one colour scale from 0, shown by the bar, so that streams can be compared.
+    All maps share one color scale, so that streams can be compared.
 
     Args:
         reference: (3, H, W) uint8.
         distorted: (3, H, W) uint8.
-        maps: by stream's name, (H, W) >= 0, as `SPIPS.quality_maps` gives them for one pair.
-        scores: of the pair, N = 1.
+        maps: by stream, (H, W) >= 0, as `SPIPS.quality_maps` returns them for one pair.
+        scores: the pair's, N = 1.
 
     Returns:
         The encoded picture.

@@ -1,4 +1,4 @@
-"""Operations on image batches that the quality maps share."""
+"""Operations on image batches that several modules share."""
 
 import math
 
@@ -8,23 +8,23 @@ from torch.nn import functional
 
 
 def to_unit_range(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the images as floating point: uint8 is divided by 255, floats keep their values.
+    """Return the images as floating point. uint8 is divided by 255; floats keep their values.
 
     Args:
         images: (N, C, H, W), uint8 in [0, 255] or floating point in [0, 1].
         dtype: of the result.
 
     Returns:
-        (N, C, H, W) in [0, 1], laid out in memory as the images are.
+        (N, C, H, W) in [0, 1], in the memory layout of the images.
     """
     return images.to(dtype).div_(255) if images.dtype == torch.uint8 else images.to(dtype)
 
 
 def reflect_borders(images: Tensor, width_px: int) -> Tensor:
-    """Return the images with borders that mirror them; the outermost pixels are not repeated.
+    """Return the images with mirrored borders. The outermost pixels are not repeated.
 
     Args:
-        images: (N, C, H, W), sides longer than the border is wide.
+        images: (N, C, H, W), sides longer than the border.
         width_px: width of the border on each side.
 
     Returns:
@@ -34,19 +34,19 @@ def reflect_borders(images: Tensor, width_px: int) -> Tensor:
 
 
 def gaussian_blur(images: Tensor, window_size: int, sigma: float) -> Tensor:
-    """Return the local means under a Gaussian window, wherever the window fits.
+    """Return the local means under a Gaussian window, at every position where the window fits.
 
-    The separable window is a sum of shifted copies along each axis: on a CPU that beats a
-    depthwise convolution, and a compiler can fuse it. Borders are the caller's: their index
-    arithmetic would keep a compiler from vectorising.
+    The window is separable: a weighted sum of shifted copies along each axis. On a CPU this is
+    faster than a depthwise convolution, and a compiler can fuse it. The caller adds borders,
+    because padding in here would keep the compiler from vectorizing.
 
     Args:
-        images: (N, C, H, W), sides of at least the window's.
+        images: (..., H, W), sides at least as long as the window.
         window_size: side of the window in pixels, odd.
         sigma: standard deviation of the window in pixels.
 
     Returns:
-        (N, C, H - window_size + 1, W - window_size + 1).
+        (..., H - window_size + 1, W - window_size + 1).
     """
     radius = window_size // 2
     window = [math.exp(-(offset**2) / (2 * sigma**2)) for offset in range(-radius, radius + 1)]
@@ -62,7 +62,7 @@ def gaussian_blur(images: Tensor, window_size: int, sigma: float) -> Tensor:
 
 
 def halve(images: Tensor) -> Tensor:
-    """Return the images at half size: means of 2 x 2 pixels, an odd last row or column dropped.
+    """Return the images at half size: means of 2 x 2 pixels. An odd last row or column is dropped.
 
     Args:
         images: (N, C, H, W).
@@ -72,17 +72,17 @@ def halve(images: Tensor) -> Tensor:
     """
     height_px, width_px = (side_px // 2 * 2 for side_px in images.shape[-2:])
     top, bottom = images[..., 0:height_px:2, :width_px], images[..., 1:height_px:2, :width_px]
-    rows = top + bottom  # a third of the time that avg_pool2d takes
+    rows = top + bottom  # three times as fast as avg_pool2d
     return (rows[..., 0::2] + rows[..., 1::2]) * 0.25
 
 
 def enlarge(maps: Tensor, height_px: int, width_px: int) -> Tensor:
-    """Return the maps at the size of the images, interpolated bilinearly.
+    """Return the maps interpolated bilinearly to a larger size.
 
     Args:
         maps: (N, C, h, w).
-        height_px: height of the result in pixels.
-        width_px: width of the result in pixels.
+        height_px: height of the result.
+        width_px: width of the result.
 
     Returns:
         (N, C, height_px, width_px).
@@ -95,9 +95,9 @@ def enlarge(maps: Tensor, height_px: int, width_px: int) -> Tensor:
 
 
 def unit_length(features: Tensor) -> Tensor:
-    """Return the features with the vector at each position scaled to length one.
+    """Scale the feature vector at each position to length one.
 
-    No vector is divided by less than 1e-5, so that zeros stay zeros and gradients finite.
+    Lengths are clamped to at least 1e-5, so that zeros stay zeros and gradients stay finite.
 
     Args:
         features: (N, C, H, W).

@@ -1,7 +1,7 @@
-"""The convolutional trunks of Eqs. (4)-(5), and where each one's features are taken.
+"""The convolutional trunks of Eqs. (4)-(5), and the layers whose outputs are the features.
 
-torchvision is imported only when one of its trunks is built: importing it takes longer than
-importing torch, and every scoring process would pay for it.
+torchvision is imported only to build one of its trunks: its import takes longer than torch's, and
+every scorer would pay for it.
 """
 
 import hashlib
@@ -27,16 +27,16 @@ UNREADABLE = (
     OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError,
     pickle.UnpicklingError, safetensors.SafetensorError, zipfile.BadZipFile,
 )  # fmt: skip
-"""What a missing, damaged or foreign weights file raises."""
+"""The errors that missing, damaged or foreign weights files cause."""
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A trunk and its taps.
+    """A trunk's architecture and its taps.
 
     Attributes:
-        build: returns the layers, uninitialised, named as torchvision names them.
-        taps: indices of the layers whose outputs are the features of Eq. (4), all after a ReLU.
+        build: returns the uninitialised layers, with torchvision's names.
+        taps: indices of the layers whose outputs are the features of Eq. (4), each after a ReLU.
         channels: number of channels at each tap.
         torchvision_weights: name of torchvision's weights enum; None for this project's own trunk.
     """
@@ -50,7 +50,7 @@ class Backbone:
 def _torchvision_features(name: str) -> nn.Sequential:
     from torchvision.models import get_model
 
-    # On the meta device the classifier, most of the parameters, is never allocated.
+    # The meta device allocates nothing, so the large classifier costs no memory.
     with torch.device("meta"):
         features = get_model(name).features
     assert isinstance(features, nn.Sequential)  # noqa: S101 - narrows an untyped attribute
@@ -89,7 +89,7 @@ BACKBONES = {
         _alexnet_narrow, (1, 4, 7, 9, 11), (16, 48, 96, 64, 64), None,
     ),
 }  # fmt: skip
-"""Every trunk by name. The taps are LPIPS's: after a ReLU, or after a Fire module's."""
+"""All trunks by name. The taps are LPIPS's: after a ReLU, or after a Fire module."""
 
 
 class Trunk(nn.Module):
@@ -116,8 +116,8 @@ class Trunk(nn.Module):
             L tensors (N, C_l, H_l, W_l), shallow to deep, in the trunk's own precision.
         """
         weight = next(self.features.parameters())
-        # With the channels innermost, as in decoded images, convolutions run up to twice as fast,
-        # and a row of pixels is one vector, as are the means and deviations repeated for it.
+        # With channels innermost, as in decoded images, convolutions run up to twice as fast, and
+        # rows of pixels are normalized as long vectors.
         pixels = images.permute(0, 2, 3, 1)  # (N, H, W, 3)
         mean, std = (colours.flatten().repeat(pixels.shape[2]) for colours in (self.mean, self.std))
         hidden = (pixels.flatten(2) - mean).div_(std).to(weight.dtype)
@@ -130,7 +130,7 @@ class Trunk(nn.Module):
         return taps
 
     def initialise(self) -> None:
-        """Draw random weights, as He et al. 2015 do for layers before a ReLU; biases are 0."""
+        """Draw random weights after He et al. 2015; biases are 0."""
         for layer in self.features.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -138,16 +138,16 @@ class Trunk(nn.Module):
                     nn.init.zeros_(layer.bias)
 
     def digest(self) -> str:
-        """Return the sha256 of the trunk's weights, the same for the same numbers anywhere."""
+        """Return the sha256 of the trunk's weights; it does not depend on the machine or file."""
         return digest_of(self.state_dict())
 
 
 def digest_of(tensors: Mapping[str, Tensor], description: str = "") -> str:
-    """Return the sha256 over a text, then names, shapes and float32 values in the names' order.
+    """Return the sha256 of a text and of tensors: names, shapes and float32 values, sorted by name.
 
     Args:
         tensors: floating-point tensors by name.
-        description: what else the digest stands for.
+        description: the text.
 
     Returns:
         64 hexadecimal digits.
@@ -161,17 +161,18 @@ def digest_of(tensors: Mapping[str, Tensor], description: str = "") -> str:
 
 
 def load_trunk_weights(trunk: Trunk, path: str | Path | None) -> None:
-    """Fill a trunk with weights under torchvision's names (`features.0.weight`, ...).
+    """Fill a trunk with weights that have torchvision's names (`features.0.weight`, ...).
+
+    Classifier weights are ignored.
 
     Args:
-        trunk: the trunk to fill, in place.
-        path: a .safetensors or .npz file, or a .pth state dict as torchvision publishes them (read
-            as data only, never unpickled into objects), or a SPIPS checkpoint that holds its
-            trunk; None lets torchvision fetch its ImageNet weights, or take them from its cache.
+        trunk: filled in place.
+        path: a .safetensors or .npz file, a .pth state dict as torchvision publishes them (loaded
+            without unpickling objects), or a SPIPS checkpoint with its trunk; None takes
+            torchvision's ImageNet weights from its cache or the internet.
 
     Raises:
-        CheckpointError: the file cannot be read, or a tensor is missing, extra or of another
-            shape; the classifier's tensors are left out.
+        CheckpointError: the file cannot be read, or a tensor is missing, extra or of another shape.
     """
     state = _torchvision_state(trunk.backbone) if path is None else _read_state(Path(path))
     if any(key.startswith("trunk.") for key in state):
@@ -190,11 +191,11 @@ def _torchvision_state(backbone: Backbone) -> dict[str, Tensor]:
 
     weights = get_weight(backbone.torchvision_weights)
     try:
-        # weights_only: torchvision's cache is checked against no digest, and must not run code.
+        # weights_only, because nothing checks torchvision's cache, and it must not run code.
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except UNREADABLE as error:
         raise CheckpointError(
-            f"torchvision could not fetch {weights.url}, or what it keeps of it is damaged: "
+            f"torchvision could not fetch {weights.url}, or its cached copy is damaged: "
             f"{_first_line(error)}; give a path to the weights"
         ) from error
     return dict(state)
@@ -223,15 +224,15 @@ def _first_line(error: Exception) -> str:
 
 
 def load_strictly(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Copy tensors into a module, refusing anything missing, extra or of another shape.
+    """Copy tensors into a module. Names and shapes must match exactly.
 
     Args:
         module: filled in place.
-        state: tensors by the module's own names.
-        source: how the error calls the tensors' origin.
+        state: tensors by name.
+        source: origin of the tensors, for the message.
 
     Raises:
-        CheckpointError: the names or shapes differ; every difference is listed.
+        CheckpointError: names or shapes differ; the message lists every difference.
     """
     expected = module.state_dict()
     problems = [f"missing {key}" for key in sorted(expected.keys() - state.keys())]
