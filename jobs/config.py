@@ -24,18 +24,6 @@ class _CommandLine(BaseSettings):
     model_config = SettingsConfigDict(cli_parse_none_str="null", cli_hide_none_type=True)
 
 
-def make_parser(job: str, description: str | None) -> argparse.ArgumentParser:
-    """Return a job's command line, before its options are added.
-
-    Args:
-        job: file name of the job.
-        description: its docstring, shown by --help as it is.
-    """
-    return argparse.ArgumentParser(
-        prog=job, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-
-
 def load_config(
     config_class: type[Config], parser: argparse.ArgumentParser, arguments: Sequence[str] | None
 ) -> tuple[Config, argparse.Namespace]:

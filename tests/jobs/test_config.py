@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from jobs import score_manifest
-from jobs.exit_codes import WRONG
+from jobs.run_job import WRONG
 from pipeline.scoring.config import ScoreManifestConfig
 from tests.jobs.conftest import REPOSITORY
 
