@@ -3,8 +3,8 @@
 Writes audit.html (one file that opens offline), audit.json and audit.parquet.
 
 exit codes:
-  0    done, every gate kept
-  1    fault: mend the cause and run the same command again
+  0    done, every gate holds
+  1    fault: fix the cause and run the same command again
   2    the config or a run is wrong; nothing was written
   4    a gate is broken; the report is written
   130  interrupted
@@ -13,32 +13,18 @@ exit codes:
 import sys
 from collections.abc import Sequence
 
-from jobs.config import load_config, make_parser
-from jobs.exit_codes import DONE, GATE_BROKEN, exit_code_of
+from jobs.run_job import DONE, GATE_BROKEN, make_parser, run_job, say
 from pipeline.audits.config import AuditScoresConfig
+
+FLAGS = {"allow_different_models": "accept a baseline that a different model scored"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the job.
-
-    Args:
-        arguments: command line; None takes the process's.
-
-    Returns:
-        The exit code.
-    """
+    """Run the job with a command line (None: the process's); return the exit code."""
     parser = make_parser("audit_scores.py", __doc__)
-    parser.add_argument(
-        "--allow-different-models",
-        action="store_true",
-        help="compare with a baseline that another model scored",
+    return run_job(
+        _audit, AuditScoresConfig, parser, arguments, flags=FLAGS, interrupted="nothing was written"
     )
-
-    def work() -> int:
-        config, options = load_config(AuditScoresConfig, parser, arguments)
-        return _audit(config, allow_different_models=options.allow_different_models)
-
-    return exit_code_of(work, interrupted="nothing was written")
 
 
 def _audit(config: AuditScoresConfig, *, allow_different_models: bool) -> int:
@@ -51,9 +37,9 @@ def _audit(config: AuditScoresConfig, *, allow_different_models: bool) -> int:
     run, baseline, notes = open_runs(config, allow_different_models=allow_different_models)
     with reported_as_faults(), open_tables(run, baseline, config.group_by) as tables:
         found = audit(config, tables, run, baseline, notes)
-    sys.stdout.write(describe_audit(found.content) + "\n")
+    say(describe_audit(found.content))
     for uri, num_bytes in write_report(found, run, config).items():
-        sys.stdout.write(f"{uri}  {num_bytes / 1e6:.2f} MB\n")
+        say(f"{uri}  {num_bytes / 1e6:.2f} MB")
     return GATE_BROKEN if found.broken else DONE
 
 

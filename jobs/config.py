@@ -1,7 +1,8 @@
 """Load a job's settings: a YAML file, overridden by the command line, checked all at once."""
 
 import argparse
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,39 +25,28 @@ class _CommandLine(BaseSettings):
     model_config = SettingsConfigDict(cli_parse_none_str="null", cli_hide_none_type=True)
 
 
-def make_parser(job: str, description: str | None) -> argparse.ArgumentParser:
-    """Return a job's command line, before its options are added.
-
-    Args:
-        job: file name of the job.
-        description: its docstring, shown by --help as it is.
-    """
-    return argparse.ArgumentParser(
-        prog=job, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-
-
 def load_config(
     config_class: type[Config], parser: argparse.ArgumentParser, arguments: Sequence[str] | None
 ) -> tuple[Config, argparse.Namespace]:
-    """Read --config, lay the command line over it, and validate the whole.
+    """Read the file of --config, override it with the command line, and validate the result.
 
     Args:
         config_class: the job's settings; each field becomes an option --section.field.
-        parser: with the job's own options; --config and the settings' options are added to it.
+        parser: has the job's own options; --config and the settings' options are added to it.
         arguments: command line; None takes the process's.
 
     Returns:
         The settings, and the job's own options.
 
     Raises:
-        ContractError: an unknown key or option, a wrong value, an unreadable file; all listed.
+        ContractError: the file cannot be read, or a key, option or value is wrong; all problems are
+            listed.
     """
     parser.allow_abbrev = False
-    parser.add_argument("--config", metavar="FILE", help="YAML with the settings below, by section")
+    parser.add_argument("--config", metavar="FILE", help="YAML file with the settings below")
     settings_class = create_model("Settings", __base__=(config_class, _CommandLine))
     source = CliSettingsSource[argparse.ArgumentParser](
-        settings_class,  # type: ignore[arg-type]  # both bases, which mypy does not see
+        settings_class,  # type: ignore[arg-type]  # mypy does not see the two base classes
         root_parser=parser,
         cli_parse_args=False,
     )
@@ -66,7 +56,7 @@ def load_config(
         overrides = source(parsed_args=options)()
     except SettingsError as error:  # a list or mapping that is not JSON
         line = redact(f"{error}: {error.__cause__}")
-        raise ContractError(*problems, f"command line: {line}; or give it in YAML") from error
+        raise ContractError(*problems, f"command line: {line}; or set it in YAML") from error
     values: dict[str, Any] = {}
     if options.config is not None:
         try:
@@ -82,20 +72,55 @@ def load_config(
     return config, options
 
 
+# pydantic-settings has a source for YAML files, but it accepts a missing file and repeated keys,
+# and it refuses a section without keys.
 def _read_yaml(path: Path) -> dict[str, Any]:
+    """Return the sections of a YAML file.
+
+    Raises:
+        ContractError: the file cannot be read, has no sections, or repeats keys.
+    """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = path.read_text(encoding="utf-8")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
         line = " ".join(str(error).split())
         raise ContractError(f"--config: {path} cannot be read: {line}") from error
+    repeated = [
+        f"--config: {path}: expected each key once, got {redact(key)} on lines "
+        f"{' and '.join(map(str, lines))}"
+        for key, lines in _find_repeated_keys(root, "", set())
+    ]
+    if repeated:
+        raise ContractError(*repeated)
     if not isinstance(content, dict | None):
         raise ContractError(f"--config: expected sections in {path}, got {type(content).__name__}")
-    # A section whose every line is commented out is not given.
+    # A section whose keys are all commented out is null; it takes its defaults.
     return {section: value for section, value in (content or {}).items() if value is not None}
 
 
+def _find_repeated_keys(
+    node: yaml.Node | None, prefix: str, seen: set[int]
+) -> Iterator[tuple[str, list[int]]]:
+    """Yield the repeated keys under a node, as section.key, with their line numbers."""
+    if id(node) in seen:  # an alias
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _find_repeated_keys(item, prefix, seen)
+    elif isinstance(node, yaml.MappingNode):
+        lines: defaultdict[str, list[int]] = defaultdict(list)
+        for key, value in node.value:
+            name = f"{prefix}{key.value}"
+            lines[name].append(key.start_mark.line + 1)
+            yield from _find_repeated_keys(value, f"{name}.", seen)
+        yield from ((name, numbers) for name, numbers in lines.items() if len(numbers) > 1)
+
+
 def _merge(values: Any, overrides: Any) -> Any:
-    """Return the settings with overrides laid over them, section by section."""
+    """Return the settings with overrides merged into them, section by section."""
     if not isinstance(values, dict) or not isinstance(overrides, dict):
         return overrides
     merged = {key: _merge(values[key], overrides[key]) for key in values.keys() & overrides.keys()}
@@ -103,7 +128,7 @@ def _merge(values: Any, overrides: Any) -> Any:
 
 
 def _explain(entry: Any) -> str:
-    """Return one of pydantic's problems as a line: which setting, what was expected and got."""
+    """Return one of pydantic's problems as a line: the setting, what was expected, what was got."""
     setting = ".".join(str(part) for part in entry["loc"])
     if entry["type"] == "extra_forbidden":
         return f"{setting}: unknown setting"

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs import score_manifest
-from jobs.exit_codes import DONE
+from jobs.run_job import DONE
 from pipeline.runs.finished import open_scores
 
 WIDTH_PX, HEIGHT_PX = 384, 256

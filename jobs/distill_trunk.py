@@ -3,43 +3,29 @@
 exit codes:
   0    done
   2    the config, the photographs or the teacher's weights are wrong; nothing was trained
-  130  interrupted; the same command goes on where it stopped
+  130  interrupted; the same command resumes where it stopped
 """
 
 import sys
 from collections.abc import Sequence
 
-from jobs.config import load_config, make_parser
-from jobs.exit_codes import DONE, exit_code_of
+from jobs.run_job import DONE, make_parser, run_job, say
 from pipeline.learning.config import DistillTrunkConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the job.
-
-    Args:
-        arguments: command line; None takes the process's.
-
-    Returns:
-        The exit code.
-    """
+    """Run the job with a command line (None: the process's); return the exit code."""
     parser = make_parser("distill_trunk.py", __doc__)
-
-    def work() -> int:
-        config, _ = load_config(DistillTrunkConfig, parser, arguments)
-        # torch takes seconds to import; --help and a wrong config need not wait for it.
-        from pipeline.learning.distill import distill_trunk
-
-        path = distill_trunk(config, report=_say)
-        _say(f"trunk        {path}")
-        return DONE
-
-    return exit_code_of(work)
+    return run_job(_distill, DistillTrunkConfig, parser, arguments)
 
 
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+def _distill(config: DistillTrunkConfig) -> int:
+    # torch takes seconds to import; --help and a wrong config need not wait for it.
+    from pipeline.learning.distill import distill_trunk
+
+    path = distill_trunk(config, report=say)
+    say(f"trunk        {path}")
+    return DONE
 
 
 if __name__ == "__main__":

@@ -11,28 +11,15 @@ exit codes:
 import sys
 from collections.abc import Sequence
 
-from jobs.config import load_config, make_parser
-from jobs.exit_codes import DONE, exit_code_of
+from jobs.run_job import DONE, make_parser, run_job, say
 from pipeline.learning.config import EvaluateConfig
 from pipeline.runs.errors import ContractError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the job.
-
-    Args:
-        arguments: command line; None takes the process's.
-
-    Returns:
-        The exit code.
-    """
+    """Run the job with a command line (None: the process's); return the exit code."""
     parser = make_parser("evaluate.py", __doc__)
-
-    def work() -> int:
-        config, _ = load_config(EvaluateConfig, parser, arguments)
-        return _evaluate(config)
-
-    return exit_code_of(work, interrupted="nothing was written")
+    return run_job(_evaluate, EvaluateConfig, parser, arguments, interrupted="nothing was written")
 
 
 def _evaluate(config: EvaluateConfig) -> int:
@@ -41,16 +28,11 @@ def _evaluate(config: EvaluateConfig) -> int:
     from spips_core.errors import SpipsError
 
     try:
-        markdown = evaluate(config, report=_say)
+        markdown = evaluate(config, report=say)
     except SpipsError as error:  # an image that cannot be read
         raise ContractError(str(error)) from error
-    sys.stdout.write(f"\n{markdown}\ntables      {config.output.uri}\n")
+    say(f"\n{markdown}\ntables      {config.output.uri}")
     return DONE
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 exit codes:
   0  done
-  1  fault: a remote checkpoint cannot be fetched, or the map cannot be written
-  2  an image, the checkpoint or the trunk's weights are missing or not what they should be
+  1  fault: a remote checkpoint cannot be fetched, or the heat maps cannot be written
+  2  an image, the checkpoint or the trunk's weights are missing or wrong
 """
 
 import argparse
@@ -11,8 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.config import make_parser
-from jobs.exit_codes import DONE, exit_code_of
+from jobs.run_job import DONE, exit_code_of, make_parser, say
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.schema import Status
 from pipeline.runs.uris import is_relative
@@ -20,60 +19,46 @@ from pipeline.scoring.config import ImagesConfig, ModelSourceConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the job.
-
-    Args:
-        arguments: command line; None takes the process's.
-
-    Returns:
-        The exit code.
-    """
+    """Run the job with a command line (None: the process's); return the exit code."""
     parser = make_parser("score_pair.py", __doc__)
     parser.add_argument("reference", help="undistorted image: a path or fsspec URI")
     parser.add_argument("distorted", help="image to judge, of the same size")
     parser.add_argument("--map", type=Path, metavar="PNG", help="draw the heat maps into this file")
-    parser.add_argument(
-        "--checkpoint", default="embedded", help="name of one in the package, or a path (embedded)"
-    )
-    parser.add_argument(
-        "--backbone-weights", metavar="FILE", help="the trunk's weights; torchvision's otherwise"
-    )
+    parser.add_argument("--checkpoint", default="embedded", help="a packaged name, or a path")
+    parser.add_argument("--backbone-weights", metavar="FILE", help="the trunk's weights")
     options = parser.parse_args(arguments)
+    images = [_absolute(uri) for uri in (options.reference, options.distorted)]
     if options.map is not None and options.map.suffix.lower() != ".png":
         parser.error(f"--map: expected a file that ends in .png, got {options.map}")
-    if options.map is not None and str(options.map.absolute()) in map(
-        _absolute, (options.reference, options.distorted)
-    ):
-        parser.error(f"--map: expected another file than the images, got {options.map}")
-    return exit_code_of(lambda: _score(options))
+    if options.map is not None and str(options.map.absolute()) in images:
+        parser.error(f"--map: expected a file that is not one of the images, got {options.map}")
+    return exit_code_of(lambda: _score(options, *images))
 
 
-def _score(options: argparse.Namespace) -> int:
+def _score(options: argparse.Namespace, reference_uri: str, distorted_uri: str) -> int:
     # torch takes seconds to import; --help need not wait for it.
     from pipeline.scoring.load import load_pair
     from pipeline.scoring.score import load_model, stack_pixels
     from spips_core.errors import SpipsError
 
-    source = ModelSourceConfig(
-        checkpoint=options.checkpoint, backbone_weights=options.backbone_weights
-    )
-    row = load_pair(_absolute(options.reference), _absolute(options.distorted), ImagesConfig())
+    row = load_pair(reference_uri, distorted_uri, ImagesConfig())
     status, error = (row.column(name)[0].as_py() for name in ("status", "error"))
     if status != Status.OK:
         raise ContractError(f"{status}: {error}")
+    weights = options.backbone_weights
+    source = ModelSourceConfig(checkpoint=options.checkpoint, backbone_weights=weights)
     try:
         model = load_model(source)
     except SpipsError as problem:
         raise ContractError(str(problem)) from problem
-    reference, distorted = (
-        stack_pixels(row, f"{role}_pixels", [0]) for role in ("reference", "distorted")
-    )
+    columns = ("reference_pixels", "distorted_pixels")
+    reference, distorted = (stack_pixels(row, column, [0]) for column in columns)
     scores = model.score(reference, distorted)
     named = {"spips_score": scores.score}
     named |= {f"{stream}_score": getattr(scores, stream) for stream in model.config.streams}
-    named |= {"psnr_db": scores.psnr_db, "ssim": scores.ssim, "ms_ssim": scores.ms_ssim}
+    named |= {name: getattr(scores, name) for name in ("psnr_db", "ssim", "ms_ssim")}
     for name, value in named.items():
-        sys.stdout.write(f"{name:<16}{value.item():>10.4f}\n")
+        say(f"{name:<16}{value.item():>10.4f}")
     if options.map is not None:
         from spips_core.heat_maps import draw_heat_maps  # matplotlib takes a second to import
 
@@ -83,7 +68,7 @@ def _score(options: argparse.Namespace) -> int:
             options.map.write_bytes(picture)
         except OSError as problem:
             raise FaultError(f"--map: cannot be written: {problem}") from problem
-        sys.stdout.write(f"map             {options.map}\n")
+        say(f"map             {options.map}")
     return DONE
 
 

@@ -2,37 +2,22 @@
 
 exit codes:
   0    done
-  1    fault: mend the cause and run the same command again; it resumes after the last epoch
+  1    fault: fix the cause and run the same command again; it resumes after the last epoch
   2    the config, the data or the trunk's weights are wrong; nothing was trained
-  130  interrupted; the same command goes on after the last epoch
+  130  interrupted; the same command resumes after the last epoch
 """
 
 import os
 import sys
 from collections.abc import Sequence
 
-from jobs.config import load_config, make_parser
-from jobs.exit_codes import DONE, exit_code_of
-from jobs.score_manifest import start_ray
+from jobs.run_job import DONE, make_parser, run_job, say, start_ray
 from pipeline.learning.config import TrainConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the job.
-
-    Args:
-        arguments: command line; None takes the process's.
-
-    Returns:
-        The exit code.
-    """
-    parser = make_parser("train.py", __doc__)
-
-    def work() -> int:
-        config, _ = load_config(TrainConfig, parser, arguments)
-        return _train(config)
-
-    return exit_code_of(work)
+    """Run the job with a command line (None: the process's); return the exit code."""
+    return run_job(_train, TrainConfig, make_parser("train.py", __doc__), arguments)
 
 
 def _train(config: TrainConfig) -> int:
@@ -44,7 +29,7 @@ def _train(config: TrainConfig) -> int:
     check_training(config)
     start_ray(dashboard=True)
     for uri in run_training(config):
-        sys.stdout.write(f"checkpoint  {uri}\n")
+        say(f"checkpoint  {uri}")
     return DONE
 
 

@@ -1,4 +1,4 @@
-"""The pipeline's settings: one class a section of the YAML, every field with its unit and bound."""
+"""Settings of scoring: one class per section of the YAML, each field with unit and bound."""
 
 from typing import Literal, Self
 
@@ -7,63 +7,63 @@ from pydantic import Field, model_validator
 from pipeline.runs.settings import Section, Sha256, Uri
 
 MIN_SIDE_PX = 96
-"""The model's own lower bound, repeated so that reading a config does not import torch."""
+"""The model's lower bound, repeated here because reading a config must not import torch."""
 
 
 class ManifestConfig(Section):
     """The list of pairs."""
 
     uri: Uri = Field(
-        description="Parquet file, folder or glob; a local path or any fsspec URI.",
+        description="Parquet file, folder or glob: a local path or any fsspec URI.",
     )
     pair_id_column: str = Field(
-        "pair_id", min_length=1, description="Column with each pair's unique id (string)."
+        "pair_id", min_length=1, description="Column with the pairs' unique ids (string)."
     )
     reference_column: str | None = Field(
         None,
         min_length=1,
         description="Column with the undistorted images: URIs (string) or encoded bytes (binary). "
-        "null: reference_uri if the manifest has it, else reference_bytes.",
+        "null: reference_uri or reference_bytes, whichever the manifest has.",
     )
     distorted_column: str | None = Field(
         None,
         min_length=1,
         description="Column with the images to judge: URIs (string) or encoded bytes (binary). "
-        "null: distorted_uri if the manifest has it, else distorted_bytes.",
+        "null: distorted_uri or distorted_bytes, whichever the manifest has.",
     )
 
 
 class ImagesConfig(Section):
-    """Which images are accepted, and at what size they are scored."""
+    """Which images are accepted, and the size at which they are scored."""
 
     max_bytes: int = Field(
-        67_108_864, gt=0, description="Largest encoded image in bytes; above it: too_large."
+        67_108_864, gt=0, description="Largest encoded image in bytes; a larger one is too_large."
     )
     max_pixels: int = Field(
         16_777_216,
         gt=0,
-        description="Largest image in pixels (H x W), told from its header before it is decoded, "
-        "and again after resizing; above it: too_large.",
+        description="Largest image in pixels (H x W); a larger one is too_large. It is checked in "
+        "the image's header before decoding, and again after resizing.",
     )
     min_side_px: int = Field(
         MIN_SIDE_PX,
         ge=MIN_SIDE_PX,
-        description="Shortest side in pixels, as scored; below it: too_small.",
+        description="Shortest side in pixels at which a pair is scored; below it, too_small.",
     )
     size_mismatch: Literal["error", "resize"] = Field(
         "error",
-        description="A pair of two sizes is an error (size_mismatch), or the distorted image is "
-        "resized to the reference's size (bicubic, antialiased).",
+        description="For a pair of two sizes: error gives the row the status size_mismatch, resize "
+        "resizes the distorted image to the reference's size (bicubic, antialiased).",
     )
     resize: int | None = Field(
         None,
         ge=MIN_SIDE_PX,
-        description="Resize both images so that the shorter side has this many pixels (bicubic, "
-        "antialiased); null: score them as they are.",
+        description="Resize both images until the shorter side has this many pixels (bicubic, "
+        "antialiased); null: score them at their own size.",
     )
     allowed_uri_prefixes: tuple[Uri, ...] | None = Field(
         None,
-        description="Image URIs must begin with one of these, else forbidden; null: any URI.",
+        description="Image URIs outside these folders are forbidden; null: any URI is allowed.",
     )
 
 
@@ -75,18 +75,18 @@ class ModelSourceConfig(Section):
         description="Name of a checkpoint in the package, a path, or an fsspec URI.",
     )
     checkpoint_sha256: Sha256 | None = Field(
-        None, description="The checkpoint file's sha256, checked; required for a remote URI."
+        None, description="Expected sha256 of the checkpoint file; required for a remote URI."
     )
     backbone_weights: Uri | None = Field(
         None,
-        description="Path or fsspec URI of the trunk's weights (.safetensors or .pth) for a "
-        "checkpoint without them; null: torchvision's ImageNet weights.",
+        description="Path or fsspec URI of the trunk's weights (.safetensors or .pth), for a "
+        "checkpoint without a trunk; null: torchvision's ImageNet weights.",
     )
     backbone_weights_sha256: Sha256 | None = Field(
-        None, description="The weights file's sha256, checked; required for a remote URI."
+        None, description="Expected sha256 of the weights file; required for a remote URI."
     )
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Type that the trunk computes in; all else stays float32."
+        "float32", description="Number format of the trunk; everything else uses float32."
     )
 
     @model_validator(mode="after")
@@ -95,74 +95,75 @@ class ModelSourceConfig(Section):
             uri, sha256 = getattr(self, name), getattr(self, f"{name}_sha256")
             is_remote = "://" in (uri or "").removeprefix("file://") or "::" in (uri or "")
             if is_remote and sha256 is None:
-                raise ValueError(f"expected {name}_sha256 with a {name} fetched from elsewhere")
+                raise ValueError(f"expected {name}_sha256 for a remote {name}, got null")
         return self
 
 
 class ComputeConfig(Section):
-    """What the run may use."""
+    """The machines' resources."""
 
     scorers: int | None = Field(
         None,
         gt=0,
-        description="Scoring processes; null: one per GPU, or one per CPU when the cluster has no "
-        "GPU, counted when the run starts (give it on a cluster that scales), and no more than one "
-        "for every 500 pairs, on two threads each where CPUs would be left over.",
+        description="Number of scorers, the processes that score; null: one per GPU, or one per "
+        "CPU on a cluster without GPUs, but at most one per 500 pairs. GPUs and CPUs are counted "
+        "when the run starts, so set this on a cluster that scales.",
     )
     gpus_per_scorer: float | None = Field(
         None,
         ge=0,
-        description="GPUs of one scoring process, a fraction shares one; null: 1 when the cluster "
-        "has GPUs, else 0, which scores on CPUs.",
+        description="GPUs per scorer; a fraction shares a GPU, and 0 scores on CPUs; null: 1 on a "
+        "cluster with GPUs, else 0.",
     )
     pixels_per_batch: int = Field(
         4_194_304,
         gt=0,
-        description="Pixels (pairs x H x W) held in a block between stages, and scored together on "
-        "a GPU; on a CPU at most 262,144 are; the same to the last bit in any company.",
+        description="Pixels (pairs x H x W) per block between stages and per scorer's call on a "
+        "GPU; a call on a CPU takes at most 262,144 pixels. Scores on CPUs do not depend on it.",
     )
     compile: bool | None = Field(
         None,
-        description="Compile the passes over pixels when a scoring process starts, which takes up "
-        "to a minute; null: on CPUs, when each process has 6,000 pairs or more. Scores move by "
-        "less than 1e-5. Without a C++ compiler (on a GPU: Triton) a warning says so.",
+        description="Compile the kernels when a scorer starts, which takes up to a minute and "
+        "changes scores by less than 1e-5; null: on CPUs, if each scorer has at least 6,000 pairs. "
+        "Without a C++ compiler (on a GPU: without Triton) a warning is logged instead.",
     )
 
 
 class FailureConfig(Section):
-    """When failed rows are an alarm."""
+    """How many failed rows are an alarm."""
 
     max_failed_fraction: float = Field(
         0.01,
         ge=0,
         le=1,
-        description="Share of rows that may fail, 0 to 1; above it the results are published and "
-        "the exit code is 3.",
+        description="Share of rows that may fail, 0 to 1; if more fail, the results are published "
+        "and the exit code is 3.",
     )
 
 
 class OutputConfig(Section):
-    """Where the results go."""
+    """Where results are written."""
 
     uri: Uri = Field(
-        description="Folder for runs, a local path or any fsspec URI; each run gets run_id=<id>/.",
+        description="Folder of all runs: a local path or any fsspec URI. A run writes to "
+        "run_id=<id>/ in it.",
     )
     run_id: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         max_length=128,
-        description="Name of the run; null: derived from manifest, model and scoring settings.",
+        description="Name of the run; null: a hash of manifest, model and scoring settings.",
     )
     rows_per_file: int = Field(
         10_000,
         gt=0,
-        description="Most rows of a results file, and the most a killed writer loses (or 64 rows, "
-        "a task's, if that is more).",
+        description="Largest number of rows in a result file. A killed writer loses at most this "
+        "many rows, or 64 (one call of a scorer) if that is more.",
     )
 
 
 class ScoreManifestConfig(Section):
-    """Everything that jobs/score_manifest.py needs."""
+    """All settings of jobs/score_manifest.py."""
 
     manifest: ManifestConfig
     images: ImagesConfig = ImagesConfig()

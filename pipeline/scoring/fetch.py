@@ -1,4 +1,4 @@
-"""Fetch the images that a manifest names: what may pass is asked for again, and counted."""
+"""Fetch the images that a manifest names; retry transient errors and count the retries."""
 
 import errno
 import random
@@ -8,49 +8,60 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import IncompleteRead
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from aiohttp import ClientConnectionError, ClientConnectorDNSError, ClientPayloadError
+from aiohttp import (
+    ClientConnectionError,
+    ClientConnectorDNSError,
+    ClientPayloadError,
+    ClientResponse,
+    ClientSession,
+    ClientTimeout,
+    TraceConfig,
+)
+from aiohttp import TraceRequestRedirectParams as Redirect
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.exceptions import HTTPClientError
 from fsspec import AbstractFileSystem
 from fsspec.config import conf
 from fsspec.implementations.local import LocalFileSystem
+from yarl import URL
 
 from pipeline.runs.storage import STORE_ERRORS, describe, open_fs
-from pipeline.scoring.http_session import open_session
+from pipeline.scoring.resources import (
+    FETCH_FIRST_WAIT_S,
+    FETCH_PATIENCE_S,
+    FETCH_TRIES,
+    HTTP_CHUNK_BYTES,
+    HTTP_CONNECT_S,
+    HTTP_OBJECT_S,
+    HTTP_READ_S,
+)
 
-TRIES = 7
-"""How often an object is asked for while its store says that it might come later."""
-FIRST_WAIT_S = 0.5
-"""Wait before the second try; it doubles from try to try, to 31 s together."""
-PATIENCE_S = 600.0
-"""A process that has waited so long for a store that gives nothing asks it only once, until it
-answers: else each few rows of a store that is gone for good would take half a minute."""
-
-PASSING_STATUSES = frozenset(
+TRANSIENT_STATUSES = frozenset(
     {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 )
-PASSING_ERRNOS = frozenset(
+TRANSIENT_ERRNOS = frozenset(
     {
         errno.EAGAIN, errno.EBUSY, errno.EIO, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT,
         errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH,
     }
 )  # fmt: skip
-PASSING_ERRORS = (
+TRANSIENT_ERRORS = (
     TimeoutError, ConnectionError, BotoConnectionError, HTTPClientError, IncompleteRead,
 )  # fmt: skip
 
-_waited_s: dict[str, float] = {}  # for stores that have given nothing since, in this process
+_waited_s: dict[str, float] = {}  # by store, in this process, since the store's last answer
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """What came of an object.
+    """The outcome of fetching an object.
 
     Attributes:
         content: its bytes, or the exception that says why there are none.
-        num_retries: how often it was asked for again.
+        num_retries: number of fetches after the first.
     """
 
     content: bytes | Exception
@@ -58,32 +69,34 @@ class Fetched:
 
 
 def fetch(uris: Sequence[str], max_bytes: int) -> list[Fetched]:
-    """Fetch objects, those of one store concurrently; wait and ask again for what may pass.
+    """Fetch objects, those of one store concurrently; wait and retry after transient errors.
 
-    Timeouts, lost connections, truncated answers, and HTTP's 408, 425, 429 and 5xx may pass.
+    Transient are timeouts, lost connections, truncated answers, and HTTP's 408, 425, 429 and 5xx
+    except 501.
 
     Args:
         uris: local paths or fsspec URIs.
-        max_bytes: no more than one byte above this is fetched of any object.
+        max_bytes: at most one byte more than this is fetched of each object.
     """
     fetched = [Fetched(FileNotFoundError(), 0)] * len(uris)
     wanted = list(range(len(uris)))
-    for num_retries in range(TRIES):
+    for num_retries in range(FETCH_TRIES):
         start_s = time.monotonic()
         contents = _fetch_once([uris[index] for index in wanted], max_bytes)
         for index, content in zip(wanted, contents, strict=True):
             fetched[index] = Fetched(content, num_retries)
-            if not _may_pass(content):
+            if not _is_transient(content):
                 _waited_s.pop(_store(uris[index]), None)
         wanted = [
             index
             for index in wanted
-            if _may_pass(fetched[index].content)
-            and _waited_s.get(_store(uris[index]), 0) < PATIENCE_S
+            if _is_transient(fetched[index].content)
+            and _waited_s.get(_store(uris[index]), 0) < FETCH_PATIENCE_S
         ]
-        if not wanted or num_retries == TRIES - 1:
+        if not wanted or num_retries == FETCH_TRIES - 1:
             break
-        time.sleep(FIRST_WAIT_S * 2**num_retries * random.uniform(0.5, 1.5))  # not all at once
+        # The random factor keeps processes from retrying all at the same moment.
+        time.sleep(FETCH_FIRST_WAIT_S * 2**num_retries * random.uniform(0.5, 1.5))
         for store in {_store(uris[index]) for index in wanted}:
             _waited_s[store] = _waited_s.get(store, 0) + time.monotonic() - start_s
     return fetched
@@ -99,11 +112,11 @@ def _fetch_once(uris: Sequence[str], max_bytes: int) -> list[bytes | Exception]:
     stores: dict[int, tuple[AbstractFileSystem, list[tuple[int, str]]]] = {}
     for index, uri in enumerate(uris):
         try:
-            fs, path = open_fs(uri, **_options(uri))
+            fs, path = open_fs(uri, **_driver_options(uri))
             if isinstance(fs, LocalFileSystem):
                 _check_is_file(Path(path))
-            if hasattr(fs, "retries"):  # s3fs's own, which nobody would count
-                fs.retries = 1
+            if hasattr(fs, "retries"):
+                fs.retries = 1  # s3fs's own retries would not be counted
         except STORE_ERRORS as error:
             results[index] = error
         else:
@@ -112,79 +125,133 @@ def _fetch_once(uris: Sequence[str], max_bytes: int) -> list[bytes | Exception]:
         paths = [path for _, path in entries]
         try:
             fetched = fs.cat_ranges(paths, 0, max_bytes + 1, on_error="return")
-        except Exception as error:  # noqa: BLE001 - some drivers raise what they should return
+        except Exception as error:  # noqa: BLE001 - some drivers raise errors instead of returning
             fetched = [error] * len(paths)
         for (index, _), content in zip(entries, fetched, strict=True):
-            results[index] = b"" if _is_empty_object(content) else _named(content)
+            results[index] = b"" if _is_empty_object(content) else _translate(content)
     return results
 
 
 def _check_is_file(path: Path) -> None:
-    """Raise for what is there and no file: reading a pipe, say, would wait forever."""
+    """Check that a path is no folder, device or pipe; reading a pipe would wait forever."""
     if not path.is_file() and path.exists():
         raise OSError(f"expected a file, got {'a folder' if path.is_dir() else 'a device or pipe'}")
 
 
-def _options(uri: str) -> dict[str, Any]:
-    """Return what a store's driver is told beyond its own settings."""
+def _driver_options(uri: str) -> dict[str, Any]:
+    """Return the keyword arguments of a store's driver, in addition to the user's settings."""
     scheme = uri.partition("://")[0]
     if scheme in ("s3", "s3a"):
-        mine = {"retries": {"total_max_attempts": 1}}  # likewise
-        return {"config_kwargs": conf.get("s3", {}).get("config_kwargs", {}) | mine}
+        once = {"retries": {"total_max_attempts": 1}}  # botocore's retries would not be counted
+        return {"config_kwargs": conf.get("s3", {}).get("config_kwargs", {}) | once}
     if scheme in ("http", "https"):
-        return {"get_client": open_session}
+        return {"get_client": _open_session}
     return {}
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def _is_transient(content: bytes | Exception) -> bool:
+    """Return whether a retry can help."""
+    if isinstance(content, bytes):
+        return False
+    causes = list(_causes(content))
+    if any(isinstance(cause, TRANSIENT_ERRORS) or _is_lost_connection(cause) for cause in causes):
+        return True
+    for status in (_http_status(cause) for cause in causes):
+        if status is not None:
+            return status in TRANSIENT_STATUSES or (
+                status >= HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.NOT_IMPLEMENTED
+            )
+    return any(getattr(cause, "errno", None) in TRANSIENT_ERRNOS for cause in causes)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__
 
 
-def _may_pass(content: bytes | Exception) -> bool:
-    """Return whether asking again may help."""
-    if isinstance(content, bytes):
-        return False
-    causes = list(_chain(content))
-    if any(isinstance(cause, PASSING_ERRORS) or _is_lost_connection(cause) for cause in causes):
-        return True
-    for status in (_http_status(cause) for cause in causes):
-        if status is not None:
-            return status in PASSING_STATUSES or (
-                status >= HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.NOT_IMPLEMENTED
-            )
-    return any(getattr(cause, "errno", None) in PASSING_ERRNOS for cause in causes)
-
-
 def _http_status(error: BaseException) -> int | None:
-    """Return the status that a driver's exception carries: botocore's, aiohttp's, or Google's."""
+    """Return the HTTP status in an exception of botocore, aiohttp or Google's driver."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         status: int | None = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         return status
-    for name in ("status", "code"):  # in this order: aiohttp warns of its code
+    for name in ("status", "code"):  # in this order: reading aiohttp's code gives a warning
         if isinstance(getattr(error, name, None), int):
             return int(getattr(error, name))
     return None
 
 
 def _is_lost_connection(error: BaseException) -> bool:
-    """Return whether aiohttp lost a connection, or could not make one to a host that exists."""
+    """Return whether aiohttp lost a connection, or could not connect to a host that exists."""
     return isinstance(error, (ClientConnectionError, ClientPayloadError)) and not isinstance(
         error, ClientConnectorDNSError
     )
 
 
 def _is_empty_object(result: bytes | Exception) -> bool:
-    """Return whether S3 refused a range because the object has no bytes at all."""
+    """Return whether S3 refused the range because the object has no bytes."""
     response: dict[str, Any] = getattr(getattr(result, "__cause__", None), "response", {})
     return bool(response.get("Error", {}).get("Code") == "InvalidRange")
 
 
-def _named(result: bytes | Exception) -> bytes | Exception:
-    """Return an HTTP server's refusal as the error that other stores raise."""
+def _translate(result: bytes | Exception) -> bytes | Exception:
+    """Return an HTTP server's refusal as the exception that other stores raise."""
     kind = {401: PermissionError, 403: PermissionError, 410: FileNotFoundError}.get(
         getattr(result, "status", 0)
     )
     return kind(describe(result)) if kind and isinstance(result, Exception) else result
+
+
+class RangeResponse(ClientResponse):
+    """An HTTP response that is not read beyond the requested range.
+
+    A server may ignore the range and send the whole object, which has no bound.
+    """
+
+    async def read(self) -> bytes:
+        """Return the body, cut at the end of the range."""
+        wanted = self.request_info.headers.get("Range", "").rpartition("-")[2]
+        if not wanted.isdigit() or self._body is not None:
+            return await super().read()
+        max_bytes, body = int(wanted) + 1, bytearray()
+        async for chunk in self.content.iter_chunked(HTTP_CHUNK_BYTES):
+            body += chunk
+            if len(body) >= max_bytes:
+                self.close()
+                break
+        self._body = bytes(body[:max_bytes])
+        return self._body
+
+
+async def _open_session(**settings: Any) -> ClientSession:
+    """Return a session for fsspec's HTTP file system.
+
+    Args:
+        settings: aiohttp's, which fsspec passes.
+    """
+    trace = TraceConfig()
+    trace.on_request_redirect.append(_stay_on_host)
+    timeout = ClientTimeout(total=HTTP_OBJECT_S, sock_connect=HTTP_CONNECT_S, sock_read=HTTP_READ_S)
+    return ClientSession(
+        **{"timeout": timeout, **settings}, trace_configs=[trace], response_class=RangeResponse
+    )
+
+
+async def _stay_on_host(_session: ClientSession, _context: SimpleNamespace, move: Redirect) -> None:
+    """Refuse a redirect to another host, port or less safe scheme.
+
+    Raises:
+        PermissionError: the redirect leads to another host or port.
+    """
+    headers = move.response.headers
+    # As in aiohttp, URI replaces a missing Location.
+    target = move.url.join(URL(headers.get("Location") or headers.get("URI") or ""))
+    is_upgrade = (move.url.scheme, target.scheme) == ("http", "https") and (
+        target.is_default_port() and move.url.is_default_port()
+    )
+    same_place = move.url.origin() == target.origin()
+    if move.url.host != target.host or not (same_place or is_upgrade):
+        raise PermissionError(
+            f"expected no redirect to another host or port, got one to {target.host}:{target.port}"
+        )

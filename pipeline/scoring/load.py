@@ -1,4 +1,4 @@
-"""The load stage: fetch and decode a block of pairs, each into pixels or a status."""
+"""The load stage: fetch and decode pairs; each row gets pixels, or a status and an error."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,28 +14,22 @@ from pipeline.runs.uris import is_allowed, is_relative, one_line, redact_as, red
 from pipeline.scoring.config import ImagesConfig
 from pipeline.scoring.decode import decode_image, fit_pair
 from pipeline.scoring.fetch import Fetched, fetch
-from pipeline.scoring.resources import keep_freed_memory
-
-ROWS_PER_FETCH = 32
-"""Rows fetched together: enough to hide a store's latency, few enough to hold their bytes."""
-
-KEPT_BYTES = 1 << 26
-"""Freed memory that a load worker keeps at most, and the largest image it is kept for."""
+from pipeline.scoring.resources import LOADER_KEPT_BYTES, ROWS_PER_FETCH, keep_freed_memory
 
 Source = str | bytes | None
-"""What a manifest's cell names: a URI, an encoded image, or nothing."""
+"""A manifest's cell: a URI, an encoded image, or nothing."""
 
 
 @dataclass(frozen=True)
 class LoadedPair:
-    """What became of one row: pixels of both images, or a status with its error.
+    """The outcome of loading a row: the pixels of both images, or a status with its error.
 
     Attributes:
-        status: ok, or the reason.
+        status: ok, or the reason why the pair has no pixels.
         error: "" when ok, else one line.
         size: height and width in pixels; None unless ok.
         pixels: RGB bytes of reference and distorted, H x W x 3; None unless ok.
-        fetch_retries: how often its images were asked for again.
+        fetch_retries: how often its images were fetched again.
     """
 
     status: Status
@@ -47,14 +41,14 @@ class LoadedPair:
 
 @dataclass
 class Images:
-    """The images that a few rows name: each fetched once, and decoded once while it is needed.
+    """The images of a few rows; rows that name the same image share one fetch and one decoding.
 
     Attributes:
         rules: which images are accepted.
-        contents: encoded image, or why there is none, by source.
-        uses: how many cells still need each source.
-        decoded: images that a later row needs too.
-        packed: pixels of references that a later row needs too.
+        contents: encoded image, or the reason why there is none, by source.
+        uses: number of cells that still need each source.
+        decoded: decoded images that later rows need.
+        packed: pixels of references, at their scored size, that later rows need.
     """
 
     rules: ImagesConfig
@@ -64,10 +58,10 @@ class Images:
     packed: dict[Source, bytes] = field(default_factory=dict)
 
     def take(self, source: Source) -> Image.Image:
-        """Return a cell's image as RGB, and forget it after its last use.
+        """Return a cell's image as RGB, and drop it after its last use.
 
         Raises:
-            RowError: the image cannot be had or decoded.
+            RowError: the image cannot be fetched or decoded.
         """
         self.uses[source] -= 1
         content = self.contents[source]
@@ -83,7 +77,7 @@ class Images:
                 self.decoded.pop(source, None)
 
     def pack(self, source: Source, reference: Image.Image) -> bytes:
-        """Return the pixels of a reference, as it is scored: the same for all rows that name it."""
+        """Return a reference's pixels at its scored size, which all its rows share."""
         pixels = self.packed.pop(source, None) or reference.tobytes()
         if self.uses[source]:
             self.packed[source] = pixels
@@ -92,17 +86,17 @@ class Images:
 
 @dataclass(frozen=True)
 class PairLoader:
-    """The load stage, a callable from a block of manifest rows to blocks of loaded rows.
+    """The load stage: a callable from manifest rows to blocks of loaded rows.
 
     Reads the reference and distorted columns. Adds height_px, width_px, status, error,
-    fetch_retries, reference_pixels and distorted_pixels; drops image columns that hold bytes.
-    Every row in is one row out.
+    fetch_retries, reference_pixels and distorted_pixels. Drops image columns that hold bytes.
+    Each row in is one row out.
 
     Attributes:
         rules: which images are accepted, and their size.
         image_columns: names of the reference and distorted columns.
-        pass_through: schema of the manifest's columns that go on.
-        pixels_per_block: a block is handed on once it holds this many pixels (pairs x H x W).
+        pass_through: schema of the manifest's columns in the results.
+        pixels_per_block: a block is complete when it holds this many pixels (pairs x H x W).
     """
 
     rules: ImagesConfig
@@ -111,12 +105,12 @@ class PairLoader:
     pixels_per_block: int
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
-        """Load rows in a worker, whose memory is set up for nothing else."""
-        keep_freed_memory(KEPT_BYTES)
+        """Load rows in a worker process that does nothing else."""
+        keep_freed_memory(LOADER_KEPT_BYTES)
         yield from self.load(rows)
 
     def load(self, rows: pa.Table) -> Iterator[pa.Table]:
-        """Yield the rows, loaded, in their order."""
+        """Yield the loaded rows in blocks, in their order."""
         for start in range(0, rows.num_rows, ROWS_PER_FETCH):
             yield from self._load(rows.slice(start, ROWS_PER_FETCH))
 
@@ -128,7 +122,7 @@ class PairLoader:
         start, pixels, pairs = 0, 0, []
         for sources in zip(references, distorted, strict=True):
             pair = self._load_pair(images, sources)
-            # Told by the first row that needed the image, so that they add up.
+            # The first row that needs an image reports its retries, so that the sum is right.
             pair = replace(pair, fetch_retries=sum(retries.pop(source, 0) for source in sources))
             pairs.append(pair)
             pixels += pair.size[0] * pair.size[1] if pair.size else 0
@@ -141,7 +135,7 @@ class PairLoader:
     def _fetch(
         self, sources: Sequence[Source]
     ) -> tuple[dict[Source, bytes | RowError], dict[Source, int]]:
-        """Return by source its bytes or why there are none, and how often it was retried."""
+        """Return each source's bytes or the reason why there are none, and each URI's retries."""
         contents: dict[Source, bytes | RowError] = {}
         uris = []
         for source in sources:
@@ -169,19 +163,20 @@ class PairLoader:
         return contents, {uri: one.num_retries for uri, one in fetched.items()}
 
     def _refuse(self, uri: str) -> RowError | None:
-        """Return why a URI is not even tried, if it is not."""
+        """Return the reason why a URI must not be fetched, if there is one."""
         if is_relative(uri):
             return RowError(
                 Status.UNREADABLE, "expected a URI or an absolute path, got a relative path"
             )
-        if "::" in uri:  # the store inside would be asked as its driver likes, without any limit
+        if "::" in uri:  # no limit would hold for the inner store
             return RowError(
                 Status.FORBIDDEN, "expected a URI of one store, got a chain of several (::)"
             )
         prefixes = self.rules.allowed_uri_prefixes
         if prefixes is not None and not is_allowed(uri, prefixes):
             return RowError(
-                Status.FORBIDDEN, "expected a URI under images.allowed_uri_prefixes, got another"
+                Status.FORBIDDEN,
+                "expected a URI under images.allowed_uri_prefixes, got one outside",
             )
         return None
 
@@ -227,11 +222,11 @@ class PairLoader:
 
 
 def load_pair(reference: str, distorted: str, rules: ImagesConfig) -> pa.Table:
-    """Return one pair as the load stage does: a row with pixels, or with a status and error.
+    """Load one pair with the load stage: return a row with pixels, or with a status and an error.
 
     Args:
         reference: URI or absolute path of the undistorted image.
-        distorted: of the image to judge.
+        distorted: URI or absolute path of the image to judge.
         rules: which images are accepted, and their size.
     """
     columns = {"reference_uri": [reference], "distorted_uri": [distorted]}
@@ -242,7 +237,7 @@ def load_pair(reference: str, distorted: str, rules: ImagesConfig) -> pa.Table:
 
 
 def _content(uri: str, fetched: Fetched) -> bytes | RowError:
-    """Return an image's bytes, or why it could not be fetched, as a row's status."""
+    """Return an image's bytes, or the reason why it could not be fetched."""
     error = fetched.content
     if isinstance(error, bytes):
         return error

@@ -1,7 +1,7 @@
-"""Keep a second process out of a run's folder: lock.json, rewritten as long as its writer lives.
+"""Keep other processes out of a run's folder: lock.json, which its writer rewrites as it lives.
 
-It works on every store, also those without locks or without times that agree: whoever finds the
-file watches whether it changes.
+This needs neither locks nor synchronised clocks in the store: a process that finds the file watches
+whether it changes.
 """
 
 import os
@@ -21,18 +21,23 @@ from pipeline.runs.run import RunFolder
 from pipeline.runs.storage import STORE_ERRORS
 
 BEAT_S = 5.0
-"""Time between two writes of a holder's file."""
+"""Time between two writes of the file."""
 WATCH_S = 25.0
-"""A file that has not changed for so long was left by a process that died."""
+"""A file that has not changed for this long belongs to a dead process; five beats."""
 SETTLE_S = 1.0
-"""Time in which another process that began at the same moment has written its file too."""
+"""Time in which another process that started at the same moment has written its file, too."""
 
 
 class RunLock:
-    """The right to write into a run's folder, held by this process until it ends or loses it."""
+    """This process's right to write into a run's folder.
+
+    Attributes:
+        folder: the run's folder.
+        is_lost: whether another process has taken the folder.
+    """
 
     def __init__(self, folder: RunFolder) -> None:
-        """Take the folder; `hold` does that and lets it go again.
+        """Take the folder; use `lock_run`, which also releases it.
 
         Raises:
             ContractError: another process holds it.
@@ -47,7 +52,7 @@ class RunLock:
             host=socket.gethostname(),
             beats=0,
         )
-        self._ended = threading.Event()
+        self._released = threading.Event()
         self._wait_for_holder()
         self._write()
         self._written_s = time.monotonic()
@@ -55,21 +60,30 @@ class RunLock:
         self._keeper.start()
 
     def check(self) -> None:
-        """Raise when another process has taken the folder.
+        """Check that this process still holds the folder.
 
         Raises:
-            ContractError: it has.
+            ContractError: another process has taken it.
         """
         time.sleep(max(0.0, self._written_s + SETTLE_S - time.monotonic()))
         held = self._read()
         if held is None or held.holder != self._me.holder:
             raise ContractError(_describe(self.folder, held))
 
+    def release(self) -> None:
+        """Stop rewriting the file, and remove it if it is still this process's."""
+        self._released.set()
+        self._keeper.join()  # otherwise it could write the file once more
+        with suppress(*STORE_ERRORS):
+            held = self._read()
+            if held is not None and held.holder == self._me.holder:
+                self.folder.fs.rm_file(f"{self.folder.path}/lock.json")
+
     def _read(self) -> LockRecord | None:
         self.folder.fs.invalidate_cache()
         try:
             return self.folder.read_lock()
-        except (FileNotFoundError, IsADirectoryError, ContractError):  # none, or a damaged one
+        except (FileNotFoundError, IsADirectoryError, ContractError):  # no file, or a damaged one
             return None
 
     def _write(self) -> None:
@@ -77,13 +91,13 @@ class RunLock:
         self.folder.write_lock(self._me)
 
     def _wait_for_holder(self) -> None:
-        """Return once nobody holds the folder.
+        """Return when no process holds the folder.
 
         Raises:
-            ContractError: its holder lives.
+            ContractError: its holder is alive.
         """
         found = self._read()
-        if found is None or _has_ended(found):
+        if found is None or _is_dead(found):
             return
         sys.stderr.write(
             f"waiting {WATCH_S:.0f} s to see whether another process still writes to "
@@ -99,40 +113,31 @@ class RunLock:
                 raise ContractError(_describe(self.folder, held))
 
     def _keep(self) -> None:
-        """Rewrite the file until the lock ends; send this process SIGTERM when it is lost."""
-        while not self._ended.wait(BEAT_S):
-            with suppress(*STORE_ERRORS, FaultError):  # a store that is away for a while
+        """Rewrite the file until it is released; when it is lost, send this process SIGTERM."""
+        while not self._released.wait(BEAT_S):
+            with suppress(*STORE_ERRORS, FaultError):  # the store can be away for a while
                 held = self._read()
                 if held is not None and held.holder != self._me.holder:
                     self.is_lost = True
-                    # Not SIGINT, which processes in a script's background ignore.
+                    # Not SIGINT: background processes of a shell script ignore it.
                     os.kill(os.getpid(), signal.SIGTERM)
                     return
                 self._write()
 
-    def end(self) -> None:
-        """Stop rewriting, and remove the file if it is still this process's."""
-        self._ended.set()
-        self._keeper.join()  # else it might write the file once more
-        with suppress(*STORE_ERRORS):
-            held = self._read()
-            if held is not None and held.holder == self._me.holder:
-                self.folder.fs.rm_file(f"{self.folder.path}/lock.json")
-
 
 @contextmanager
-def hold(folder: RunFolder) -> Iterator[RunLock]:
-    """Hold a run's folder for as long as the context lasts.
+def lock_run(folder: RunFolder) -> Iterator[RunLock]:
+    """Hold a run's folder while the context lasts.
 
-    When another process takes it meanwhile, this one gets SIGTERM, whose handler must raise
+    When another process takes the folder, this process gets SIGTERM. Its handler must raise
     KeyboardInterrupt, as `signal.default_int_handler` does.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
 
     Raises:
-        ContractError: another process holds it.
-        FaultError: the folder cannot be written, or another process took it meanwhile.
+        ContractError: another process holds the folder.
+        FaultError: the folder cannot be written, or another process has taken it.
     """
     lock = RunLock(folder)
     try:
@@ -144,11 +149,11 @@ def hold(folder: RunFolder) -> Iterator[RunLock]:
             ) from None
         raise
     finally:
-        lock.end()
+        lock.release()
 
 
 def _place() -> str | None:
-    """Return what processes must share for their numbers to mean the same; None if unknown."""
+    """Return where process ids are unique: boot and process namespace; None if unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').stat().st_ino}"
@@ -156,13 +161,13 @@ def _place() -> str | None:
         return None
 
 
-def _has_ended(held: LockRecord) -> bool:
-    """Return whether a holder is known to be gone: it ran here, and no such process is left."""
+def _is_dead(held: LockRecord) -> bool:
+    """Return whether a holder ran in this place and no such process is left."""
     if held.place is None or held.place != _place():
         return False
     try:
         os.kill(held.process, 0)
-    except (ProcessLookupError, OverflowError):  # no such number, or one that none can have
+    except (ProcessLookupError, OverflowError):  # no such process, or an impossible process id
         return True
     except PermissionError:
         pass

@@ -1,4 +1,4 @@
-"""Read a manifest's schema and ids on the driver, and check the contract before anything runs."""
+"""Open a manifest on the driver: check its columns, types and ids before anything runs."""
 
 import hashlib
 import re
@@ -21,14 +21,15 @@ from pipeline.runs.schema import RESERVED_COLUMNS, is_bytes, is_text
 from pipeline.runs.storage import STORE_ERRORS, arrow_filesystem, content_id, describe, open_store
 from pipeline.runs.uris import redact
 from pipeline.scoring.config import ManifestConfig
+from pipeline.scoring.resources import FOOTER_THREADS, ID_ROWS_PER_READ
 
 MAX_LISTED = 5
-_FOOTER_THREADS = 16
+"""Repeated ids that an error message lists."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest that keeps the contract.
+    """A valid manifest.
 
     Attributes:
         fs: its store.
@@ -37,9 +38,9 @@ class Manifest:
         pair_id_column: name of the id column.
         image_columns: names of the reference and distorted columns.
         num_rows: number of pairs.
-        id_hashes: (num_rows,) uint64, sorted: a hash of every pair_id.
+        id_hashes: (num_rows,) uint64, sorted: a hash of each pair_id.
         fingerprint: sha256 over the files' names and contents.
-        folder: the folder whose files it is; None when files or a glob were named.
+        folder: the folder that holds all its files; None if the config names a file or a glob.
     """
 
     fs: AbstractFileSystem
@@ -53,20 +54,20 @@ class Manifest:
     folder: str | None
 
     def covers(self, uri: str) -> bool:
-        """Return whether a URI lies in the folder that is the manifest."""
+        """Return whether a URI is inside the manifest's folder."""
         fs, path = open_store(uri)
         inside = self.folder is not None and f"{path}/".startswith(f"{self.folder}/")
         return inside and type(fs) is type(self.fs)
 
 
 def open_manifest(config: ManifestConfig) -> Manifest:
-    """Find a manifest's files and check columns, types, ids and that it has rows.
+    """Find a manifest's files, and check that it has rows and that its columns and ids are valid.
 
     Args:
-        config: where it is and what its columns are called.
+        config: its URI and column names.
 
     Raises:
-        ContractError: it breaks the contract; every problem found is listed.
+        ContractError: it is not valid; every problem found is listed.
     """
     uri = redact(config.uri)
     try:
@@ -74,7 +75,7 @@ def open_manifest(config: ManifestConfig) -> Manifest:
         base, paths = _find_files(fs, root)
         if not paths:
             raise ContractError(f"manifest.uri: expected Parquet files, got none at {uri}")
-        with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+        with ThreadPoolExecutor(FOOTER_THREADS) as pool:
             footers = list(pool.map(lambda path: _read_footer(fs, path), paths))
             contents = list(pool.map(lambda path: content_id(fs, path), paths))
     except (*STORE_ERRORS, pa.ArrowException) as error:
@@ -116,9 +117,9 @@ def _unreadable(uri: str, error: Exception) -> ContractError:
 def hash_ids(
     fs: AbstractFileSystem, paths: Sequence[str], column: str
 ) -> tuple[npt.NDArray[np.uint64], int]:
-    """Return a hash of every id, sorted: 8 bytes a row, however long the ids are.
+    """Return a hash of each id, sorted; it takes 8 bytes per row for ids of any length.
 
-    Two lists of ids with the same sorted hashes are the same list, whatever its order.
+    Two lists with the same sorted hashes hold the same ids, possibly in a different order.
 
     Args:
         fs: the files' store.
@@ -126,7 +127,7 @@ def hash_ids(
         column: name of the id column.
 
     Returns:
-        (number of ids,) uint64, and the number of rows without an id.
+        (num_ids,) uint64, and the number of rows with a null id.
     """
     rows = _open_dataset(fs, paths)
     hashes = np.empty(rows.count_rows(), np.uint64)
@@ -143,26 +144,26 @@ def hash_ids(
 
 @dataclass(frozen=True)
 class KeepIds:
-    """A stage: manifest rows in, those with some ids out.
+    """A stage that keeps the rows with given ids.
 
     Attributes:
-        column: of the ids.
-        ids: of the rows that are kept.
+        column: name of the id column.
+        ids: ids of the rows to keep.
     """
 
     column: str
     ids: pa.Array
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """Return the rows with these ids."""
+        """Return the kept rows."""
         return rows.filter(pc.is_in(rows.column(self.column), value_set=self.ids))
 
 
 def hash_array(ids: pa.Array) -> npt.NDArray[np.uint64]:
-    """Return a hash of every id, in their order.
+    """Return a hash of each id, in their order.
 
     Args:
-        ids: strings, none of them null.
+        ids: strings without nulls.
     """
     values = ids.to_numpy(zero_copy_only=False).astype(object)
     hashes: npt.NDArray[np.uint64] = pd.util.hash_array(values, categorize=False)
@@ -174,20 +175,19 @@ def _open_dataset(fs: AbstractFileSystem, paths: Sequence[str]) -> pyarrow.datas
 
 
 def _scan_ids(rows: pyarrow.dataset.Dataset, column: str) -> Iterator[pa.Array]:
-    # Arrow would read a million rows ahead by itself.
-    for batch in rows.to_batches(columns=[column], batch_size=16_384, batch_readahead=2):
+    for batch in rows.to_batches(columns=[column], batch_size=ID_ROWS_PER_READ, batch_readahead=2):
         yield batch.column(0)
 
 
 def _find_files(fs: AbstractFileSystem, root: str) -> tuple[str, list[str]]:
-    """Return the Parquet files that a path, folder or glob names, and the folder they share."""
+    """Return the shared folder and the paths of the Parquet files of a path, folder or glob."""
     wildcard = None if fs.exists(root) else re.search(r"[*?\[]", root)
     if wildcard:
         base = root[: wildcard.start()].rpartition("/")[0]
         found = [path for path in fs.glob(root) if fs.isfile(path)]
     elif fs.isdir(root):
         base, found = root, [path for path in fs.find(root) if path.endswith(".parquet")]
-    else:  # a file that is named is taken, whatever its name
+    else:  # a single file can have any name
         return root.rpartition("/")[0], [root]
     return base, sorted(
         path
@@ -207,7 +207,7 @@ def _read_footer(fs: AbstractFileSystem, path: str) -> pyarrow.parquet.FileMetaD
 def _choose_image_columns(
     config: ManifestConfig, schema: pa.Schema
 ) -> tuple[tuple[str, str], list[str]]:
-    """Return the image columns: those the config names, else URIs, else bytes."""
+    """Return the image columns and the problems: the config's columns, else URIs, else bytes."""
     chosen, problems = [], []
     for image, named in (
         ("reference", config.reference_column),
@@ -218,7 +218,7 @@ def _choose_image_columns(
         if named is None and len(present) == 2:
             problems.append(
                 f"manifest.{image}_column: expected {candidates[0]} or {candidates[1]}, got both; "
-                "name one"
+                "choose one with this setting"
             )
         chosen.append(named or (present[0] if present else candidates[0]))
     return (chosen[0], chosen[1]), problems
@@ -229,7 +229,7 @@ def _check_folders(base: str, paths: Sequence[str]) -> list[str]:
     if not partitioned:
         return []
     return [
-        "manifest.uri: expected every column inside the files, got folders named key=value "
+        "manifest.uri: expected all columns inside the files, got folders named key=value "
         f"({partitioned[0]}), whose keys would be lost"
     ]
 
@@ -237,7 +237,7 @@ def _check_folders(base: str, paths: Sequence[str]) -> list[str]:
 def _check_schema(
     pair_id_column: str, image_columns: tuple[str, str], schema: pa.Schema
 ) -> list[str]:
-    """Return what is wrong with columns and types."""
+    """Return the problems of columns and types."""
 
     def is_image(type_: pa.DataType) -> bool:
         return is_text(type_) or is_bytes(type_)
@@ -289,7 +289,7 @@ def _compare_schemas(schema: pa.Schema, other: pa.Schema, path: str, other_path:
 def _check_repeats(
     fs: AbstractFileSystem, paths: Sequence[str], column: str, id_hashes: npt.NDArray[np.uint64]
 ) -> list[str]:
-    """Return the ids that stand more than once; ids are read again only if hashes repeat."""
+    """Return a problem if ids repeat; reads the ids again only if hashes repeat."""
     repeated = np.unique(id_hashes[1:][id_hashes[1:] == id_hashes[:-1]])
     if not len(repeated):
         return []
@@ -298,7 +298,7 @@ def _check_repeats(
         present = ids.drop_null()
         counts.update(present.filter(pa.array(np.isin(hash_array(present), repeated))).to_pylist())
     twice = sorted(id_ for id_, count in counts.items() if count > 1)
-    if not twice:  # two ids with one hash
+    if not twice:  # different ids with the same hash
         return []
     shown = ", ".join(redact(repr(id_)) for id_ in twice[:MAX_LISTED])
     more = ", ..." if len(twice) > MAX_LISTED else ""

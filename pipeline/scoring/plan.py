@@ -1,4 +1,4 @@
-"""Check everything that can be checked before a row is scored, and say what will be done."""
+"""Plan a run: check everything that can be checked before a row is scored."""
 
 import importlib.metadata
 import platform
@@ -31,12 +31,12 @@ PACKAGES = ("spips", "ray", "torch", "torchvision", "pyarrow", "pillow", "fsspec
 
 @dataclass(frozen=True)
 class Attempt:
-    """A scoring of a run's rows: the first of all of them, any later one of those that failed.
+    """One scoring of a run's rows: attempt 1 scores all rows, later attempts only failed rows.
 
     Attributes:
         number: counted from 1.
-        id_hashes: (rows,) uint64, sorted: a hash of the pair_id of every row.
-        ids: pair_id of every row; None when they are all of the manifest's.
+        id_hashes: (rows,) uint64, sorted: a hash of each row's pair_id.
+        ids: each row's pair_id; None for all rows of the manifest.
     """
 
     number: int
@@ -45,24 +45,25 @@ class Attempt:
 
     @property
     def num_rows(self) -> int:
-        """How many rows are to be scored."""
+        """Number of rows to score."""
         return len(self.id_hashes)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that may start: its settings hold, its manifest keeps the contract, its model works.
+    """A run that may start: its settings are valid, its manifest is too, and its model works.
 
     Attributes:
         config: every setting, defaults included.
         manifest: the pairs.
         pass_through: schema of the manifest's columns in the results.
-        model: what scores.
-        run_id: of the run, given or derived.
-        folder: where it writes.
-        fingerprints: of manifest, model and scoring settings: what makes two runs the same.
-        sample: status and error of a few rows that were loaded on trial.
-        attempt: which rows are to be scored.
+        model: the model that scores.
+        run_id: name of the run, given or derived.
+        folder: the run's folder.
+        fingerprints: sha256 of manifest, model and scoring settings, by name. Two runs with the
+            same fingerprints are the same run.
+        sample: status and error of a few rows that were loaded as a test.
+        attempt: the rows to score.
     """
 
     config: ScoreManifestConfig
@@ -74,6 +75,11 @@ class Plan:
     fingerprints: dict[str, str]
     sample: list[tuple[str, str]]
     attempt: Attempt
+
+    def is_done(self) -> bool:
+        """Return whether the run is finished and this attempt has no rows to score again."""
+        has_rows = self.attempt.ids is not None and self.attempt.num_rows > 0
+        return self.folder.state() == "finished" and not has_rows
 
     def record(self) -> PlanRecord:
         """Return the content of plan.json."""
@@ -94,16 +100,40 @@ class Plan:
 
 
 def make_plan(config: ScoreManifestConfig, *, retry_failed: bool = False) -> Plan:
-    """Check manifest, model and output, and load a few rows on trial.
+    """Check manifest, model and output, and load a few rows as a test.
 
     Args:
         config: the run's settings.
-        retry_failed: if the run is finished, score its rows again whose status is one of
+        retry_failed: if the run is finished, plan to score its rows again whose status is one of
             RETRIED_STATUSES.
 
     Raises:
-        ContractError: anything is not as agreed; every problem is listed.
+        ContractError: something is wrong; every problem is listed.
     """
+    manifest, model = _check_inputs(config)
+    fingerprints = {
+        "manifest": manifest.fingerprint,
+        "model": model.digest,
+        "scoring": fingerprint(_scoring_settings(config, manifest)),
+    }
+    run_id = config.output.run_id or fingerprint(dict(fingerprints))[:16]
+    folder = open_run_folder(config.output.uri, run_id, fingerprints)
+    pass_through = pass_through_schema(manifest.schema, manifest.image_columns)
+    attempt = Attempt(1, manifest.id_hashes, None)
+    is_finished = folder.state() == "finished"
+    if retry_failed and is_finished:
+        attempt = _plan_retry(open_run(f"{config.output.uri.rstrip('/')}/run_id={run_id}"))
+    has_rows = not is_finished or attempt.ids is not None
+    sample = _load_sample(config, manifest, pass_through) if has_rows else []
+    # Otherwise the driver keeps the memory in which Arrow read the manifest for the whole run.
+    pa.default_memory_pool().release_unused()
+    return Plan(
+        config, manifest, pass_through, model, run_id, folder, fingerprints, sample, attempt
+    )
+
+
+def _check_inputs(config: ScoreManifestConfig) -> tuple[Manifest, ModelInfo]:
+    """Return manifest and model after checking them and the output's location, all at once."""
     problems: list[str] = []
     manifest = model = None
     try:
@@ -114,42 +144,23 @@ def make_plan(config: ScoreManifestConfig, *, retry_failed: bool = False) -> Pla
         model = describe_model(load_model(config.model))
     except (SpipsError, FaultError) as error:
         problems.append(f"model: {redact(str(error))}")
+    uri = redact(config.output.uri)
     try:
         check_writable(config.output.uri)
         if manifest is not None and manifest.covers(config.output.uri):
             problems.append(
-                "output.uri: expected a folder outside the manifest's, got "
-                f"{redact(config.output.uri)}, whose results the manifest would take in"
+                f"output.uri: expected a folder outside the manifest's, got {uri}, whose results "
+                "would become part of the manifest"
             )
     except STORE_ERRORS as error:
-        uri = redact(config.output.uri)
         problems.append(f"output.uri: {uri} cannot be used: {describe(error)}")
     if problems or manifest is None or model is None:
         raise ContractError(*problems)
-
-    fingerprints = {
-        "manifest": manifest.fingerprint,
-        "model": model.digest,
-        "scoring": fingerprint(_scoring_settings(config, manifest)),
-    }
-    run_id = config.output.run_id or fingerprint(dict(fingerprints))[:16]
-    folder = open_run_folder(config.output.uri, run_id, fingerprints)
-    pass_through = pass_through_schema(manifest.schema, manifest.image_columns)
-    attempt = Attempt(1, manifest.id_hashes, None)
-    if retry_failed and folder.state() == "finished":
-        attempt = _retry(open_run(f"{config.output.uri.rstrip('/')}/run_id={run_id}"))
-    # A finished run loads nothing any more.
-    is_done = folder.state() == "finished" and attempt.ids is None
-    sample = [] if is_done else _load_sample(config, manifest, pass_through)
-    # Else what Arrow read of a long manifest would stay with the driver for the whole run.
-    pa.default_memory_pool().release_unused()
-    return Plan(
-        config, manifest, pass_through, model, run_id, folder, fingerprints, sample, attempt
-    )
+    return manifest, model
 
 
-def _retry(run: FinishedRun) -> Attempt:
-    """Return the attempt at the rows that failed in all attempts before."""
+def _plan_retry(run: FinishedRun) -> Attempt:
+    """Return the attempt that scores a finished run's failed rows again."""
     failed = pc.field("status").isin([status.value for status in RETRIED_STATUSES])
     rows = run.scores.to_table(columns=[run.pair_id_column], filter=failed)
     ids = rows.column(0).combine_chunks()
@@ -169,7 +180,7 @@ def _scoring_settings(config: ScoreManifestConfig, manifest: Manifest) -> Json:
 def _load_sample(
     config: ScoreManifestConfig, manifest: Manifest, pass_through: pa.Schema
 ) -> list[tuple[str, str]]:
-    """Load a few rows from all over the manifest; what fails is told, not refused."""
+    """Load a few random rows; failures are reported and do not stop the plan."""
     dataset = pyarrow.dataset.dataset(
         manifest.paths, filesystem=arrow_filesystem(manifest.fs), format="parquet"
     )
@@ -193,7 +204,7 @@ def describe_plan(plan: Plan) -> str:
     """Return the plan as a few lines for people.
 
     Args:
-        plan: what `make_plan` returned.
+        plan: what `make_plan` returns.
     """
     model = plan.model
     failed = [error for status, error in plan.sample if status != Status.OK]

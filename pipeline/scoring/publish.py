@@ -1,31 +1,72 @@
-"""Publish a run: results reconciled against the manifest, then run.json, then _SUCCESS."""
+"""Score a plan and publish it: reconcile results and manifest, write run.json, then _SUCCESS."""
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
+from ray.exceptions import RayError
 
 from pipeline.runs.errors import FaultError
 from pipeline.runs.finished import count_by_status, open_newest
-from pipeline.runs.records import AttemptRecord, Json, RunRecord
+from pipeline.runs.records import AttemptRecord, RunRecord
+from pipeline.runs.run import open_run_folder
 from pipeline.runs.schema import Status
+from pipeline.runs.storage import STORE_ERRORS, describe
+from pipeline.scoring.graph import run_graph
 from pipeline.scoring.lock import RunLock
 from pipeline.scoring.manifest import hash_ids
 from pipeline.scoring.plan import Plan
+from pipeline.scoring.resources import Scorers
+
+
+def score_and_publish(plan: Plan, scorers: Scorers, lock: RunLock) -> RunRecord:
+    """Score the rows of an attempt that have no result yet, and publish all its results.
+
+    Args:
+        plan: an attempt that is not published.
+        scorers: the scorers.
+        lock: the right to write into the run's folder.
+
+    Returns:
+        The content of run.json.
+
+    Raises:
+        ContractError: another process writes there, or has written a different run there.
+        FaultError: Ray gave up, or results and manifest do not match; nothing is published.
+    """
+    lock.check()
+    # The plan has checked this, too, but only now no other process writes.
+    folder = open_run_folder(plan.config.output.uri, plan.run_id, plan.fingerprints)
+    if folder.state() == "new":
+        folder.write_plan(plan.record())
+    elif folder.state() == "finished":
+        record = folder.read_run()
+        if len(record.attempts) >= plan.attempt.number:  # another process has published it
+            return record
+    start = start_attempt(plan)
+    try:
+        run_graph(plan, scorers)
+    except (RayError, UserWarning, *STORE_ERRORS, pa.ArrowException) as error:
+        cause = getattr(error, "cause", None) or error
+        raise FaultError(
+            f"{folder.uri}: {describe(cause)}; finished rows are kept, the same command resumes"
+        ) from error
+    return publish(plan, start, scorers, lock)
 
 
 @dataclass(frozen=True)
 class Start:
-    """When a process took up an attempt, and what it found.
+    """The start of a process's work on an attempt.
 
     Attributes:
         started_at: wall-clock time, UTC.
-        start_s: the same on the monotonic clock.
-        num_rows_done: results that interrupted processes left.
+        start_s: the same moment on the monotonic clock.
+        num_rows_done: rows that interrupted processes had already scored.
     """
 
     started_at: datetime
@@ -34,7 +75,7 @@ class Start:
 
 
 def start_attempt(plan: Plan) -> Start:
-    """Return the state before anything is scored.
+    """Return the time, and the number of rows that already have a result.
 
     Args:
         plan: the run.
@@ -43,13 +84,13 @@ def start_attempt(plan: Plan) -> Start:
     return Start(datetime.now(UTC), time.monotonic(), num_rows)
 
 
-def publish(plan: Plan, start: Start, scorers: Json, lock: RunLock) -> RunRecord:
-    """Check that every id of the attempt has exactly one result, and declare the run finished.
+def publish(plan: Plan, start: Start, scorers: Scorers, lock: RunLock) -> RunRecord:
+    """Check that each id of the attempt has exactly one result, and finish the run.
 
     Args:
-        plan: the run, all of its results written.
+        plan: the run; all its results are written.
         start: when this process began.
-        scorers: the scoring processes, for the record.
+        scorers: the scorers, for the record.
         lock: the right to publish.
 
     Returns:
@@ -63,13 +104,11 @@ def publish(plan: Plan, start: Start, scorers: Json, lock: RunLock) -> RunRecord
     folder, number = plan.folder, plan.attempt.number
     files = folder.score_files(number)
     _reconcile(plan, files)
-    attempts = folder.read_run().attempts if number > 1 else ()
+    earlier = folder.read_run().attempts if number > 1 else ()
     names = tuple(path.removeprefix(f"{folder.path}/") for path in files)
-    rows = open_newest(
-        folder, [*(one.files for one in attempts), names], plan.manifest.pair_id_column
-    )
-    counts = count_by_status(rows)
-    num_rows = plan.manifest.num_rows
+    all_names = [*(attempt.files for attempt in earlier), names]
+    rows = open_newest(folder, all_names, plan.manifest.pair_id_column)
+    counts, num_rows = count_by_status(rows), plan.manifest.num_rows
     if sum(counts.values()) != num_rows:
         raise FaultError(
             f"{folder.uri}: expected {num_rows} rows after attempt {number}, "
@@ -80,7 +119,7 @@ def publish(plan: Plan, start: Start, scorers: Json, lock: RunLock) -> RunRecord
         files=names,
         num_rows=plan.attempt.num_rows,
         num_rows_resumed=start.num_rows_done,
-        scorers=scorers,
+        scorers=asdict(scorers),
         started_at=start.started_at.isoformat(timespec="seconds"),
         elapsed_s=round(elapsed_s, 3),
         rows_per_s=round((plan.attempt.num_rows - start.num_rows_done) / elapsed_s, 3),
@@ -88,7 +127,7 @@ def publish(plan: Plan, start: Start, scorers: Json, lock: RunLock) -> RunRecord
     )
     record = RunRecord(
         **dict(plan.record()),
-        attempts=(*attempts, attempt),
+        attempts=(*earlier, attempt),
         counts_by_status=counts,
         failed_fraction=(num_rows - counts[Status.OK]) / num_rows,
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,4 +1,4 @@
-"""Who runs where: scorers, load tasks, threads, blocks in flight, and the memory that they keep."""
+"""Who runs where: the number of scorers, and every tuning constant of the pipeline."""
 
 import ctypes
 from collections.abc import Mapping, Sequence
@@ -7,78 +7,75 @@ from dataclasses import dataclass
 from pipeline.runs.errors import ContractError
 from pipeline.scoring.config import ComputeConfig
 
+ID_ROWS_PER_READ = 16_384
+"""Rows per read of the manifest's ids; Arrow's default reads a million rows ahead."""
+FOOTER_THREADS = 16
+"""Threads that read Parquet footers, because each read only waits for the store."""
+
 ROWS_PER_LOAD_TASK = 128
-"""Rows that one load task takes: seconds of work, so that retrying or spreading it is cheap."""
-
-ROWS_PER_GPU_BLOCK = 64
-"""Rows to which Ray joins blocks for a scorer on a GPU."""
-
+"""A load task then takes seconds, so retrying it or moving it to another node is cheap."""
+ROWS_PER_FETCH = 32
+"""Enough concurrent fetches to hide a store's latency, few enough to hold their bytes in memory."""
 LOAD_CPUS = 1.0
-"""CPUs of a load task where CPUs score, which need few of them. Ray ends workers that idle beyond
-one per CPU; were there more, each pause of theirs would cost a start."""
-
+"""CPUs of a load task if CPUs score. Ray stops idle workers beyond one per CPU, so with less than
+one CPU per task, workers would be stopped and started all the time."""
 LOAD_CPUS_FOR_GPUS = 0.5
-"""CPUs of a load task where GPUs score: most of its time it waits for its store."""
+"""CPUs of a load task if GPUs score, because a load task mostly waits for its store."""
+LOADER_KEPT_BYTES = 1 << 26
+"""Freed memory that a load worker keeps: most images fit in it."""
+
+FETCH_TRIES = 7
+"""Fetches of an object before its row fails; the waits between them add up to 31 s."""
+FETCH_FIRST_WAIT_S = 0.5
+"""Wait before the second fetch; it doubles with each try, so that a busy store can recover."""
+FETCH_PATIENCE_S = 600.0
+"""A process that has waited this long for a store fetches each object only once until the store
+answers, because every 32 rows of a dead store would take half a minute."""
+HTTP_CONNECT_S, HTTP_READ_S, HTTP_OBJECT_S = 10, 20, 300
+"""Longest waits for a connection, for the next bytes and for a whole object; then it is retried."""
+HTTP_CHUNK_BYTES = 1 << 16
+"""Bytes per read from an HTTP server, few because a read can go beyond the requested range."""
 
 SCORER_CPUS = 0.01
-"""CPUs that Ray keeps for a scorer, whose time is shared as it comes. Enough to keep it off nodes
-that are to have no work (a head node without CPUs); more could leave no node with the whole CPU
-that Ray's reader, or the actor that skips rows done before, waits for without end."""
-
+"""CPUs that Ray reserves for a scorer. Above 0, it keeps scorers off a head node without CPUs. A
+larger share could leave no node with the whole CPU that Ray's reader waits for."""
 ROOMY_NODE_CPUS = 3
-"""CPUs of a node that has room for these two beside any number of scorers' shares."""
+"""From this many CPUs, a node has whole CPUs left beside all shares of SCORER_CPUS."""
+PAIRS_PER_SCORER = 500
+"""Starting a scorer takes as long as scoring this many pairs."""
+PAIRS_PER_COMPILATION = 6_000
+"""Pairs per scorer that pay for compiling: it takes 25 to 60 s and saves 10 to 18 ms per pair of
+256 px."""
+ROWS_PER_GPU_BLOCK = 64
+"""Rows of a scorer's call on a GPU, to which Ray joins the blocks of the load stage."""
 
 BYTES_PER_PIXEL = 6
-"""Of a loaded pair: two images of three bytes."""
-
+"""Size of a loaded pair per pixel: two images of three bytes."""
 BLOCKS_PER_SCORER = 3
-"""Blocks of the largest images that are held for each scorer on a CPU: one that it scores, one that
-waits, one that is loaded. More would not be scored sooner, and pages that the object store has used
-before come cheaper than fresh ones."""
-
-PAIRS_PER_SCORER = 500
-"""Pairs that make another scorer worth its start, which takes as long as scoring these."""
-
-MAX_THREADS_PER_SCORER = 2
-"""Threads of a scorer where CPUs would be left without one; they score in a third less time than
-one. More have not been measured."""
-
-PAIRS_PER_COMPILATION = 6_000
-"""Pairs that a scorer must have for compiling to pay even where nothing is kept from before: 25 to
-60 s, where it saves 10 to 18 ms a pair of 256 px."""
-
-PASSING_STORE_ERRORS = (
-    "ClientError", "ConnectionError", "ConnectionRefused", "ConnectionReset", "ClientPayloadError",
-    "EndpointConnection", "HTTPClientError", "IncompleteRead", "Timeout", "ResponseStreaming",
-    "ServiceUnavailable", "SlowDown", "InternalError",
-)  # fmt: skip
-"""What Ray's reads and writes try again for, up to minutes, where s3fs's own tries are used up;
-names that occur in a trace. A file written again replaces what there was of it."""
+"""Blocks in memory per scorer on a CPU: one being scored, one waiting, one being loaded."""
 
 
 @dataclass(frozen=True)
 class Scorers:
-    """The scoring processes.
+    """The scorers of a run: processes that each hold a model.
 
     Attributes:
         num_scorers: how many.
-        gpus_per_scorer: GPUs of each, 0 to score on CPUs.
-        cpus_per_scorer: CPUs that Ray keeps for each.
-        threads_per_scorer: threads of each that score on CPUs.
-        compile_kernels: whether each compiles the passes over pixels first.
+        gpus_per_scorer: GPUs of each; 0 scores on CPUs.
+        cpus_per_scorer: CPUs that Ray reserves for each.
+        compile_kernels: whether each compiles its kernels at its start.
     """
 
     num_scorers: int
     gpus_per_scorer: float
     cpus_per_scorer: float
-    threads_per_scorer: int
     compile_kernels: bool
 
 
 def choose_scorers(
     compute: ComputeConfig, nodes: Sequence[Mapping[str, float]], num_rows: int
 ) -> Scorers:
-    """Fill in what the config leaves to the cluster.
+    """Choose what the config leaves to the cluster.
 
     Args:
         compute: the config's section.
@@ -86,12 +83,12 @@ def choose_scorers(
         num_rows: rows to score.
 
     Returns:
-        One process per GPU; without GPUs, one per CPU, which share the CPUs with those that load
-        for them; fewer for a short manifest, with two threads each if there are CPUs for them.
+        One scorer per GPU; without GPUs one per CPU, where scorers and load tasks share the CPUs.
+        Fewer for a short manifest.
 
     Raises:
-        ContractError: GPUs are asked for that no node has, and nothing says how many processes to
-            wait for.
+        ContractError: no node has the GPUs that the config asks for, and the config gives no
+            number of scorers to wait for.
     """
     cpus, gpus = ([node.get(kind, 0) for node in nodes] for kind in ("CPU", "GPU"))
     gpus_per_scorer = compute.gpus_per_scorer
@@ -99,7 +96,7 @@ def choose_scorers(
         gpus_per_scorer = 1.0 if sum(gpus) else 0.0
     if gpus_per_scorer == 0:
         room = int(sum(cpus))
-    elif gpus_per_scorer < 1:  # a share of one GPU does not reach over to the next
+    elif gpus_per_scorer < 1:  # a scorer cannot use parts of two GPUs
         room = sum(int(num) * int(1 / gpus_per_scorer) for num in gpus)
     else:
         room = sum(int(num // gpus_per_scorer) for num in gpus)
@@ -111,17 +108,21 @@ def choose_scorers(
         )
     num_scorers = compute.scorers or max(1, min(room, num_rows // PAIRS_PER_SCORER))
     cpus_per_scorer = SCORER_CPUS if max(cpus, default=0) >= ROOMY_NODE_CPUS else 0.0
-    threads_per_scorer = 1
-    if not gpus_per_scorer and compute.scorers is None:
-        most = min(int(max(cpus, default=1)), MAX_THREADS_PER_SCORER)
-        threads_per_scorer = max(1, min(room // num_scorers, most))
     compile_kernels = compute.compile
-    if compile_kernels is None:
-        # What compiling gains on GPUs has not been measured.
+    if compile_kernels is None:  # whether compiling pays on GPUs has not been measured
         compile_kernels = not gpus_per_scorer and num_rows >= num_scorers * PAIRS_PER_COMPILATION
-    return Scorers(
-        num_scorers, gpus_per_scorer, cpus_per_scorer, threads_per_scorer, compile_kernels
-    )
+    return Scorers(num_scorers, gpus_per_scorer, cpus_per_scorer, compile_kernels)
+
+
+def describe_scorers(scorers: Scorers) -> str:
+    """Return the scorers as a line for people.
+
+    Args:
+        scorers: what `choose_scorers` returns.
+    """
+    kernels = "compiled" if scorers.compile_kernels else "not compiled"
+    gpus = f"{scorers.gpus_per_scorer:g} GPUs each"
+    return f"scorers   {scorers.num_scorers} with {gpus}, kernels {kernels}"
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
@@ -129,18 +130,18 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 
 def keep_freed_memory(kept_bytes: int) -> None:
-    """Have the C library keep what images and tensors give back, where it is glibc.
+    """Make glibc keep the memory of freed images and tensors; other C libraries are left alone.
 
-    Else the large ones come as fresh pages, each of which the kernel zeroes when it is first
-    touched: on small images that takes as long as scoring them.
+    Otherwise the kernel zeroes fresh pages for every large image. For small images this takes as
+    long as scoring them.
 
     Args:
-        kept_bytes: freed memory that the process keeps at most, and the largest piece it is kept
-            for.
+        kept_bytes: largest amount of freed memory that the process keeps, and the largest single
+            piece that it keeps.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, kept_bytes)
         libc.mallopt(_M_TRIM_THRESHOLD, kept_bytes)
-        # Other threads would have arenas of their own, which keep no piece of more than 64 MiB.
+        # One arena for all threads: the arenas of other threads keep no piece above 64 MiB.
         libc.mallopt(_M_ARENA_MAX, 1)

@@ -86,10 +86,10 @@ def simulate(folder: Path, num_gpus: int, *, seconds_per_pair: float) -> dict[st
             "compute": {"pixels_per_batch": pairs_per_block * SIDE_PX**2},
         }
         plan = make_plan(ScoreManifestConfig.model_validate(config))
-        workers = Scorers(num_gpus, 1, 0, 1, False)
+        scorers = Scorers(num_gpus, 1, 0, False)
         start_s = time.process_time()
-        with DataContext.current(execution_context(plan, workers)):
-            dataset = score_pairs(plan, workers, scorer=WaitingScorer)
+        with DataContext.current(execution_context(plan, scorers)):
+            dataset = score_pairs(plan, scorers, scorer=WaitingScorer)
             write_results(dataset, plan, str(folder / f"scores-{num_gpus}"))
         cpu_s = time.process_time() - start_s
     finally:

@@ -12,7 +12,7 @@ import yaml
 
 from jobs import audit_scores, filter_scores, score_manifest
 from jobs.config import load_config
-from jobs.exit_codes import DONE, FAULT, GATE_BROKEN, WRONG
+from jobs.run_job import DONE, FAULT, GATE_BROKEN, WRONG
 from pipeline.runs.finished import open_scores
 from tests.jobs.conftest import make_rows, write_manifest
 

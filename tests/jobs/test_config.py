@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from jobs import score_manifest
-from jobs.exit_codes import WRONG
+from jobs.run_job import WRONG
 from pipeline.scoring.config import ScoreManifestConfig
 from tests.jobs.conftest import REPOSITORY
 
@@ -64,12 +64,36 @@ def test_a_wrong_value_is_one_line_that_names_the_setting(argument, expected, ca
     assert expected in problem
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "a: b: c", "text", "\x00"])
+@pytest.mark.parametrize("text", ["[1, 2]", "a: b: c", "text", "\x00", "images: 2026-99-99"])
 def test_a_file_that_holds_no_settings_is_refused(text, tmp_path, capfd):
     path = tmp_path / "config.yaml"
     path.write_text(text)
     (problem,) = problems_of([*GIVEN, f"--config={path}"], capfd)
     assert str(path) in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("images: {}\nmodel: {}\nimages: {}\n", ["images on lines 1 and 3"]),
+        ("images:\n  resize: 128\n  # a comment\n  resize: 128\n",
+         ["images.resize on lines 2 and 4"]),
+        ("images: {resize: 128, resize: 256, resize: null}\n",
+         ["images.resize on lines 1 and 1 and 1"]),
+        ("a: [{b: {c: 1, c: 2}}]\nd: 1\nd: 2\n", ["a.b.c on lines 1 and 1", "d on lines 2 and 3"]),
+        ("a: &a [*a]\na: 1\n", ["a on lines 1 and 2"]),
+        ("images: &same {resize: 128, resize: 128}\nmodel: *same\n",
+         ["images.resize on lines 1 and 1"]),
+    ],
+)  # fmt: skip
+def test_each_repeated_key_is_one_line_with_file_key_and_line_numbers(
+    text, expected, tmp_path, capfd
+):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    assert problems_of([*GIVEN, f"--config={path}"], capfd) == [
+        f"error: --config: {path}: expected each key once, got {keys}" for keys in expected
+    ]
 
 
 def test_a_section_without_settings_stands_for_its_defaults(tmp_path, capfd):

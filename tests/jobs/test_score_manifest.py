@@ -10,7 +10,7 @@ import ray
 from ray.data import DataContext
 
 from jobs import audit_scores, score_manifest
-from jobs.exit_codes import DONE, FAULT, TOO_MANY_FAILED, WRONG
+from jobs.run_job import DONE, FAULT, TOO_MANY_FAILED, WRONG
 from pipeline.runs.finished import open_run, open_scores
 from pipeline.runs.schema import Status, result_schema
 from pipeline.scoring.config import ScoreManifestConfig
@@ -208,13 +208,13 @@ def test_an_unfinished_run_of_version_0_2_goes_on(run_0_2, tmp_path):
 def test_without_failed_rows_there_is_nothing_to_try_again(finished, manifest, capfd):
     before = listing(finished)
     assert score(manifest, finished, "--retry-failed") == DONE
-    assert "no row failed that may be retried" in capfd.readouterr().out
+    assert "no failed row can be retried" in capfd.readouterr().out
     assert listing(finished) == before
 
 
 def test_a_graph_that_ray_does_not_record_is_a_fault(manifest, tmp_path, monkeypatch, capfd):
-    def shuffled(plan, workers):
-        rows = score_pairs(plan, workers)
+    def shuffled(plan, scorers):
+        rows = score_pairs(plan, scorers)
         return rows.union(ray.data.from_arrow(rows.take_batch(1, batch_format="pyarrow")))
 
     monkeypatch.setattr("pipeline.scoring.graph.score_pairs", shuffled)
@@ -325,9 +325,9 @@ def test_the_graph_can_be_built_for_gpus(manifest, tmp_path):
     )
     plan = make_plan(config)
     for gpus_per_scorer in (0.5, 1.0):
-        workers = Scorers(2, gpus_per_scorer, 1.0, 1, False)
-        with DataContext.current(execution_context(plan, workers)):
-            assert "PairScorer" in str(score_pairs(plan, workers))
+        scorers = Scorers(2, gpus_per_scorer, 1.0, False)
+        with DataContext.current(execution_context(plan, scorers)):
+            assert "PairScorer" in str(score_pairs(plan, scorers))
 
 
 def test_results_that_another_process_adds_later_are_not_read(finished, tmp_path):

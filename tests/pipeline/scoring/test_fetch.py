@@ -12,7 +12,8 @@ from s3fs import S3FileSystem
 
 from pipeline.runs.storage import describe, open_store, write_whole
 from pipeline.scoring import fetch as fetching
-from pipeline.scoring.fetch import TRIES, Fetched, fetch
+from pipeline.scoring.fetch import Fetched, fetch
+from pipeline.scoring.resources import FETCH_TRIES
 
 TEN = b"0123456789"
 NOBODY = 65_534
@@ -133,7 +134,7 @@ def reset(request) -> None:
 @pytest.fixture
 def web(monkeypatch):
     """A server on loopback: web(scripts by path) returns its address."""
-    monkeypatch.setattr(fetching, "FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(fetching, "FETCH_FIRST_WAIT_S", 0.001)
     monkeypatch.setattr(fetching, "_waited_s", {})
     servers = []
 
@@ -187,15 +188,15 @@ def test_it_is_given_up_in_the_end_and_the_last_answer_is_told(web):
     server = web({"/a": [status(503)]})
     (result,) = fetch([f"{server.address}/a"], 100)
     assert "503" in describe(result.content)
-    assert result.num_retries == TRIES - 1 == len(server.asked) - 1
+    assert result.num_retries == FETCH_TRIES - 1 == len(server.asked) - 1
 
 
 def test_a_store_that_is_gone_for_good_is_asked_once_until_it_answers(web, monkeypatch):
-    monkeypatch.setattr(fetching, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(fetching, "FETCH_PATIENCE_S", 0.0)
     server = web({"/a": [status(503)], "/b": [status(503), status(200, b"B")]})
     uri = f"{server.address}/a"
     assert fetch([uri], 100)[0].num_retries == 0
-    monkeypatch.setattr(fetching, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(fetching, "FETCH_PATIENCE_S", 0.05)
     monkeypatch.setattr(fetching, "_waited_s", {server.address: 0.06})
     assert fetch([uri], 100)[0].num_retries == 0
     assert fetch([f"{server.address}/b"], 100)[0].num_retries == 0
@@ -216,7 +217,7 @@ def test_an_s3_server_that_is_down_is_asked_again(web, monkeypatch):
     monkeypatch.setattr(S3FileSystem, "_cache", {})
     (result,) = fetch(["s3://bucket/a"], 100)
     assert "EndpointConnectionError" in describe(result.content)
-    assert result.num_retries == TRIES - 1
+    assert result.num_retries == FETCH_TRIES - 1
 
 
 def test_a_host_that_does_not_exist_is_asked_once():

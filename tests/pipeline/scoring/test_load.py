@@ -11,14 +11,15 @@ from PIL import Image
 
 from pipeline.runs.schema import loaded_schema, pass_through_schema
 from pipeline.scoring.config import ImagesConfig
-from pipeline.scoring.load import ROWS_PER_FETCH, PairLoader
+from pipeline.scoring.load import PairLoader
+from pipeline.scoring.resources import ROWS_PER_FETCH
 
 COLUMNS = ("reference_uri", "distorted_uri")
 
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch):
-    monkeypatch.setattr("pipeline.scoring.fetch.FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr("pipeline.scoring.fetch.FETCH_FIRST_WAIT_S", 0.001)
 
 
 def png(colour, size=(100, 96)) -> bytes:

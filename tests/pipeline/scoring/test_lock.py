@@ -12,7 +12,7 @@ from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.records import LockRecord
 from pipeline.runs.run import open_run_folder
 from pipeline.scoring import lock as locking
-from pipeline.scoring.lock import hold
+from pipeline.scoring.lock import lock_run
 
 MINE = {"manifest": "m", "model": "d", "scoring": "s"}
 
@@ -32,14 +32,14 @@ def write_lock(run, **changes) -> None:
 
 def test_a_folder_is_held_by_one_and_free_again_after(folder):
     run = open_run_folder(folder, "r", MINE)
-    with hold(run) as lock:
+    with lock_run(run) as lock:
         lock.check()
         assert run.state() == "new"
-        with pytest.raises(ContractError, match=rf"got process {os.getpid()} on "), hold(run):
+        with pytest.raises(ContractError, match=rf"got process {os.getpid()} on "), lock_run(run):
             pass
         lock.check()
     assert run.fs.ls(run.path) == [] if run.fs.exists(run.path) else True
-    with hold(run) as lock:
+    with lock_run(run) as lock:
         lock.check()
 
 
@@ -49,7 +49,7 @@ def test_a_folder_that_a_dead_process_here_held_is_taken_at_once(tmp_path):
                           capture_output=True, text=True, check=True)  # fmt: skip
     write_lock(run, process=int(dead.stdout), place=locking._place())
     start_s = time.monotonic()
-    with hold(run) as lock:
+    with lock_run(run) as lock:
         assert time.monotonic() - start_s < 1
         lock.check()
 
@@ -64,7 +64,7 @@ def test_a_file_that_is_no_lock_is_replaced(tmp_path, content):
     run = open_run_folder(str(tmp_path), "r", MINE)
     (tmp_path / "run_id=r").mkdir()
     (tmp_path / "run_id=r" / "lock.json").write_bytes(content)
-    with hold(run) as lock:
+    with lock_run(run) as lock:
         lock.check()
 
 
@@ -72,7 +72,7 @@ def test_a_folder_held_elsewhere_is_taken_once_its_file_no_longer_changes(folder
     run = open_run_folder(folder, "r", MINE)
     write_lock(run)
     start_s = time.monotonic()
-    with hold(run) as lock:
+    with lock_run(run) as lock:
         assert time.monotonic() - start_s >= 2
         lock.check()
     assert "waiting 2 s" in capsys.readouterr().err
@@ -83,7 +83,7 @@ def test_a_folder_held_elsewhere_is_refused_while_its_file_changes(tmp_path):
     write_lock(run)
     timer = threading.Timer(0.5, write_lock, [run], {"beats": 2})
     timer.start()
-    with pytest.raises(ContractError, match=r"got process .* on far"), hold(run):
+    with pytest.raises(ContractError, match=r"got process .* on far"), lock_run(run):
         pass
     timer.join()
 
@@ -103,7 +103,7 @@ def test_who_loses_the_folder_is_stopped_and_leaves_the_other_s_file(tmp_path):
     run = open_run_folder(str(tmp_path), "r", MINE)
 
     def lose_it() -> None:
-        with hold(run) as lock:
+        with lock_run(run) as lock:
             write_lock(run)
             with pytest.raises(ContractError, match="on far"):
                 lock.check()
@@ -116,6 +116,6 @@ def test_who_loses_the_folder_is_stopped_and_leaves_the_other_s_file(tmp_path):
 
 def test_an_interruption_is_still_one(tmp_path):
     run = open_run_folder(str(tmp_path), "r", MINE)
-    with pytest.raises(KeyboardInterrupt), hold(run):
+    with pytest.raises(KeyboardInterrupt), lock_run(run):
         raise KeyboardInterrupt
     assert not (tmp_path / "run_id=r" / "lock.json").exists()

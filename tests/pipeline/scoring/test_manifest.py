@@ -150,7 +150,8 @@ def test_naming_a_column_settles_which_of_two_is_meant(tmp_path):
     uri = save(tmp_path / "a", pairs(reference_bytes=[b"image"] * 4))
     (problem,) = problems_of(uri)
     assert problem == (
-        "manifest.reference_column: expected reference_uri or reference_bytes, got both; name one"
+        "manifest.reference_column: expected reference_uri or reference_bytes, got both; "
+        "choose one with this setting"
     )
     manifest = read(uri, reference_column="reference_bytes")
     assert manifest.image_columns == ("reference_bytes", "distorted_uri")

@@ -8,60 +8,43 @@ from pipeline.scoring.resources import Scorers, choose_scorers
 @pytest.mark.parametrize(
     ("nodes", "compute", "expected"),
     [
-        ([{"CPU": 2}], {}, Scorers(2, 0, 0, 1, False)),
-        ([{"CPU": 1}], {}, Scorers(1, 0, 0, 1, True)),
-        ([], {}, Scorers(1, 0, 0, 1, True)),
-        ([{"CPU": 1}, {"CPU": 2}], {}, Scorers(3, 0, 0, 1, False)),
-        ([{"CPU": 2}] * 8, {}, Scorers(16, 0, 0, 1, False)),
-        ([{"CPU": 3}], {}, Scorers(3, 0, 0.01, 1, False)),
-        ([{"CPU": 2}], {"scorers": 1}, Scorers(1, 0, 0, 1, True)),
-        ([{"CPU": 2}], {"scorers": 2, "compile": True}, Scorers(2, 0, 0, 1, True)),
-        ([{"CPU": 2}], {"scorers": 1, "compile": False}, Scorers(1, 0, 0, 1, False)),
-        ([{}, {"CPU": 16}], {}, Scorers(16, 0, 0.01, 1, False)),
-        ([{"CPU": 16, "GPU": 8}], {}, Scorers(8, 1, 0.01, 1, False)),
-        ([{"CPU": 2}, {"CPU": 8, "GPU": 4}], {}, Scorers(4, 1, 0.01, 1, False)),
-        ([{"CPU": 16, "GPU": 2}], {"gpus_per_scorer": 0.5}, Scorers(4, 0.5, 0.01, 1, False)),
-        ([{"CPU": 16, "GPU": 2}], {"gpus_per_scorer": 0.4}, Scorers(4, 0.4, 0.01, 1, False)),
-        ([{"CPU": 16, "GPU": 3}] * 2, {"gpus_per_scorer": 2}, Scorers(2, 2, 0.01, 1, False)),
-        ([{"CPU": 16, "GPU": 2}], {"gpus_per_scorer": 0}, Scorers(16, 0, 0.01, 1, False)),
-        ([{"CPU": 16, "GPU": 2}], {"scorers": 1}, Scorers(1, 1, 0.01, 1, False)),
-        ([{"CPU": 16, "GPU": 2}], {"compile": True}, Scorers(2, 1, 0.01, 1, True)),
+        ([{"CPU": 2}], {}, Scorers(2, 0, 0, False)),
+        ([{"CPU": 1}], {}, Scorers(1, 0, 0, True)),
+        ([], {}, Scorers(1, 0, 0, True)),
+        ([{"CPU": 1}, {"CPU": 2}], {}, Scorers(3, 0, 0, False)),
+        ([{"CPU": 2}] * 8, {}, Scorers(16, 0, 0, False)),
+        ([{"CPU": 3}], {}, Scorers(3, 0, 0.01, False)),
+        ([{"CPU": 2}], {"scorers": 1}, Scorers(1, 0, 0, True)),
+        ([{"CPU": 2}], {"scorers": 2, "compile": True}, Scorers(2, 0, 0, True)),
+        ([{"CPU": 2}], {"scorers": 1, "compile": False}, Scorers(1, 0, 0, False)),
+        ([{}, {"CPU": 16}], {}, Scorers(16, 0, 0.01, False)),
+        ([{"CPU": 16, "GPU": 8}], {}, Scorers(8, 1, 0.01, False)),
+        ([{"CPU": 2}, {"CPU": 8, "GPU": 4}], {}, Scorers(4, 1, 0.01, False)),
+        ([{"CPU": 16, "GPU": 2}], {"gpus_per_scorer": 0.5}, Scorers(4, 0.5, 0.01, False)),
+        ([{"CPU": 16, "GPU": 2}], {"gpus_per_scorer": 0.4}, Scorers(4, 0.4, 0.01, False)),
+        ([{"CPU": 16, "GPU": 3}] * 2, {"gpus_per_scorer": 2}, Scorers(2, 2, 0.01, False)),
+        ([{"CPU": 16, "GPU": 2}], {"gpus_per_scorer": 0}, Scorers(16, 0, 0.01, False)),
+        ([{"CPU": 16, "GPU": 2}], {"scorers": 1}, Scorers(1, 1, 0.01, False)),
+        ([{"CPU": 16, "GPU": 2}], {"compile": True}, Scorers(2, 1, 0.01, True)),
     ],
 )
-def test_workers_fit_the_cluster_and_leave_room_to_load(nodes, compute, expected):
+def test_scorers_fit_the_cluster_and_leave_room_to_load(nodes, compute, expected):
     assert choose_scorers(ComputeConfig(**compute), nodes, num_rows=9_000) == expected
 
 
 @pytest.mark.parametrize(("num_rows", "compiles"), [(11_999, False), (12_000, True)])
-def test_passes_compile_where_processes_on_cpus_have_enough_pairs(num_rows, compiles):
+def test_kernels_are_compiled_if_scorers_on_cpus_have_enough_pairs(num_rows, compiles):
     assert choose_scorers(ComputeConfig(), [{"CPU": 2}], num_rows).compile_kernels is compiles
     assert not choose_scorers(ComputeConfig(), [{"CPU": 2, "GPU": 1}], num_rows).compile_kernels
 
 
 @pytest.mark.parametrize(("num_rows", "scorers"), [(0, 1), (999, 1), (1_000, 2), (9_000, 16)])
-def test_a_short_manifest_is_not_worth_many_processes(num_rows, scorers):
+def test_a_short_manifest_gets_few_scorers(num_rows, scorers):
     assert choose_scorers(ComputeConfig(), [{"CPU": 16}], num_rows).num_scorers == scorers
     assert choose_scorers(ComputeConfig(scorers=3), [{"CPU": 16}], num_rows).num_scorers == 3
 
 
-@pytest.mark.parametrize(
-    ("node", "num_rows", "threads"),
-    [
-        ({"CPU": 1}, 200, 1),
-        ({"CPU": 2}, 200, 2),
-        ({"CPU": 2}, 1_000, 1),
-        ({"CPU": 16}, 200, 2),
-        ({"CPU": 16}, 4_000, 2),
-        ({"CPU": 16}, 4_500, 1),
-        ({"CPU": 16, "GPU": 1}, 200, 1),
-    ],
-)
-def test_cpus_that_would_be_idle_get_a_thread(node, num_rows, threads):
-    assert choose_scorers(ComputeConfig(), [node], num_rows).threads_per_scorer == threads
-    assert choose_scorers(ComputeConfig(scorers=1), [node], num_rows).threads_per_scorer == 1
-
-
-def test_gpus_that_no_node_has_are_refused_unless_a_number_of_scorers_is_waited_for():
+def test_gpus_that_no_node_has_are_refused_unless_the_number_of_scorers_is_given():
     with pytest.raises(ContractError, match="expected at most the 0 GPUs of a node, got 1"):
         choose_scorers(ComputeConfig(gpus_per_scorer=1), [{"CPU": 4}], 1)
     with pytest.raises(ContractError, match="expected at most the 1 GPUs of a node, got 2"):

@@ -1,0 +1,130 @@
+"""What all jobs share: command line, settings, signals, Ray's start, errors and exit codes."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from pyarrow import ArrowException
+from pydantic import BaseModel
+
+from jobs.config import load_config
+from pipeline.runs.errors import ContractError, FaultError
+from pipeline.runs.storage import STORE_ERRORS, describe
+
+DONE, FAULT, WRONG, TOO_MANY_FAILED, GATE_BROKEN, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+
+def run_job(
+    work: Callable[..., int],
+    config_class: type[BaseModel],
+    parser: argparse.ArgumentParser,
+    arguments: Sequence[str] | None,
+    *,
+    flags: Mapping[str, str] | None = None,
+    interrupted: str = "run the same command again to go on",
+) -> int:
+    """Load a job's settings and do its work.
+
+    Args:
+        work: function of the settings, and of each flag as a keyword argument; returns an exit
+            code.
+        config_class: the job's settings.
+        parser: what `make_parser` returns.
+        arguments: command line; None takes the process's.
+        flags: help text of the job's own flags, by keyword argument (dry_run is --dry-run).
+        interrupted: message after Ctrl-C or SIGTERM.
+
+    Returns:
+        The exit code.
+    """
+    names = {name: f"--{name.replace('_', '-')}" for name in flags or {}}
+    for name, text in (flags or {}).items():
+        parser.add_argument(names[name], action="store_true", help=text)
+
+    def load_and_work() -> int:
+        config, options = load_config(config_class, parser, arguments)
+        return work(config, **{name: getattr(options, name) for name in names})
+
+    raise_on_sigterm()
+    return exit_code_of(load_and_work, interrupted=interrupted)
+
+
+def make_parser(job: str, description: str | None) -> argparse.ArgumentParser:
+    """Return a job's command line without options.
+
+    Args:
+        job: file name of the job.
+        description: its docstring, which --help shows unchanged.
+    """
+    return argparse.ArgumentParser(
+        prog=job, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def exit_code_of(
+    work: Callable[[], int], *, interrupted: str = "run the same command again to go on"
+) -> int:
+    """Do a job's work, and print each problem as one line instead of a stack trace.
+
+    Args:
+        work: returns an exit code, or raises one of the pipeline's errors.
+        interrupted: message after Ctrl-C or SIGTERM.
+
+    Returns:
+        The exit code of the work, or of its error.
+    """
+    try:
+        return work()
+    except ContractError as error:
+        for problem in error.problems:
+            sys.stderr.write(f"error: {problem}\n")
+        return WRONG
+    except FaultError as error:
+        sys.stderr.write(f"fault: {error}\n")
+        return FAULT
+    except (
+        *STORE_ERRORS,
+        ArrowException,
+    ) as error:  # a lost or damaged file, a failed store
+        sys.stderr.write(f"fault: {describe(error)}\n")
+        return FAULT
+    except KeyboardInterrupt:
+        sys.stderr.write(f"interrupted: {interrupted}\n")
+        return INTERRUPTED
+
+
+def raise_on_sigterm() -> None:
+    """Raise KeyboardInterrupt on SIGTERM, as on Ctrl-C; schedulers stop jobs with SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def start_ray(*, dashboard: bool = False) -> list[dict[str, float]]:
+    """Join the cluster that a submitted job runs on, or start Ray on this machine.
+
+    Args:
+        dashboard: on this machine, also start Ray's web server, which Ray Train needs.
+
+    Returns:
+        The resources of each living node, such as "CPU" and "GPU".
+    """
+    import ray  # takes seconds
+
+    if "RAY_ADDRESS" in os.environ:  # set in submitted jobs
+        ray.init(ignore_reinit_error=True)
+    else:  # without "local", Ray would wait for a dead cluster that left its address behind
+        ray.init("local", ignore_reinit_error=True, include_dashboard=dashboard)
+    raise_on_sigterm()  # again: Ray installs a handler that ends the process
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in nodes if node["Alive"]]
+
+
+def say(text: str) -> None:
+    """Print a line at once.
+
+    Args:
+        text: the line.
+    """
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
