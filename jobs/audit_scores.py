@@ -29,18 +29,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _audit(config: AuditScoresConfig, *, allow_different_models: bool) -> int:
     # torch and matplotlib take seconds to import; --help and a wrong run need not wait for them.
-    from pipeline.audits.audit import audit, describe_audit
+    from pipeline.audits.audit import audit
     from pipeline.audits.baseline import open_runs
-    from pipeline.audits.report import write_report
+    from pipeline.audits.report import describe_audit, write_report
     from pipeline.audits.tables import open_tables, reported_as_faults
 
     run, baseline, notes = open_runs(config, allow_different_models=allow_different_models)
     with reported_as_faults(), open_tables(run, baseline, config.group_by) as tables:
         found = audit(config, tables, run, baseline, notes)
-    say(describe_audit(found.content))
+    say(describe_audit(found.record))
     for uri, num_bytes in write_report(found, run, config).items():
         say(f"{uri}  {num_bytes / 1e6:.2f} MB")
-    return GATE_BROKEN if found.broken else DONE
+    return DONE if found.record.passed else GATE_BROKEN
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Which runs an audit reads: tonight's, and what it is compared with."""
+"""The runs that an audit reads: the run itself and its baseline."""
 
 from collections.abc import Sequence
 
 import pyarrow as pa
 
 from pipeline.audits.config import AuditScoresConfig
+from pipeline.audits.records import RunDescription
 from pipeline.runs.errors import ContractError
 from pipeline.runs.finished import FinishedRun, find_runs, is_run, open_newest_run, open_run
 from pipeline.runs.storage import STORE_ERRORS, check_writable, describe
@@ -17,15 +18,15 @@ def open_runs(
     """Open the run and its baseline.
 
     Args:
-        config: the job's.
-        allow_different_models: compare with runs that another model scored.
+        config: settings of the job.
+        allow_different_models: accept a baseline that a different model scored.
 
     Returns:
-        The run, the runs of the baseline, oldest first, and notes for people.
+        The run; the runs of the baseline, oldest first; and notes for people.
 
     Raises:
-        ContractError: a run is missing or unfinished, another model scored the baseline, or the
-            output cannot be written; every problem is listed.
+        ContractError: a run is missing or unfinished, a different model scored the baseline, or
+            the output cannot be written. The error lists every problem.
     """
     problems: list[str] = []
     run = None
@@ -42,9 +43,7 @@ def open_runs(
     notes: list[str] = []
     try:
         if run is not None and config.baseline.uri is not None:
-            baseline, notes = _open_baseline(
-                config, run, allow_different_models=allow_different_models
-            )
+            baseline, notes = _open_baseline(config, run, any_model=allow_different_models)
     except ContractError as error:
         problems += [f"baseline.uri: {problem}" for problem in error.problems]
     if problems or run is None:
@@ -53,12 +52,12 @@ def open_runs(
 
 
 def _open_baseline(
-    config: AuditScoresConfig, run: FinishedRun, *, allow_different_models: bool
+    config: AuditScoresConfig, run: FinishedRun, *, any_model: bool
 ) -> tuple[list[FinishedRun], list[str]]:
     uri = str(config.baseline.uri)
     if is_run(uri):
         baseline = open_run(uri)
-        if baseline.model_digest != run.model_digest and not allow_different_models:
+        if baseline.model_digest != run.model_digest and not any_model:
             raise ContractError(
                 f"expected a run of the same model (digest {run.model_digest[:16]}), got "
                 f"{baseline.model_digest[:16]} at {baseline.uri}; "
@@ -68,28 +67,43 @@ def _open_baseline(
     found = find_runs(uri)
     if not found:
         raise ContractError(f"expected a run or a folder of runs, got neither at {redact(uri)}")
-    notes, chosen = [], []
-    for one in reversed([one for one in found if one.finished_at < run.finished_at]):
-        reason = _why_not(one, run, config.group_by, any_model=allow_different_models)
+    notes: list[str] = []
+    chosen: list[FinishedRun] = []
+    for one in reversed(found):
+        if one.finished_at >= run.finished_at or len(chosen) == config.baseline.last_runs:
+            continue
+        reason = _why_not(one, run, config.group_by, any_model=any_model)
         if reason:
-            notes.append(f"run {one.run_id} was passed over: {reason}")
+            notes.append(f"run {one.run_id} was skipped: {reason}")
         else:
             chosen.append(one)
-        if len(chosen) == config.baseline.last_runs:
-            break
     if not chosen:
-        notes.append(f"no earlier run to compare with at {redact(uri)}")
+        notes.append(f"there is no earlier run to compare with at {redact(uri)}")
     return chosen[::-1], notes
 
 
 def _why_not(
     one: FinishedRun, run: FinishedRun, group_by: Sequence[str], *, any_model: bool
 ) -> str:
-    """Return why an earlier run of a folder cannot be compared with, or nothing."""
+    """Return why a run cannot be part of the baseline, or ""."""
     if one.model_digest != run.model_digest and not any_model:
-        return "another model scored it"
+        return "a different model scored it"
     try:
         missing = [name for name in group_by if name not in one.pass_through_columns]
     except (*STORE_ERRORS, pa.ArrowException) as error:
         return f"its results cannot be read: {describe(error)}"
     return f"it has no column {missing[0]!r}" if missing else ""
+
+
+def describe_run(run: FinishedRun) -> RunDescription:
+    """Return what audit.json says about a run.
+
+    Args:
+        run: the run.
+    """
+    record = run.record
+    return RunDescription(
+        uri=run.uri, run_id=run.run_id, finished_at=run.finished_at, rows=record.num_rows,
+        failed_fraction=record.failed_fraction, model_digest=run.model_digest,
+        model=str(record.config["model"]["checkpoint"]), is_trained=record.model.trained,
+    )  # fmt: skip

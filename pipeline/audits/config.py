@@ -1,4 +1,4 @@
-"""Settings of the jobs that read scores: audit and filter."""
+"""Settings of the audit job and of the filter job."""
 
 from typing import Literal, Self
 
@@ -11,29 +11,30 @@ Column = Literal[
     "spips_score", "tradition_score", "percept_score", "semantic_score", "psnr_db", "ssim",
     "ms_ssim",
 ]  # fmt: skip
-GATE_BOUNDS = ("at_most", "at_least", "rise_at_most", "fall_at_most")
 Figure = Literal["mean", "median", "p5", "p95", "p99", "share_above", "failed_fraction"]
+GATE_BOUNDS = ("at_most", "at_least", "rise_at_most", "fall_at_most")
+ROW_BOUNDS = ("at_most", "at_least", "at_most_quantile", "at_least_quantile")
 
 
 class RunConfig(Section):
     """The run to read."""
 
     uri: Uri = Field(
-        description="A finished run's folder, .../run_id=<id>, or a folder of runs, of which the "
-        "newest finished one is taken; any fsspec URI."
+        description="Folder of a finished run, .../run_id=<id>, or a folder of runs; the newest "
+        "finished run of a folder is read. Any fsspec URI."
     )
 
 
 class BaselineConfig(Section):
-    """What to compare it with."""
+    """The runs to compare with."""
 
     uri: Uri | None = Field(
         None,
-        description="A finished run's folder, or a folder of runs, of which the newest are taken "
-        "that finished before this one; null: compare with nothing.",
+        description="Folder of a finished run, or a folder of runs; in a folder, the newest runs "
+        "that finished before this run are the baseline. null: no baseline.",
     )
     last_runs: int = Field(
-        7, gt=0, description="How many runs of a folder of runs; together they are the baseline."
+        7, gt=0, description="Number of runs to take from a folder of runs. They count together."
     )
 
 
@@ -43,78 +44,76 @@ class GateConfig(Section):
     column: Column | None = Field(
         None, description="Column of the figure; null only for failed_fraction."
     )
-    figure: Figure = Field(description="Figure of the column's values, over rows that are ok.")
+    figure: Figure = Field(description="The figure; it covers the rows that are ok.")
     threshold: FiniteFloat | None = Field(
-        None, description="Of share_above: count values above this."
+        None, description="For share_above: count the values above this threshold."
     )
-    at_most: FiniteFloat | None = Field(None, description="Broken above this.")
-    at_least: FiniteFloat | None = Field(None, description="Broken below this.")
+    at_most: FiniteFloat | None = Field(None, description="Broken if the figure is above this.")
+    at_least: FiniteFloat | None = Field(None, description="Broken if the figure is below this.")
     rise_at_most: FiniteFloat | None = Field(
-        None, ge=0, description="Broken when the mean rose by more than this over the baseline's."
+        None, ge=0, description="Broken if the mean rose from the baseline by more than this."
     )
     fall_at_most: FiniteFloat | None = Field(
-        None, ge=0, description="Broken when the mean fell by more than this below the baseline's."
+        None, ge=0, description="Broken if the mean fell from the baseline by more than this."
     )
-    each_group: bool = Field(
-        False, description="Hold each group against it, instead of all rows together."
-    )
+    each_group: bool = Field(False, description="Judge each group instead of all rows together.")
     with_confidence: bool = Field(
-        False,
-        description="Broken only if the figure's whole confidence interval is beyond the bound.",
+        False, description="Broken only if the whole confidence interval is beyond the bound."
     )
 
     @model_validator(mode="after")
-    def _is_whole(self) -> Self:
-        given = [name for name in GATE_BOUNDS if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(
-                f"expected exactly one of {', '.join(GATE_BOUNDS)}, got {given or 'none'}"
-            )
+    def _is_complete(self) -> Self:
+        given = _given(self, GATE_BOUNDS)
         if self.compares and self.figure != "mean":
-            raise ValueError(f"expected figure mean with {given[0]}, got {self.figure}")
+            raise ValueError(f"expected figure mean with {given}, got {self.figure}")
         if (self.column is None) != (self.figure == "failed_fraction"):
-            raise ValueError(f"expected a column for every figure but failed_fraction, got "
+            raise ValueError(f"expected a column for every figure except failed_fraction, got "
                              f"{self.column} for {self.figure}")  # fmt: skip
         if (self.threshold is None) == (self.figure == "share_above"):
-            raise ValueError("expected a threshold with share_above, and only there")
+            raise ValueError("expected a threshold for share_above and for no other figure")
         return self
 
     @property
-    def bound_name(self) -> str:
-        """Name of the bound that is given."""
-        return next(name for name in GATE_BOUNDS if getattr(self, name) is not None)
+    def bound(self) -> tuple[str, float]:
+        """Name and value of the bound."""
+        name = _given(self, GATE_BOUNDS)
+        return name, float(getattr(self, name))
 
     @property
     def compares(self) -> bool:
-        """Whether it needs a baseline."""
+        """Whether the gate needs a baseline."""
         return self.rise_at_most is not None or self.fall_at_most is not None
 
 
 class ReportConfig(Section):
-    """How the report is made."""
+    """What the report contains."""
 
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="Of all intervals, 0.5 to 1.")
-    bootstrap_samples: int = Field(1000, ge=100, description="Draws behind the means' intervals.")
+    confidence: float = Field(
+        0.95, gt=0.5, lt=1, description="Confidence level of all intervals, 0.5 to 1."
+    )
+    bootstrap_samples: int = Field(
+        1000, ge=100, description="Number of bootstrap draws for the intervals of means."
+    )
     pairs_per_sheet: int = Field(
         8, ge=0, le=50, description="Pairs on each contact sheet: worst, most changed, random."
     )
     image_side_px: int = Field(
         384, ge=64, le=1024, description="Longest side of an image in the report, in pixels."
     )
-    seed: int = Field(0, ge=0, description="Of the random sample and of the bootstrap.")
+    seed: int = Field(0, ge=0, description="Seed of the random sample and of the bootstrap.")
 
 
 class AuditOutputConfig(Section):
-    """Where the report goes."""
+    """Where the report is written."""
 
     uri: Uri = Field(
         description="Folder for audit.html, audit.json and audit.parquet; any fsspec URI. An "
-        "earlier report there is replaced."
+        "earlier report in it is replaced."
     )
 
 
 class AuditScoresConfig(Section):
-    """Everything that jobs/audit_scores.py needs."""
+    """All settings of jobs/audit_scores.py."""
 
     scores: RunConfig
     baseline: BaselineConfig = BaselineConfig()
@@ -123,21 +122,33 @@ class AuditScoresConfig(Section):
     )
     thresholds: dict[Column, tuple[FiniteFloat, ...]] = Field(
         {"spips_score": (0.1, 0.3)},
-        description="By column: tell the share of rows with values above each of these.",
+        description="Thresholds by column; the report shows the share of rows above each one.",
     )
-    gates: tuple[GateConfig, ...] = Field((), description="Bounds; a broken one is exit code 4.")
+    gates: tuple[GateConfig, ...] = Field(
+        (), description="Bounds that a release must keep. If one is broken, the exit code is 4."
+    )
     report: ReportConfig = ReportConfig()
     output: AuditOutputConfig
 
     @model_validator(mode="after")
     def _gates_have_a_baseline(self) -> Self:
         if self.baseline.uri is None and any(gate.compares for gate in self.gates):
-            raise ValueError("expected baseline.uri, since gates ask for a rise or fall, got none")
+            raise ValueError("expected baseline.uri for gates on a rise or fall, got none")
         return self
+
+    def thresholds_of(self, column: str) -> list[float]:
+        """Return the thresholds of a column, with those of its gates, ascending.
+
+        Args:
+            column: one of the score columns.
+        """
+        listed = {t for name, values in self.thresholds.items() if name == column for t in values}
+        gated = {gate.threshold for gate in self.gates if gate.column == column}
+        return sorted(listed | {t for t in gated if t is not None})
 
 
 class BoundConfig(Section):
-    """What a kept row's value must be."""
+    """A bound on a value of each kept row."""
 
     column: Column = Field(description="Column of the value.")
     at_most: FiniteFloat | None = Field(None, description="Largest value kept.")
@@ -146,34 +157,31 @@ class BoundConfig(Section):
         None, ge=0, le=1, description="Keep values up to this quantile of all ok rows."
     )
     at_least_quantile: float | None = Field(
-        None, ge=0, le=1, description="Keep values from this quantile of all ok rows."
+        None, ge=0, le=1, description="Keep values from this quantile of all ok rows upwards."
     )
     within: tuple[str, ...] = Field(
-        (), description="Pass-through columns: take the quantile among rows of the same values."
+        (), description="Pass-through columns: take the quantile of rows that share their values."
     )
 
     @model_validator(mode="after")
-    def _bounds_something(self) -> Self:
-        names = ("at_most", "at_least", "at_most_quantile", "at_least_quantile")
-        given = [name for name in names if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"expected exactly one of {', '.join(names)}, got {given or 'none'}")
-        if self.within and not given[0].endswith("quantile"):
-            raise ValueError(f"expected a quantile with within, got {given[0]}")
+    def _is_complete(self) -> Self:
+        given = _given(self, ROW_BOUNDS)
+        if self.within and not given.endswith("quantile"):
+            raise ValueError(f"expected a quantile with within, got {given}")
         return self
 
 
 class FilterOutputConfig(Section):
-    """Where kept and rejected rows go."""
+    """Where kept and rejected rows are written."""
 
     uri: Uri = Field(
-        description="Empty or new folder for manifest/, rejects/ and summary.json; any fsspec URI."
+        description="New or empty folder for manifest/, rejects/ and summary.json; any fsspec URI."
     )
-    rows_per_file: int = Field(100_000, gt=0, description="Most rows in a file.")
+    rows_per_file: int = Field(100_000, gt=0, description="Largest number of rows in a file.")
 
 
 class FilterScoresConfig(Section):
-    """Everything that jobs/filter_scores.py needs."""
+    """All settings of jobs/filter_scores.py."""
 
     scores: RunConfig
     statuses: tuple[Status, ...] = Field(
@@ -181,5 +189,15 @@ class FilterScoresConfig(Section):
         min_length=1,
         description="Statuses that are kept. Only ok rows have values, so only they keep a bound.",
     )
-    bounds: tuple[BoundConfig, ...] = Field((), description="All must hold for a row to be kept.")
+    bounds: tuple[BoundConfig, ...] = Field(
+        (), description="Bounds on values; a kept row keeps all of them."
+    )
     output: FilterOutputConfig
+
+
+def _given(section: Section, names: tuple[str, ...]) -> str:
+    """Return the name of the one bound that a section gives; raise if it is not exactly one."""
+    given = [name for name in names if getattr(section, name) is not None]
+    if len(given) != 1:
+        raise ValueError(f"expected exactly one of {', '.join(names)}, got {given or 'none'}")
+    return given[0]

@@ -1,4 +1,4 @@
-"""The distribution of one column in one group, small whatever the number of rows behind it."""
+"""The distribution of one column in one group. Its size does not grow with the number of rows."""
 
 import math
 from bisect import bisect_left
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 BINS_PER_OCTAVE = 4096
-"""Bins are 0.017 % of their value wide: the error of what is read off them."""
+"""A bin is 0.017 % of its value wide, which bounds the error of numbers read from bins."""
 SMALLEST_MAGNITUDE = 2.0**-48
-"""Values nearer to 0 than this count as 0."""
+"""Values closer to 0 than this count as 0."""
 BOOTSTRAP_BINS_PER_OCTAVE = 32
 
 Floats = NDArray[np.float64]
@@ -21,12 +21,12 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Distribution:
-    """Finite values, counted in bins whose width is relative to the value.
+    """Finite values, counted in bins whose width is proportional to the value.
 
     Attributes:
-        bins: (B,) int64, ascending: the bin's number, 0 for zero, negative for negative values.
-        counts: (B,) int64 > 0.
-        sums: (B,) float64, of the values in each bin.
+        bins: (B,) int64, bin numbers, ascending; 0 for zero, negative for negative values.
+        counts: (B,) int64 > 0, number of values in each bin.
+        sums: (B,) float64, sum of the values in each bin.
     """
 
     bins: NDArray[np.int64]
@@ -40,7 +40,7 @@ class Distribution:
 
     @cached_property
     def values(self) -> Floats:
-        """(B,) ascending: the mean of each bin."""
+        """(B,) mean value of each bin, ascending."""
         return np.asarray(self.sums / self.counts, np.float64)
 
     @cached_property
@@ -49,7 +49,7 @@ class Distribution:
         return float(self.sums.sum() / self.num_rows)
 
     def quantile(self, q: float) -> float:
-        """Return the value below which a share q of the rows lies, to within a bin.
+        """Return a quantile, to within the width of a bin.
 
         Args:
             q: 0 to 1.
@@ -58,10 +58,10 @@ class Distribution:
         return float(self.values[np.searchsorted(np.cumsum(self.counts), rank)])
 
     def quantile_interval(self, q: float, confidence: float) -> Interval:
-        """Return the bootstrap's interval of a quantile, as with infinitely many draws.
+        """Return the bootstrap interval of a quantile for infinitely many draws.
 
-        A draw's r-th smallest value lies at or below a value if at least r of its rows do, whose
-        number is a binomial variable, so no draws are needed.
+        The r-th smallest value of a draw is at or below a value if at least r of its rows are. The
+        number of these rows is a binomial variable, so the interval needs no draws.
 
         Args:
             q: 0 to 1.
@@ -81,11 +81,11 @@ class Distribution:
     def mean_draws(self, num_draws: int, generator: np.random.Generator) -> Floats:
         """Return the means of bootstrap draws, (num_draws,).
 
-        Rows are drawn by coarser bins, 3 % of their value wide, which are too narrow to change
-        how much the means vary.
+        Rows are drawn from coarser bins, 3 % of their value wide. Such bins are narrow enough not
+        to change the spread of the means.
 
         Args:
-            num_draws: how many.
+            num_draws: number of draws.
             generator: source of randomness.
         """
         coarse = np.sign(self.bins) * (
@@ -99,11 +99,11 @@ class Distribution:
 
 
 def share_interval(count: int, num_rows: int, confidence: float) -> Interval:
-    """Return the bootstrap's interval of a share, as with infinitely many draws.
+    """Return the bootstrap interval of a share for infinitely many draws.
 
     Args:
-        count: rows that have the property.
-        num_rows: all rows, > 0.
+        count: number of rows that have the property.
+        num_rows: number of all rows, > 0.
         confidence: 0 to 1.
     """
     tail = (1 - confidence) / 2
@@ -115,7 +115,7 @@ def interval_of(draws: Floats, confidence: float) -> Interval:
     """Return the interval that holds the middle share of bootstrap draws.
 
     Args:
-        draws: (N,).
+        draws: (N,) figure of each draw.
         confidence: 0 to 1.
     """
     tail = (1 - confidence) / 2
@@ -125,13 +125,13 @@ def interval_of(draws: Floats, confidence: float) -> Interval:
 
 @dataclass(frozen=True)
 class RankTest:
-    """Mann and Whitney's test of whether one sample's values tend to be larger.
+    """Result of the Mann-Whitney test: are the values of the first sample larger?
 
     Attributes:
-        p_value: two-sided, by the normal approximation with ties corrected; None where all values
-            are the same.
-        effect: Cliff's delta, -1 to 1: how much more often a value of the first sample is larger
-            than one of the second than smaller.
+        p_value: two-sided, normal approximation with a correction for ties; None if all values are
+            equal.
+        effect: Cliff's delta, -1 to 1: the share of pairs of values in which the first sample's is
+            larger, minus the share in which it is smaller.
     """
 
     p_value: float | None
@@ -139,7 +139,7 @@ class RankTest:
 
 
 def rank_test(first: Distribution, second: Distribution) -> RankTest:
-    """Compare two samples by ranks; values in one bin count as tied.
+    """Compare two samples by ranks. Values in the same bin count as tied.
 
     Args:
         first: with at least one row.
@@ -150,7 +150,7 @@ def rank_test(first: Distribution, second: Distribution) -> RankTest:
     for row, sample in zip(counts, (first, second), strict=True):
         row[np.searchsorted(bins, sample.bins)] = sample.counts
     below = np.cumsum(counts[1]) - counts[1]
-    larger = float((counts[0] * (below + counts[1] / 2)).sum())  # Mann and Whitney's U
+    larger = float((counts[0] * (below + counts[1] / 2)).sum())  # the Mann-Whitney U
     n, m = first.num_rows, second.num_rows
     effect = 2 * larger / (n * m) - 1
     ties = counts.sum(axis=0)

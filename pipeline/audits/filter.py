@@ -1,4 +1,4 @@
-"""Keep the good pairs of a run as a manifest, and the others with the reason why."""
+"""Keep the good pairs of a run as a manifest, and list the other rows with the reasons."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,14 +9,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset
 import ray.data
+from pydantic import ValidationError
 from ray.data import DataContext, SaveMode
 
-from pipeline.audits.config import FilterScoresConfig
-from pipeline.audits.filter_rules import Rules, Summary
+from pipeline.audits.config import BoundConfig, FilterScoresConfig
+from pipeline.audits.filter_rules import RuleCount, Rules, Summary
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.finished import FinishedRun
-from pipeline.runs.records import Json
+from pipeline.runs.records import Record
 from pipeline.runs.run import RunFolder
+from pipeline.runs.schema import Status
 from pipeline.runs.storage import (
     STORE_ERRORS,
     arrow_filesystem,
@@ -31,13 +33,57 @@ from pipeline.scoring.manifest import KeepIds, open_manifest
 REASON = "reject_reason"
 
 
-@dataclass(frozen=True)
-class KeepRows:
-    """A stage: result rows in, those that keep all rules out, with the manifest's columns only.
+class FilterPlan(Record):
+    """What a filtering does: the content of plan.json. Equal plans make the same filtering.
 
     Attributes:
-        rules: what a kept row fulfils.
-        columns: the manifest's.
+        version: version of this record.
+        run: the run's folder, without secrets.
+        attempts: number of the run's attempts; a retry of failed rows adds one.
+        fingerprints: fingerprints of the run, by name.
+        statuses: statuses that are kept.
+        bounds: bounds of kept rows.
+    """
+
+    version: int = 1
+    run: str
+    attempts: int
+    fingerprints: dict[str, str]
+    statuses: tuple[Status, ...]
+    bounds: tuple[BoundConfig, ...]
+
+
+class FilterSummary(Record):
+    """What a filtering did: the content of summary.json.
+
+    Attributes:
+        version: version of this record.
+        run: the run's folder, without secrets.
+        run_id: the run's name.
+        model_digest: digest of the model that scored the run.
+        rows: number of all rows.
+        kept: number of kept rows.
+        rejected: number of rejected rows.
+        rules: the conditions, that on the status first.
+    """
+
+    version: int = 1
+    run: str
+    run_id: str
+    model_digest: str
+    rows: int
+    kept: int
+    rejected: int
+    rules: tuple[RuleCount, ...]
+
+
+@dataclass(frozen=True)
+class KeepRows:
+    """A stage: takes result rows, returns those that keep all rules, with the manifest's columns.
+
+    Attributes:
+        rules: conditions on a kept row.
+        columns: the manifest's columns.
     """
 
     rules: Rules
@@ -51,10 +97,10 @@ class KeepRows:
 
 @dataclass(frozen=True)
 class RejectRows:
-    """A stage: result rows in, those that break a rule out, with a column that names the rules.
+    """A stage: takes result rows, returns those that break a rule. Adds the column reject_reason.
 
     Attributes:
-        rules: what a kept row fulfils.
+        rules: conditions on a kept row.
     """
 
     rules: Rules
@@ -71,128 +117,101 @@ class RejectRows:
 
 @dataclass(frozen=True)
 class KeepWhere:
-    """A stage: results in, those for which a condition holds out.
+    """A stage: takes results, returns the rows that fulfil a condition.
 
     Attributes:
-        condition: on the results' columns.
+        condition: a condition on the columns of the results.
     """
 
     condition: pc.Expression
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """Return the chosen rows."""
+        """Return the rows that fulfil the condition."""
         return rows.filter(self.condition)
 
 
 def open_output(
     config: FilterScoresConfig, run: FinishedRun
 ) -> tuple[RunFolder, Literal["new", "unfinished", "finished"]]:
-    """Return the output folder after checking that it is free or holds the same filtering.
+    """Return the output folder, after checking that it is free or holds the same filtering.
 
     Args:
-        config: the job's.
+        config: settings of the job.
         run: the run.
 
     Raises:
-        ContractError: something else lies in it, or it cannot be used.
+        ContractError: the folder cannot be used, or something else is in it.
     """
     uri = redact(config.output.uri.rstrip("/"))
+    plan = None
     try:
         check_writable(config.output.uri)
         fs, path = open_store(config.output.uri)
         folder = RunFolder(fs, path, uri)
         if not fs.exists(path) or not fs.ls(path):
             return folder, "new"
-        held = folder.read("plan.json") if fs.exists(f"{path}/plan.json") else None
+        if fs.exists(f"{path}/plan.json"):
+            plan = FilterPlan.model_validate(folder.read("plan.json"))
         is_finished = fs.exists(f"{path}/summary.json")
+    except ValidationError:
+        pass  # A plan of something else, such as a scoring run's.
     except STORE_ERRORS as error:
         raise ContractError(f"output.uri: {uri} cannot be used: {describe(error)}") from error
-    if held != _plan(config, run):
+    if plan != _plan(config, run):
         raise ContractError(
-            f"output.uri: expected a free folder or one of the same filtering, got another: {uri}"
+            f"output.uri: expected an empty folder or the same filtering, got another one: {uri}"
         )
     return folder, "finished" if is_finished else "unfinished"
 
 
-def _plan(config: FilterScoresConfig, run: FinishedRun) -> Json:
-    """Return what makes two filterings the same."""
-    settings = config.model_dump(mode="json", include={"statuses", "bounds"})
-    which = {"run": run.uri, "attempts": run.num_attempts}
-    return {**which, "fingerprints": run.record.fingerprints, **settings}
+def _plan(config: FilterScoresConfig, run: FinishedRun) -> FilterPlan:
+    return FilterPlan(
+        run=run.uri, attempts=run.num_attempts, fingerprints=run.record.fingerprints,
+        statuses=config.statuses, bounds=config.bounds,
+    )  # fmt: skip
 
 
 def write_filtered(
     config: FilterScoresConfig, folder: RunFolder, run: FinishedRun, rules: Rules, summary: Summary
-) -> Json:
-    """Write the kept rows as a manifest, the others with their reasons, and summary.json.
+) -> FilterSummary:
+    """Write the kept rows as a manifest, the other rows with their reasons, and summary.json.
 
-    What an interrupted try of the same filtering left is replaced.
+    This replaces what an interrupted filtering with the same plan left.
 
     Args:
-        config: the job's.
-        folder: for the output, as `open_output` returns it.
+        config: settings of the job.
+        folder: the output folder, as `open_output` returns it.
         run: the run.
-        rules: the conditions.
-        summary: what they do, as `summarise` tells.
+        rules: conditions on a kept row.
+        summary: what the rules do, as `summarise` returns it.
 
     Returns:
         The content of summary.json.
 
     Raises:
-        ContractError: no row is kept; or the manifest is needed and not to be had.
-        FaultError: fewer or more rows were written than expected.
+        ContractError: no row is kept; or the run's manifest is needed and is missing or changed.
+        FaultError: the number of rows written is not the number expected.
     """
     if not summary.kept:
-        raise ContractError(
-            f"bounds: expected rows to keep, got none of {summary.rows}: {_tell_breaks(summary)}"
-        )
-    fs, path = folder.fs, folder.path
+        breaks = "; ".join(f"{rule.removes} are not: {rule.rule}" for rule in summary.rules
+                           if rule.removes)  # fmt: skip
+        raise ContractError(f"bounds: expected rows to keep, got none of {summary.rows}: {breaks}")
     results = _read(run.files, arrow_filesystem(run.folder.fs))
     if run.is_newest is not None:
         newest = KeepWhere(run.is_newest)
         results = results.map_batches(newest, batch_size=None, batch_format="pyarrow")
-    kept = _kept(run, rules, summary, results)
+    kept = _choose_kept(run, rules, summary, results)
     rejected = results.map_batches(RejectRows(rules), batch_format="pyarrow")
+    folder.write("plan.json", _plan(config, run).model_dump(mode="json"))
     num_rejected = summary.rows - summary.kept
-    folder.write("plan.json", _plan(config, run))
-    for name, rows, expected in (
-        ("manifest", kept, summary.kept),
-        ("rejects", rejected, num_rejected),
-    ):
-        if not expected:
-            continue
-        rows.write_parquet(
-            f"{path}/{name}",
-            filesystem=arrow_filesystem(fs),
-            min_rows_per_file=min(config.output.rows_per_file, expected),
-            max_rows_per_file=config.output.rows_per_file,
-            mode=SaveMode.OVERWRITE,
-        )
-        files = pa.dataset.dataset(
-            f"{path}/{name}", filesystem=arrow_filesystem(fs), format="parquet"
-        )
-        if files.count_rows() != expected:
-            raise FaultError(
-                f"{folder.uri}/{name}: expected {expected} rows, got {files.count_rows()}"
-            )
-    content = {
-        "run": run.uri,
-        "run_id": run.run_id,
-        "model_digest": run.model_digest,
-        "rows": summary.rows,
-        "kept": summary.kept,
-        "rejected": num_rejected,
-        "rules": [
-            {"rule": name, "removes": count, "removes_alone": summary.breaks_only[name]}
-            for name, count in summary.breaks.items()
-        ],
-    }
-    folder.write("summary.json", content)
+    _write_rows(kept, folder, "manifest", summary.kept, config.output.rows_per_file)
+    _write_rows(rejected, folder, "rejects", num_rejected, config.output.rows_per_file)
+    content = FilterSummary(
+        run=run.uri, run_id=run.run_id, model_digest=run.model_digest, rows=summary.rows,
+        kept=summary.kept, rejected=num_rejected, rules=summary.rules,
+    )  # fmt: skip
+    folder.write("summary.json", content.model_dump(mode="json"))
     return content
-
-
-def _tell_breaks(summary: Summary) -> str:
-    return "; ".join(f"{count} are not: {name}" for name, count in summary.breaks.items() if count)
 
 
 def _read(files: Sequence[str], filesystem: pa.fs.FileSystem) -> ray.data.Dataset:
@@ -202,29 +221,39 @@ def _read(files: Sequence[str], filesystem: pa.fs.FileSystem) -> ray.data.Datase
     )
 
 
-def _kept(
+def _choose_kept(
     run: FinishedRun, rules: Rules, summary: Summary, results: ray.data.Dataset
 ) -> ray.data.Dataset:
-    """Return the kept rows with all that scoring them again needs."""
-    if not summary.must_read_manifest:
+    """Return the kept rows with all columns that scoring them again needs."""
+    if summary.kept_ids is None:
         columns = tuple(run.pass_through_columns)
         return results.map_batches(KeepRows(rules, columns), batch_format="pyarrow")
+    source = ManifestConfig.model_validate(run.record.config["manifest"])
     try:
-        manifest = open_manifest(ManifestConfig.model_validate(run.record.config["manifest"]))
+        manifest = open_manifest(source)
     except ContractError as error:
-        raise ContractError(
-            *(
-                [
-                    f"the run's manifest, which holds what its results do not: {p}"
-                    for p in error.problems
-                ]
-            )
-        ) from error
+        need = "the run's manifest, which holds what its results do not"
+        raise ContractError(*(f"{need}: {problem}" for problem in error.problems)) from error
     if manifest.fingerprint != run.record.fingerprints["manifest"]:
         raise ContractError(
-            "expected the run's manifest, which holds what its results do not, as it was "
-            f"scored, got a changed one at {redact(run.record.config['manifest']['uri'])}"
+            "expected the manifest that the run scored, since it holds what the results do not, "
+            f"got a changed one at {redact(source.uri)}"
         )
     rows = _read(manifest.paths, arrow_filesystem(manifest.fs))
-    keep = KeepIds(run.pair_id_column, pa.concat_arrays(summary.kept_ids))
-    return rows.map_batches(keep, batch_format="pyarrow")
+    return rows.map_batches(KeepIds(run.pair_id_column, summary.kept_ids), batch_format="pyarrow")
+
+
+def _write_rows(
+    rows: ray.data.Dataset, folder: RunFolder, name: str, expected: int, rows_per_file: int
+) -> None:
+    """Write rows as Parquet files, and check their number; without any, write nothing."""
+    if not expected:
+        return
+    path, fs = f"{folder.path}/{name}", arrow_filesystem(folder.fs)
+    rows.write_parquet(
+        path, filesystem=fs, min_rows_per_file=min(rows_per_file, expected),
+        max_rows_per_file=rows_per_file, mode=SaveMode.OVERWRITE,
+    )  # fmt: skip
+    got = pyarrow.dataset.dataset(path, filesystem=fs, format="parquet").count_rows()
+    if got != expected:
+        raise FaultError(f"{folder.uri}/{name}: expected {expected} rows, got {got}")

@@ -1,18 +1,22 @@
-"""What a filtering keeps: its conditions, and what they do to a run."""
+"""The conditions of a filtering, and what they do to a run."""
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.audits.config import BoundConfig, FilterScoresConfig
-from pipeline.audits.tables import count_values, key_of, quantiles
+from pipeline.audits.records import SCORE
+from pipeline.audits.tables import MEMORY_LIMIT, VALUE_COLUMNS, stream
 from pipeline.runs.errors import ContractError
 from pipeline.runs.finished import FinishedRun
+from pipeline.runs.records import Record
 from pipeline.runs.schema import is_text
 
 NUM_BARS, BAR_LENGTH = 20, 50
@@ -22,42 +26,40 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Rule:
-    """One condition that a kept row fulfils.
+    """One condition on a kept row.
 
     Attributes:
-        name: for people, and the reason of rows that break it.
-        column: of the value.
-        is_upper: the limit is the largest value kept, else the smallest.
-        limits: by the values of `within`, the limit; a row with others breaks the rule.
-        within: the columns that choose the limit.
+        name: the condition in words; also the reason why a row is rejected.
+        column: column of the value.
+        is_upper: True if the limit is the largest value kept, False if it is the smallest.
+        limits: the limit by the values of `within`; a row with other values breaks the rule.
+        within: columns that choose the limit.
     """
 
     name: str
     column: str
     is_upper: bool
     limits: dict[tuple[Any, ...], float]
-    within: tuple[str, ...]
+    within: tuple[str, ...] = ()
 
     def holds(self, rows: pa.Table) -> Mask:
-        """Return which rows keep it; a row without a value does not."""
+        """Return which rows keep the rule; a row without a value breaks it."""
         values = rows.column(self.column).to_numpy(zero_copy_only=False)
-        keys = _keys(rows, self.within) if self.within else [()] * rows.num_rows
+        keys = [()] * rows.num_rows
+        if self.within:
+            columns = [rows.column(name).to_pylist() for name in self.within]
+            keys = [_key_of(row) for row in zip(*columns, strict=True)]
         limits = np.array([self.limits.get(key, np.nan) for key in keys], np.float32)
         kept = values <= limits if self.is_upper else values >= limits
         return np.asarray(kept, np.bool_)
 
 
-def _keys(rows: pa.Table, columns: Sequence[str]) -> list[tuple[Any, ...]]:
-    values = [rows.column(name).to_pylist() for name in columns]
-    return [key_of(row) for row in zip(*values, strict=True)]
-
-
 @dataclass(frozen=True)
 class Rules:
-    """All conditions that a kept row fulfils.
+    """All conditions on a kept row.
 
     Attributes:
-        statuses: that are kept.
+        statuses: statuses that are kept.
         rules: conditions on values.
     """
 
@@ -66,71 +68,86 @@ class Rules:
 
     @property
     def names(self) -> list[str]:
-        """Names of the conditions, the status first."""
+        """The conditions in words, that on the status first."""
         return [f"status is {' or '.join(self.statuses)}", *(rule.name for rule in self.rules)]
 
     def broken(self, rows: pa.Table) -> Mask:
         """Return which conditions each row breaks, (conditions, rows)."""
         status = np.isin(rows.column("status").to_numpy(zero_copy_only=False), self.statuses)
-        # Where the status is enough to reject a row, its values, if any, are not judged.
+        # A row that its status rejects breaks no other condition.
         return np.stack([~status, *(status & ~rule.holds(rows) for rule in self.rules)])
 
 
-@dataclass
+class RuleCount(Record):
+    """How many rows one condition removes.
+
+    Attributes:
+        rule: the condition in words.
+        removes: number of rows that break it.
+        removes_alone: number of rows that break it and no other condition.
+    """
+
+    rule: str
+    removes: int
+    removes_alone: int
+
+
+@dataclass(frozen=True)
 class Summary:
-    """How many rows each condition removes.
+    """What the conditions do to a run.
 
     Attributes:
         rows: number of all rows.
         kept: number of rows that keep every condition.
-        breaks: by condition, number of rows that break it.
-        breaks_only: by condition, number of rows that break it and no other.
-        edges: of the histogram of the score, ascending.
-        histogram: (2, bars), scored rows kept and rejected.
-        kept_ids: of kept rows, when the manifest has to be read again for them.
+        rules: the conditions, that on the status first.
+        edges: (bars + 1,) edges of the score's histogram, ascending.
+        histogram: (2, bars) numbers of scored rows, kept and rejected.
+        kept_ids: ids of the kept rows if they must be read from the manifest; None if the results
+            hold all that scoring them again needs.
     """
 
     rows: int
     kept: int
-    breaks: dict[str, int]
-    breaks_only: dict[str, int]
+    rules: tuple[RuleCount, ...]
     edges: NDArray[np.float64]
     histogram: NDArray[np.int64]
-    kept_ids: list[pa.Array] = field(default_factory=list)
-    must_read_manifest: bool = False
+    kept_ids: pa.Array | None
 
 
 def make_rules(config: FilterScoresConfig, run: FinishedRun) -> Rules:
-    """Return the conditions, quantiles turned into values.
+    """Return the conditions, with quantiles turned into values.
 
     Args:
-        config: the job's.
+        config: settings of the job.
         run: the run.
 
     Raises:
-        ContractError: a column is missing or has no values.
+        ContractError: a column is missing, has no values, or has a type that cannot group rows.
     """
-    counts = count_values(run)
+    counts = Counter[str]()
+    for batch in run.scores.to_batches(columns=list(VALUE_COLUMNS)):
+        for name in VALUE_COLUMNS:
+            counts[name] += len(batch) - batch.column(name).null_count
+    filled = ", ".join(name for name in VALUE_COLUMNS if counts[name]) or "none"
+    known = run.pass_through_columns
+    types = {name: run.scores.schema.field(name).type for name in known}
     problems = []
     for number, bound in enumerate(config.bounds):
         if not counts[bound.column]:
-            filled = ", ".join(name for name, count in counts.items() if count) or "none"
             problems.append(
                 f"bounds.{number}.column: expected one with values, {filled}, got {bound.column!r}"
             )
-        problems += [
-            f"bounds.{number}.within: expected columns among "
-            f"{', '.join(run.pass_through_columns)}, got {name!r}"
-            for name in bound.within
-            if name not in run.pass_through_columns
-        ]
-        problems += [
-            f"bounds.{number}.within: expected texts, numbers, flags or times in column {name!r}, "
-            f"got {run.scores.schema.field(name).type}"
-            for name in bound.within
-            if name in run.pass_through_columns
-            and pa.types.is_nested(run.scores.schema.field(name).type)
-        ]
+        for name in bound.within:
+            if name not in types:
+                problems.append(
+                    f"bounds.{number}.within: expected columns among {', '.join(known)}, "
+                    f"got {name!r}"
+                )
+            elif pa.types.is_nested(types[name]):
+                problems.append(
+                    f"bounds.{number}.within: expected texts, numbers, flags or times in column "
+                    f"{name!r}, got {types[name]}"
+                )
     if problems:
         raise ContractError(*problems)
     rules = tuple(_make_rule(bound, run) for bound in dict.fromkeys(config.bounds))
@@ -141,10 +158,12 @@ def _make_rule(bound: BoundConfig, run: FinishedRun) -> Rule:
     is_upper = bound.at_most is not None or bound.at_most_quantile is not None
     words = f"{bound.column} {'at most' if is_upper else 'at least'}"
     given = bound.at_most if is_upper else bound.at_least
-    if given is not None:
-        return Rule(f"{words} {_told(given)}", bound.column, is_upper, {(): given}, ())
+    if given is not None:  # repr, so that different numbers look different
+        return Rule(
+            f"{words} {repr(given).removesuffix('.0')}", bound.column, is_upper, {(): given}
+        )
     q = bound.at_most_quantile if is_upper else bound.at_least_quantile
-    limits = quantiles(run, bound.column, float(q or 0), bound.within)
+    limits = _quantiles(run, bound.column, float(q or 0), bound.within)
     if bound.within:
         name = f"{words} the {q:g} quantile of its {', '.join(bound.within)}"
     else:
@@ -152,65 +171,92 @@ def _make_rule(bound: BoundConfig, run: FinishedRun) -> Rule:
     return Rule(name, bound.column, is_upper, limits, bound.within)
 
 
-def _told(value: float) -> str:
-    """Return a number so that different ones look different."""
-    return repr(value).removesuffix(".0")
+def _quantiles(
+    run: FinishedRun, column: str, q: float, within: Sequence[str]
+) -> dict[tuple[Any, ...], float]:
+    """Return a quantile of a column over the ok rows that share the values of other columns.
+
+    Args:
+        run: the run.
+        column: one of the score columns.
+        q: 0 to 1.
+        within: pass-through columns; without any, there is one quantile of all rows, with key ().
+
+    Returns:
+        The quantile by the values of `within`. Rows without a value make no entry.
+    """
+    keys = "".join(f", c{i + 2}" for i in range(len(within)))
+    with duckdb.connect() as connection:
+        connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+        connection.register("source", stream(run, [column, "status", *within]))
+        rows = connection.execute(
+            f"SELECT quantile_cont(c0::DOUBLE, {float(q)}){keys} FROM source "  # noqa: S608 - ours
+            f"WHERE c1 = 'ok' AND c0 IS NOT NULL GROUP BY ALL HAVING count(*) > 0"
+        ).fetchall()
+    return {_key_of(key): float(value) for value, *key in rows}
+
+
+def _key_of(values: Sequence[Any]) -> tuple[Any, ...]:
+    """Return plain values as a key. Equal values make equal keys; all NaN are equal."""
+    return tuple("NaN" if value != value else value for value in values)
 
 
 def summarise(rules: Rules, run: FinishedRun) -> Summary:
-    """Return what the rules would do, reading the results once.
+    """Return what the rules do to a run. This reads the results once.
 
     Args:
-        rules: the conditions.
+        rules: conditions on a kept row.
         run: the run.
     """
-    scored = quantiles(run, "spips_score", HISTOGRAM_QUANTILE, ())
-    top = scored.get((), 0.0) or 1.0
-    names = rules.names
-    zeros = dict.fromkeys(names, 0)
+    top = _quantiles(run, SCORE, HISTOGRAM_QUANTILE, ()).get((), 0.0) or 1.0
     edges = np.linspace(0, top, NUM_BARS + 1)
-    summary = Summary(0, 0, {**zeros}, {**zeros}, edges, np.zeros((2, NUM_BARS), np.int64))
-    text_uris = [
-        name for name in run.image_columns or () if is_text(run.scores.schema.field(name).type)
-    ]
-    summary.must_read_manifest = run.image_columns is None
-    columns = {"status", "spips_score", run.pair_id_column, *text_uris}
+    histogram = np.zeros((2, NUM_BARS), np.int64)
+    num_rows = num_kept = 0
+    removes, removes_alone = np.zeros((2, len(rules.names)), np.int64)
+    kept_ids: list[pa.Array] = []
+    schema = run.scores.schema
+    uri_columns = [name for name in run.image_columns or () if is_text(schema.field(name).type)]
+    must_read_manifest = run.image_columns is None
+    columns = {"status", SCORE, run.pair_id_column, *uri_columns}
     columns |= {name for rule in rules.rules for name in (rule.column, *rule.within)}
     for batch in run.scores.to_batches(columns=sorted(columns)):
         rows = pa.Table.from_batches([batch])
         broken = rules.broken(rows)
         kept = ~broken.any(axis=0)
-        only = broken & (broken.sum(axis=0) == 1)
-        summary.rows += rows.num_rows
-        summary.kept += int(kept.sum())
-        for name, all_, alone in zip(names, broken.sum(axis=1), only.sum(axis=1), strict=True):
-            summary.breaks[name] += int(all_)
-            summary.breaks_only[name] += int(alone)
-        scores = rows.column("spips_score").to_numpy(zero_copy_only=False)
+        num_rows += rows.num_rows
+        num_kept += int(kept.sum())
+        removes += broken.sum(axis=1)
+        removes_alone += (broken & (broken.sum(axis=0) == 1)).sum(axis=1)
+        scores = rows.column(SCORE).to_numpy(zero_copy_only=False)
         for row, chosen in enumerate((kept, ~kept)):
             values = np.clip(scores[chosen & np.isfinite(scores)], 0, top)
-            summary.histogram[row] += np.histogram(values, edges)[0]
+            histogram[row] += np.histogram(values, edges)[0]
         kept_rows = rows.filter(pa.array(kept))
-        summary.kept_ids.append(kept_rows.column(run.pair_id_column).combine_chunks())
-        # A signed URI is shown without its signature, with which alone it can be fetched.
-        summary.must_read_manifest |= any(
-            pc.any(pc.match_substring(kept_rows.column(name), "***")).as_py() for name in text_uris
+        kept_ids.append(kept_rows.column(run.pair_id_column).combine_chunks())
+        # The results hold a signed URI without its signature, which fetching needs.
+        must_read_manifest |= any(
+            pc.any(pc.match_substring(kept_rows.column(name), "***")).as_py()
+            for name in uri_columns
         )
-    if not summary.must_read_manifest:
-        summary.kept_ids.clear()
-    return summary
+    counts = tuple(
+        RuleCount(rule=name, removes=int(all_), removes_alone=int(alone))
+        for name, all_, alone in zip(rules.names, removes, removes_alone, strict=True)
+    )
+    ids = pa.concat_arrays(kept_ids) if must_read_manifest and kept_ids else None
+    return Summary(num_rows, num_kept, counts, edges, histogram, ids)
 
 
 def describe_summary(summary: Summary) -> str:
-    """Return what the rules do, with a histogram of the scores, as lines for people.
+    """Return what the rules do and a histogram of the scores, as lines for people.
 
     Args:
-        summary: as `summarise` tells.
+        summary: as `summarise` returns it.
     """
     lines = [f"{'rows':<50} {summary.rows:>12}"]
-    for name, count in summary.breaks.items():
-        alone = summary.breaks_only[name]
-        lines.append(f"{'not: ' + name:<50} {count:>12}  {alone} of them for this alone")
+    lines += [
+        f"{'not: ' + rule.rule:<50} {rule.removes:>12}  {rule.removes_alone} for this reason alone"
+        for rule in summary.rules
+    ]
     share = summary.kept / max(summary.rows, 1)
     lines += [
         f"{'kept':<50} {summary.kept:>12}  {share:.2%}",
@@ -219,7 +265,7 @@ def describe_summary(summary: Summary) -> str:
     most = summary.histogram.sum(axis=0).max()
     if most:
         lines.append(
-            "\nspips_score of scored rows: # kept, . rejected (the longest tail in the last)"
+            "\nspips_score of scored rows: # kept, . rejected (the last bar has all higher scores)"
         )
         for start, (kept, rejected) in zip(summary.edges, summary.histogram.T, strict=False):
             bars = [int(np.ceil(BAR_LENGTH * count / most)) for count in (kept, rejected)]

@@ -4,102 +4,117 @@ from collections.abc import Iterator, Sequence
 
 from pipeline.audits.config import AuditScoresConfig, GateConfig
 from pipeline.audits.distribution import share_interval
-from pipeline.runs.records import Json
+from pipeline.audits.records import Change, Estimate, Figures, GateVerdict, Key, StatusCounts
+from pipeline.runs.errors import ContractError
 from pipeline.runs.schema import Status
 
+NO_VALUE = "no row has a value"
 NOTHING_BEFORE = "nothing to compare with"
+WORDS = {
+    "at_most": "at most",
+    "at_least": "at least",
+    "rise_at_most": "rises by at most",
+    "fall_at_most": "falls by at most",
+}
+
+
+def check_columns(gates: Sequence[GateConfig], columns: Sequence[str]) -> None:
+    """Refuse gates on columns without values.
+
+    Args:
+        gates: the gates.
+        columns: score columns in which the run has values.
+
+    Raises:
+        ContractError: a gate names a different column.
+    """
+    problems = [
+        f"gates.{number}.column: expected a column with values, one of {', '.join(columns)}, "
+        f"got {gate.column!r}, which the run's model does not fill"
+        for number, gate in enumerate(gates)
+        if gate.column is not None and gate.column not in columns
+    ]
+    if problems:
+        raise ContractError(*problems)
 
 
 def judge(
     config: AuditScoresConfig,
-    figures: Sequence[Json],
-    changes: Sequence[Json],
-    statuses: Sequence[Json],
-) -> Iterator[Json]:
-    """Yield what becomes of each gate, for all rows or for each group that the run has.
+    figures: Sequence[Figures],
+    changes: Sequence[Change],
+    statuses: Sequence[StatusCounts],
+) -> Iterator[GateVerdict]:
+    """Yield the verdict of each gate, for all rows or for each group of the run.
 
-    A figure that cannot be told because no row has a value breaks its gate; a change without
-    anything to compare with is not judged.
+    If no row has a value, there is no figure and the gate is broken. A gate on a change is not
+    judged if there is nothing to compare with.
 
     Args:
-        config: the job's.
-        figures: of audit.json.
-        changes: of audit.json.
-        statuses: of audit.json.
+        config: settings of the job.
+        figures: figures of the run; those of the baseline are ignored.
+        changes: changes from the baseline to the run.
+        statuses: status counts of the run; those of the baseline are ignored.
     """
-    of_run = [row for row in statuses if row["of"] == "run"]
-    has_groups = any(row["group"] for row in of_run)
+    of_run = {(row.group, row.column): row for row in figures if row.of == "run"}
+    rises = {(change.group, change.column): change.rise for change in changes}
+    counted = [row for row in statuses if row.of == "run"]
+    has_groups = any(row.group for row in counted)
     for gate in config.gates:
-        for row in of_run:
-            if bool(row["group"]) != (gate.each_group and has_groups):
+        for row in counted:
+            if bool(row.group) != (gate.each_group and has_groups):
                 continue
-            figure = (
-                _failed_fraction(row, config.report.confidence)
-                if gate.column is None
-                else _find(gate, row["group"], figures, changes)
-            )
-            yield _hold(gate, figure) | {
-                "group": row["group"],
-                "rule": _rule(gate),
-            }
+            place = row.group, str(gate.column)
+            figure: Estimate | str
+            if gate.column is None:
+                figure = _failed_fraction(row, config.report.confidence)
+            elif place not in of_run:
+                figure = NO_VALUE
+            elif gate.compares:
+                figure = rises.get(place, NOTHING_BEFORE)
+            else:
+                figure = _choose(gate, of_run[place])
+            yield _hold(gate, row.group, figure)
 
 
-def _failed_fraction(row: Json, confidence: float) -> Json:
-    num_failed = row["rows"] - row["counts"][Status.OK]
-    low, high = share_interval(num_failed, row["rows"], confidence)
-    return {"value": row["failed_fraction"], "low": low, "high": high}
+def _failed_fraction(row: StatusCounts, confidence: float) -> Estimate:
+    num_failed = row.rows - row.counts[Status.OK]
+    low, high = share_interval(num_failed, row.rows, confidence)
+    return Estimate(value=row.failed_fraction, low=low, high=high)
 
 
-def _find(
-    gate: GateConfig, group: list[str | None], figures: Sequence[Json], changes: Sequence[Json]
-) -> Json | str:
-    """Return the figure with its interval, or why there is none."""
-
-    def of_column(rows: Sequence[Json]) -> Json | None:
-        found = (row for row in rows if row["group"] == group and row["column"] == gate.column)
-        return next(found, None)
-
-    row = of_column([row for row in figures if row["of"] == "run"])
-    if row is None:
-        return "no row has a value"
-    if gate.compares:
-        change = of_column(changes)
-        return NOTHING_BEFORE if change is None else dict(change["rise"])
+def _choose(gate: GateConfig, figures: Figures) -> Estimate:
+    """Return the figure that a gate without a baseline bounds."""
     if gate.figure == "share_above":
-        return next(dict(s) for s in row["share_above"] if s["threshold"] == gate.threshold)
-    return dict(row[gate.figure])
+        return next(share for share in figures.share_above if share.threshold == gate.threshold)
+    return figures.by_name[gate.figure]
+
+
+def _hold(gate: GateConfig, group: Key, figure: Estimate | str) -> GateVerdict:
+    """Compare a figure with the gate's bound; a text says why there is no figure."""
+    name, bound = gate.bound
+    rule = _rule(gate)
+    if isinstance(figure, str):
+        state = "not judged" if figure == NOTHING_BEFORE else "broken"
+        return GateVerdict(rule=rule, group=group, state=state, reason=figure, bound=bound)
+    value, low, high = figure.value, figure.low, figure.high
+    if name == "fall_at_most":
+        value, low, high = -value, -high, -low
+    # The interval's best end decides with confidence: then the whole interval is beyond the bound.
+    if name == "at_least":
+        margin, best_margin = value - bound, high - bound
+    else:
+        margin, best_margin = bound - value, bound - low
+    is_broken = (best_margin if gate.with_confidence else margin) < 0
+    return GateVerdict(
+        rule=rule, group=group, state="broken" if is_broken else "kept", figure=value, low=low,
+        high=high, bound=bound, margin=margin,
+    )  # fmt: skip
 
 
 def _rule(gate: GateConfig) -> str:
-    name = gate.figure if gate.column is None else f"{gate.figure} of {gate.column}"
+    """Return a gate in words."""
+    figure = gate.figure if gate.column is None else f"{gate.figure} of {gate.column}"
     if gate.threshold is not None:
-        name = f"share of {gate.column} above {gate.threshold:g}"
-    words, bound = {
-        "at_most": ("at most", gate.at_most),
-        "at_least": ("at least", gate.at_least),
-        "rise_at_most": ("rises by at most", gate.rise_at_most),
-        "fall_at_most": ("falls by at most", gate.fall_at_most),
-    }[gate.bound_name]
-    return f"{name} {words} {bound:g}{', with confidence' if gate.with_confidence else ''}"
-
-
-def _hold(gate: GateConfig, figure: Json | str) -> Json:
-    """Return how far the figure is from the bound; a margin below 0 is beyond it."""
-    bound = getattr(gate, gate.bound_name)
-    if isinstance(figure, str):
-        state = "not judged" if figure == NOTHING_BEFORE else "broken"
-        empty = dict.fromkeys(("figure", "low", "high", "margin"))
-        return {**empty, "bound": bound, "state": state, "reason": figure}
-    value, low, high = figure["value"], figure["low"], figure["high"]
-    if gate.bound_name == "fall_at_most":
-        value, low, high = -value, -high, -low
-    # Beyond the bound with confidence is the whole interval: its nearer end.
-    if gate.bound_name == "at_least":
-        margin, nearest = value - bound, high - bound
-    else:
-        margin, nearest = bound - value, bound - low
-    is_broken = (nearest if gate.with_confidence else margin) < 0
-    return {
-        "figure": value, "low": low, "high": high, "margin": margin, "bound": bound,
-        "state": "broken" if is_broken else "kept", "reason": "",
-    }  # fmt: skip
+        figure = f"share of {gate.column} above {gate.threshold:g}"
+    name, bound = gate.bound
+    return f"{figure} {WORDS[name]} {bound:g}{', with confidence' if gate.with_confidence else ''}"

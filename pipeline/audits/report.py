@@ -1,8 +1,6 @@
-"""The audit as one HTML file that opens offline."""
+"""The report of an audit: an HTML page that opens offline, the record's files, and a few lines."""
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -10,48 +8,47 @@ import pyarrow.parquet
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.audits.audit import SCORE, Audit, label_of, to_table
-from pipeline.audits.charts import draw_distributions, draw_trend
+from pipeline.audits.audit import Audit
 from pipeline.audits.config import AuditScoresConfig
-from pipeline.audits.contact_sheets import ShownPair, show_pairs
-from pipeline.audits.tables import QUANTILES
+from pipeline.audits.pictures import ShownPair, draw_distributions, draw_trend, show_pairs
+from pipeline.audits.records import SCORE, AuditRecord, label_of
+from pipeline.audits.tables import Order
 from pipeline.runs.errors import FaultError
 from pipeline.runs.finished import FinishedRun
-from pipeline.runs.records import Json
 from pipeline.runs.storage import STORE_ERRORS, describe, open_store, write_whole
 from pipeline.runs.uris import redact
 
 MAX_CHARTS = 12
-SHEET_TITLES = {
+SHEET_TITLES: dict[Order, str] = {
     "worst": "Worst pairs",
     "most changed": "Most changed pairs",
     "random": "A random sample",
 }
 LINKABLE = ("https://", "http://", "s3://", "gs://", "file:///", "/")
-"""Beginnings of URIs that become links; what else a manifest holds stays text."""
+"""URIs that begin with one of these become links. All other texts of a manifest stay text."""
 
 
 def write_report(audit: Audit, run: FinishedRun, config: AuditScoresConfig) -> dict[str, int]:
-    """Write audit.html, audit.json and audit.parquet; audit.json, written last, says all is there.
+    """Write audit.html, audit.parquet and, last, audit.json.
 
     Args:
         audit: what was found.
         run: the run.
-        config: the job's.
+        config: settings of the job.
 
     Returns:
-        The files' sizes in bytes, by URI.
+        The size of each file in bytes, by URI.
 
     Raises:
-        FaultError: the store does not take them.
+        FaultError: the store refuses a file.
     """
     sheets, notes = show_pairs(audit.sheets, run, config.report.image_side_px)
     parquet = pa.BufferOutputStream()
-    pyarrow.parquet.write_table(to_table(audit.content), parquet)
+    pyarrow.parquet.write_table(audit.record.to_table(), parquet)
     files = {
         "audit.html": render(audit, sheets, notes).encode(),
         "audit.parquet": parquet.getvalue().to_pybytes(),
-        "audit.json": (json.dumps(audit.content, indent=2, allow_nan=False) + "\n").encode(),
+        "audit.json": audit.record.to_json(),
     }
     folder = config.output.uri.rstrip("/")
     try:
@@ -63,74 +60,84 @@ def write_report(audit: Audit, run: FinishedRun, config: AuditScoresConfig) -> d
     return {redact(f"{folder}/{name}"): len(content) for name, content in files.items()}
 
 
-def render(audit: Audit, sheets: Mapping[str, Sequence[ShownPair]], notes: Sequence[str]) -> str:
+def render(audit: Audit, sheets: Mapping[Order, Sequence[ShownPair]], notes: Sequence[str]) -> str:
     """Return the page.
 
     Args:
         audit: what was found.
-        sheets: pairs to show, by sheet's name.
-        notes: for people, beside those of the audit.
+        sheets: the pairs of each contact sheet.
+        notes: lines for people, added to those of the audit.
     """
     environment = Environment(
         loader=PackageLoader("pipeline.audits"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {
-        "number": _number, "share": _share, "link": _link, "group": label_of, "list_key": tuple,
-    }  # fmt: skip
-    content = audit.content
-    trend = draw_trend(content["trend"]) if len(content["trend"]) > 1 else {}
+    environment.filters |= {"number": _number, "share": _share, "link": _link, "group": label_of}
+    record = audit.record
+    figures = [row for row in record.figures if row.of == "run"]
+    trend = draw_trend(record.trend) if len(record.trend) > 1 else {}
     return environment.get_template("audit.html").render(
-        **content,
-        notes_of_report=list(notes),
-        quantiles=list(QUANTILES),
+        audit=record,
+        notes=[*record.notes, *notes],
+        counts=[row for row in record.statuses if row.of == "run"],
+        figures=[row for row in figures if not row.group],
+        changes={row.column: row for row in record.changes if not row.group},
+        streams=[row for row in record.streams if not row.group],
+        score_figures={row.group: row for row in figures if row.column == SCORE},
+        score_changes={row.group: row for row in record.changes if row.column == SCORE},
         trend_charts=[(title, Markup(svg)) for title, svg in trend.items()],  # noqa: S704 - ours
         distribution_charts=_distribution_charts(audit),
-        num_groups=sum(1 for row in content["statuses"] if row["of"] == "run" and row["group"]),
-        rows_of_run=[row for row in content["statuses"] if row["of"] == "run"],
-        score_figures={
-            (row["of"], tuple(row["group"])): row
-            for row in content["figures"]
-            if row["column"] == SCORE
-        },
-        score_changes={
-            tuple(row["group"]): row for row in content["changes"] if row["column"] == SCORE
-        },
-        overall=[row for row in content["figures"] if row["of"] == "run" and not row["group"]],
-        overall_changes={row["column"]: row for row in content["changes"] if not row["group"]},
-        overall_streams=[row for row in content["streams"] if not row["group"]],
-        thresholds=_thresholds(content),
         sheets=[(SHEET_TITLES[name], pairs) for name, pairs in sheets.items()],
     )
 
 
 def _distribution_charts(audit: Audit) -> list[tuple[str, Markup]]:
-    """Return the charts of all rows and of the groups that changed most, with their names."""
-    rises = {
-        tuple(row["group"]): abs(row["rise"]["value"])
-        for row in audit.content["changes"]
-        if row["column"] == SCORE
-    }
-    order = sorted(audit.group_numbers, key=lambda group: (bool(group), -rises.get(group, 0.0)))
+    """Return charts, with titles, of all rows and of the groups whose score changed most."""
+    changes = {row.group: row for row in audit.record.changes if row.column == SCORE}
+    rises = {group: abs(row.rise.value) for group, row in changes.items()}
+    groups = [row.group for row in audit.record.statuses if row.of == "run"]
+    groups.sort(key=lambda group: (bool(group), -rises.get(group, 0.0)))
     charts = []
-    for group in order[:MAX_CHARTS]:
-        number = audit.group_numbers[group]
-        run, baseline = (audit.distributions[table].get(number) for table in ("run", "baseline"))
+    for number, group in enumerate(groups[:MAX_CHARTS]):
+        run = audit.distributions.get(("run", group))
         if run is not None:
+            baseline = audit.distributions.get(("baseline", group))
             svg = draw_distributions(run, baseline, f"distribution{number}")
             charts.append((label_of(group), Markup(svg)))  # noqa: S704 - ours
     return charts
 
 
-def _thresholds(content: Json) -> list[float]:
-    """Return the thresholds of the score's column."""
-    for row in content["figures"]:
-        if row["column"] == SCORE:
-            return [share["threshold"] for share in row["share_above"]]
-    return []
+def describe_audit(record: AuditRecord) -> str:
+    """Return a few lines for people: the runs, the score, the gates, the verdict.
+
+    Args:
+        record: what was found.
+    """
+    run = record.run
+    lines = [f"run        {run.uri}, {run.rows} rows, {run.failed_fraction:.4%} failed"]
+    lines += [f"baseline   {one.uri}" for one in record.baseline]
+    for row in record.figures:
+        if row.of == "run" and not row.group and row.column == SCORE:
+            figures = ", ".join(f"{name} {value.value:.4f}" for name, value in row.by_name.items())
+            lines.append(f"score      {figures}")
+    for change in record.changes:
+        if not change.group and change.column == SCORE:
+            rise = change.rise
+            lines.append(
+                f"change     {record.change}: mean {rise.value:+.5f} "
+                f"({record.confidence:.0%} interval {rise.low:+.5f} to {rise.high:+.5f})"
+            )
+    for gate in record.gates:
+        got = gate.reason or f"{gate.figure:.5g}, margin {gate.margin:.3g}"
+        lines.append(f"{gate.state:<10} {gate.rule} ({label_of(gate.group)}): {got}")
+    lines += [f"note       {note}" for note in record.notes]
+    if record.gates:
+        num_broken = record.num_broken
+        lines.append(f"verdict    {f'{num_broken} gates BROKEN' if num_broken else 'passed'}")
+    return "\n".join(lines)
 
 
-def _number(value: Any, digits: int = 4) -> str:
+def _number(value: float | None, digits: int = 4) -> str:
     if value is None:
         return "–"  # noqa: RUF001 - an en dash stands for nothing
     if value and abs(value) < 10**-digits:
@@ -143,7 +150,7 @@ def _share(value: float | None) -> str:
 
 
 def _link(uri: str) -> str | None:
-    """Return where a source's link leads, or None where it must not be one."""
+    """Return the target of a source's link, or None if the source must not become a link."""
     if not uri.startswith(LINKABLE) or uri.startswith("//") or "***" in uri:
         return None
     return f"file://{quote(uri)}" if uri.startswith("/") else uri

@@ -1,15 +1,14 @@
-"""Questions to the results of runs, answered by DuckDB.
+"""Questions about the results of runs, answered with DuckDB.
 
-Rows are copied by batches into a database file, so that millions are grouped, joined and sorted
-exactly, in bounded memory.
+Batches of rows are copied into a database file. DuckDB then groups, joins and sorts millions of
+rows exactly, in bounded memory.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import duckdb
 import numpy as np
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.audits.distribution import BINS_PER_OCTAVE, SMALLEST_MAGNITUDE, Distribution
+from pipeline.audits.records import SCORE, Key, Side
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.schema import SCORE_FIELDS, Status
@@ -26,23 +26,54 @@ MEMORY_LIMIT = "800MB"
 MAX_GROUPS = 1000
 VALUE_COLUMNS = tuple(field.name for field in SCORE_FIELDS)
 QUANTILES = {"p5": 0.05, "median": 0.5, "p95": 0.95, "p99": 0.99}
-ALL_ROWS = 0
-"""Number of the group that holds every row; groups by columns count from 1."""
 
-Key = tuple[str | None, ...]
-Row = dict[str, Any]
-Table = Literal["run", "baseline", "paired"]
 Order = Literal["worst", "most changed", "random"]
 _FIRST_BIN = 1 - int(np.log2(SMALLEST_MAGNITUDE)) * BINS_PER_OCTAVE
 
 
+class Values(NamedTuple):
+    """Figures of a column's finite values in one group.
+
+    Attributes:
+        rows: number of values, at least 1.
+        mean: their mean.
+        quantiles: in the order of QUANTILES.
+        above: number of values above each threshold.
+    """
+
+    rows: int
+    mean: float
+    quantiles: list[float]
+    above: list[int]
+
+
+class Differences(NamedTuple):
+    """Figures of the differences, run minus baseline, of the pairs of one group that are in both.
+
+    Attributes:
+        pairs: number of pairs.
+        mean: mean difference.
+        standard_deviation: of the differences; None for fewer than two pairs.
+        rose: number of differences above 0.
+        fell: number of differences below 0.
+        equal: number of differences that are 0.
+    """
+
+    pairs: int = 0
+    mean: float = 0.0
+    standard_deviation: float | None = None
+    rose: int = 0
+    fell: int = 0
+    equal: int = 0
+
+
 class ScoreTables:
-    """The rows of a run, of its baseline, and the differences of the pairs that are in both.
+    """The rows of a run and its baseline, and the differences of the pairs in both.
 
     Attributes:
         group_by: the columns that make groups.
-        groups: by number, the values of these columns as text, None for null.
-        columns: score columns in which the run has values.
+        groups: all groups; the first one is that of all rows.
+        columns: the score columns in which the run has values.
     """
 
     def __init__(
@@ -52,19 +83,23 @@ class ScoreTables:
         baseline: Sequence[FinishedRun],
         group_by: Sequence[str],
     ) -> None:
-        """Copy the rows; `open_tables` makes the database.
+        """Copy the rows into a database that `open_tables` makes.
 
         Raises:
             ContractError: the columns make too many groups.
         """
         self._connection = connection
         self.group_by = tuple(group_by)
-        self._keys = [f"key{i}" for i in range(len(group_by))]
-        self._copy("run", [run])
-        self._copy("baseline", baseline)
-        self.groups = self._number_groups()
-        (counts,) = self._ask(f"SELECT {_each('count({0}) AS {0}')} FROM run")
-        self.columns = tuple(name for name in VALUE_COLUMNS if counts[name])
+        keys = [f"key{i}" for i in range(len(group_by))]
+        self._copy("run", [run], keys)
+        self._copy("baseline", baseline, keys)
+        self.groups = self._number_groups(keys)
+        # A row's group has the number g in SQL: its place in `groups`.
+        self._group, sets = ("coalesce(g, 0)", "((), (g))") if keys else ("0", "(())")
+        self._group_by = f"GROUPING SETS {sets}"
+        (counts,) = self._ask(f"SELECT {_each('count({0})')} FROM run")
+        counted = zip(VALUE_COLUMNS, counts, strict=True)
+        self.columns = tuple(name for name, count in counted if count)
         self._connection.execute(
             f"CREATE TABLE paired AS SELECT run.pair_id, g, {_each('run.{0} - base.{0} AS {0}')} "
             f"FROM run JOIN (SELECT pair_id, {_each('avg({0}) AS {0}')} FROM baseline "
@@ -72,15 +107,15 @@ class ScoreTables:
             f"WHERE run.status = 'ok'"
         )
 
-    def _copy(self, table: Table, runs: Sequence[FinishedRun]) -> None:
-        keys = "".join(f", {key} VARCHAR" for key in self._keys)
+    def _copy(self, table: Side, runs: Sequence[FinishedRun], keys: Sequence[str]) -> None:
+        texts = "".join(f", {key} VARCHAR" for key in keys)
         self._connection.execute(
-            f"CREATE TABLE {table} (run INTEGER, pair_id VARCHAR, status VARCHAR{keys}, "
+            f"CREATE TABLE {table} (run INTEGER, pair_id VARCHAR, status VARCHAR{texts}, "
             f"{_each('{0} FLOAT')})"
         )
         for number, run in enumerate(runs):
             columns = [run.pair_id_column, "status", *self.group_by]
-            self._connection.register("source", _stream(run, [*columns, *VALUE_COLUMNS]))
+            self._connection.register("source", stream(run, [*columns, *VALUE_COLUMNS]))
             texts = ", ".join(f"c{i}::VARCHAR" for i in range(len(columns)))
             values = ", ".join(f"c{len(columns) + i}" for i in range(len(VALUE_COLUMNS)))
             self._connection.execute(
@@ -88,27 +123,23 @@ class ScoreTables:
             )
             self._connection.unregister("source")
 
-    def _number_groups(self) -> dict[int, Key]:
-        """Give every row its group's number, in column g, and return the groups."""
-        listed = ", ".join(self._keys) or "NULL"
+    def _number_groups(self, keys: Sequence[str]) -> tuple[Key, ...]:
+        """Add a column g with the number of each row's group, and return the groups."""
         found: list[Key] = []
-        if self._keys:
+        if keys:
+            listed = ", ".join(keys)
             union = f"SELECT {listed} FROM run UNION SELECT {listed} FROM baseline"
-            limited = f"SELECT * FROM ({union}) LIMIT {MAX_GROUPS + 1}"
-            found = [tuple(row.values()) for row in self._ask(limited)]
+            found = self._ask(f"SELECT * FROM ({union}) LIMIT {MAX_GROUPS + 1}")
         if len(found) > MAX_GROUPS:
             raise ContractError(
                 f"group_by: expected columns that make at most {MAX_GROUPS} groups, got more"
             )
         found.sort(key=lambda key: [(value is None, value or "") for value in key])
-        groups = dict(enumerate(found, start=1))
-        columns = {
-            name: pa.array([key[i] for key in found], pa.string())
-            for i, name in enumerate(self._keys)
-        }
-        numbers = pa.table({"g": pa.array(list(groups), pa.int32()), **columns})
-        self._connection.register("groups", numbers)
-        same = " AND ".join(f"t.{k} IS NOT DISTINCT FROM groups.{k}" for k in self._keys) or "true"
+        numbers = {"g": pa.array(range(1, len(found) + 1), pa.int32())}
+        for i, key in enumerate(keys):
+            numbers[key] = pa.array([values[i] for values in found], pa.string())
+        self._connection.register("groups", pa.table(numbers))
+        same = " AND ".join(f"t.{k} IS NOT DISTINCT FROM groups.{k}" for k in keys) or "true"
         for table in ("run", "baseline"):
             self._connection.execute(
                 f"CREATE TABLE grouped AS SELECT t.*, groups.g FROM {table} AS t "
@@ -116,169 +147,159 @@ class ScoreTables:
                 f"ALTER TABLE grouped RENAME TO {table}"
             )
         self._connection.unregister("groups")
-        return {ALL_ROWS: (), **groups}
+        return ((), *found)
 
-    def _ask(self, query: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        cursor = self._connection.execute(query, list(parameters))
-        names = [column[0] for column in cursor.description or ()]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    def _ask(self, query: str) -> list[tuple[Any, ...]]:
+        return self._connection.execute(query).fetchall()
 
-    @property
-    def _sets(self) -> str:
-        """For GROUP BY: all rows together and, if there are any, the groups."""
-        return "((), (g))" if self._keys else "(())"
-
-    def count_statuses(self, table: Table) -> dict[int, dict[str, int]]:
-        """Return the number of rows with each status, by group; groups without rows are absent.
+    def count_statuses(self, table: Side) -> dict[Key, dict[Status, int]]:
+        """Return the number of rows with each status, by group.
 
         Args:
             table: run or baseline.
-        """
-        sets = "((status), (g, status))" if self._keys else "((status))"
-        group = "coalesce(g, 0)" if self._keys else "0"
-        counts: dict[int, dict[str, int]] = {}
-        for row in self._ask(
-            f"SELECT {group} AS g, status, count(*) AS n FROM {table} GROUP BY GROUPING SETS {sets}"
-        ):
-            zeros = {status.value: 0 for status in Status}
-            counts.setdefault(row["g"], zeros)[row["status"]] = row["n"]
-        return counts
-
-    def describe(self, table: Table, column: str, thresholds: Sequence[float]) -> dict[int, Row]:
-        """Return figures of a column's finite values, by group; groups without any are absent.
-
-        Args:
-            table: run, baseline, or paired.
-            column: one of the score columns.
-            thresholds: count values above these.
 
         Returns:
-            By group: rows, mean, standard_deviation (None of one row), the names in QUANTILES,
-            and above, a list of counts.
+            Every status for each group that has rows, in the order of `groups`.
         """
-        above = ", ".join(
-            f"count(*) FILTER ({column} > {float(value)!r}::DOUBLE)" for value in thresholds
-        )
         rows = self._ask(
-            f"SELECT {self._group} AS g, count(*) AS rows, avg({column}) AS mean, "
-            f"stddev_samp({column}) AS standard_deviation, "
-            f"quantile_cont({column}, {list(QUANTILES.values())}) AS quantiles, "
-            f"[{above}]::BIGINT[] AS above "
-            f"FROM (SELECT g, {column}::DOUBLE AS {column} FROM {table}) WHERE isfinite({column}) "
-            f"GROUP BY GROUPING SETS {self._sets} HAVING count(*) > 0"
+            f"SELECT {self._group}, status, count(*) FROM {table} "
+            f"GROUP BY status, {self._group_by} ORDER BY ALL"
         )
-        return {
-            row.pop("g"): row | dict(zip(QUANTILES, row.pop("quantiles"), strict=True))
-            for row in rows
-        }
+        counts: dict[Key, dict[Status, int]] = {}
+        for group, status, count in rows:
+            of_group = counts.setdefault(self.groups[group], dict.fromkeys(Status, 0))
+            of_group[Status(status)] = count
+        return counts
 
-    @property
-    def _group(self) -> str:
-        return "coalesce(g, 0)" if self._keys else "0"
+    def describe(self, table: Side, column: str, thresholds: Sequence[float]) -> dict[Key, Values]:
+        """Return figures of a column's finite values, by group.
 
-    def distributions(self, table: Table, column: str) -> dict[int, Distribution]:
+        Args:
+            table: run or baseline.
+            column: one of the score columns.
+            thresholds: count the values above each of these.
+
+        Returns:
+            An entry for each group that has finite values, in the order of `groups`.
+        """
+        above = ", ".join(f"count(*) FILTER (x > {float(t)!r}::DOUBLE)" for t in thresholds)
+        levels = list(QUANTILES.values())
+        figures = f"count(*), avg(x), quantile_cont(x, {levels}), [{above}]::BIGINT[]"
+        return {key: Values(*row) for key, row in self._describe(table, column, figures)}
+
+    def describe_differences(self, column: str) -> dict[Key, Differences]:
+        """Return figures of the differences of the pairs that are in run and baseline, by group.
+
+        Args:
+            column: one of the score columns.
+
+        Returns:
+            An entry for each group that has finite differences, in the order of `groups`.
+        """
+        figures = (
+            "count(*), avg(x), stddev_samp(x), count(*) FILTER (x > 0), "
+            "count(*) FILTER (x < 0), count(*) FILTER (x = 0)"
+        )
+        return {key: Differences(*row) for key, row in self._describe("paired", column, figures)}
+
+    def _describe(self, table: str, column: str, figures: str) -> list[tuple[Key, list[Any]]]:
+        rows = self._ask(
+            f"SELECT {self._group}, {figures} "
+            f"FROM (SELECT g, {column}::DOUBLE AS x FROM {table}) WHERE isfinite(x) "
+            f"GROUP BY {self._group_by} HAVING count(*) > 0 ORDER BY 1"
+        )
+        return [(self.groups[group], figures) for group, *figures in rows]
+
+    def distributions(
+        self, table: Literal["run", "baseline", "paired"], column: str
+    ) -> dict[Key, Distribution]:
         """Return the distribution of a column's finite values, by group.
 
         Args:
-            table: run, baseline, or paired.
+            table: run, baseline, or paired for the differences of the pairs in both.
             column: one of the score columns.
+
+        Returns:
+            An entry for each group that has finite values.
         """
-        sets = "((bin), (g, bin))" if self._keys else "((bin))"
         counted = self._connection.execute(
-            f"SELECT {self._group} AS g, bin, count(*) AS n, sum(x) AS total FROM (SELECT g, x, "
+            f"SELECT {self._group}, bin, count(*), sum(x) FROM (SELECT g, x, "
             f"CASE WHEN abs(x) < {SMALLEST_MAGNITUDE!r} THEN 0 ELSE "
             f"sign(x) * (floor(log2(abs(x)) * {BINS_PER_OCTAVE}) + {_FIRST_BIN}) "
             f"END::BIGINT AS bin "
             f"FROM (SELECT g, {column}::DOUBLE AS x FROM {table}) WHERE isfinite(x)) "
-            f"GROUP BY GROUPING SETS {sets} ORDER BY g, bin"
+            f"GROUP BY bin, {self._group_by} ORDER BY 1, bin"
         ).fetchnumpy()
-        groups, starts = np.unique(counted["g"], return_index=True)
-        ends = np.append(starts, len(counted["g"]))[1:]
+        numbers, bins, counts, sums = counted.values()
+        groups, starts = np.unique(numbers, return_index=True)
+        ends = np.append(starts, len(numbers))[1:]
         return {
-            int(group): Distribution(
-                counted["bin"][start:end].astype(np.int64),
-                counted["n"][start:end].astype(np.int64),
-                counted["total"][start:end].astype(np.float64),
-            )
+            self.groups[group]: Distribution(bins[start:end], counts[start:end], sums[start:end])
             for group, start, end in zip(groups, starts, ends, strict=True)
         }
 
-    def count_changes(self, column: str) -> dict[int, Row]:
-        """Return how many pairs rose, fell or stayed equal against the baseline, by group.
+    def describe_baseline_runs(self) -> dict[int, tuple[float, float, float]]:
+        """Return mean, median and p95 of the score in each run of the baseline.
 
-        Args:
-            column: one of the score columns.
+        Returns:
+            By the run's place in the baseline. A run without scores has no entry.
         """
         rows = self._ask(
-            f"SELECT {self._group} AS g, count(*) FILTER ({column} > 0) AS rose, "
-            f"count(*) FILTER ({column} < 0) AS fell, count(*) FILTER ({column} = 0) AS equal "
-            f"FROM paired WHERE isfinite({column}) GROUP BY GROUPING SETS {self._sets}"
+            f"SELECT run, avg({SCORE}::DOUBLE), median({SCORE}::DOUBLE), "
+            f"quantile_cont({SCORE}::DOUBLE, 0.95) FROM baseline "
+            f"WHERE isfinite({SCORE}) GROUP BY run"
         )
-        return {row.pop("g"): row for row in rows}
+        return {number: (mean, median, p95) for number, mean, median, p95 in rows}
 
-    def baseline_runs(self, column: str) -> dict[int, Row]:
-        """Return mean, median and p95 of a column in each run of the baseline, by its number.
+    def pick_pairs(self, order: Order, num_pairs: int, seed: int) -> dict[str, float | None]:
+        """Return the ids of a few ok pairs, and by how much the score of each rose.
 
         Args:
-            column: one of the score columns.
-        """
-        rows = self._ask(
-            f"SELECT run, avg({column}::DOUBLE) AS mean, median({column}::DOUBLE) AS median, "
-            f"quantile_cont({column}::DOUBLE, 0.95) AS p95 FROM baseline "
-            f"WHERE isfinite({column}) GROUP BY run"
-        )
-        return {row.pop("run"): row for row in rows}
+            order: worst by score, most changed by score, or random; the first pairs are returned.
+            num_pairs: return at most this many.
+            seed: seed of the random order.
 
-    def pick(self, order: Order, num_pairs: int, seed: int) -> dict[str, float | None]:
-        """Return some ok pairs' ids, first things first, with how much their score rose.
-
-        Args:
-            order: worst by score, most changed by score, or random.
-            num_pairs: at most so many.
-            seed: of the random order.
+        Returns:
+            The rise by pair_id, in order; None for a pair that the baseline does not have.
         """
         by = {
-            "worst": "run.spips_score DESC",
+            "worst": f"run.{SCORE} DESC",
             "most changed": "abs(rise) DESC",
             "random": f"hash(run.pair_id || '{int(seed)}')",
         }[order]
         only = "AND rise <> 0" if order == "most changed" else ""
         rows = self._ask(
-            f"SELECT run.pair_id AS pair_id, paired.spips_score AS rise FROM run "
+            f"SELECT run.pair_id, paired.{SCORE} AS rise FROM run "
             f"LEFT JOIN paired USING (pair_id) WHERE status = 'ok' {only} "
             f"ORDER BY {by}, run.pair_id LIMIT {int(num_pairs)}"
         )
-        return {row["pair_id"]: row["rise"] for row in rows}
+        return dict(rows)
 
-    def pick_failures(self, num_examples: int) -> dict[str, list[str]]:
-        """Return the ids of a few rows of each status but ok.
+    def pick_failures(self, num_examples: int) -> list[tuple[str, str]]:
+        """Return the status and pair_id of a few rows of each status but ok.
 
         Args:
-            num_examples: of each status.
+            num_examples: return at most this many of each status.
         """
-        rows = self._ask(
+        return self._ask(
             "SELECT status, pair_id FROM run WHERE status <> 'ok' QUALIFY row_number() OVER "
             f"(PARTITION BY status ORDER BY pair_id) <= {int(num_examples)} ORDER BY ALL"
         )
-        return {
-            status: [row["pair_id"] for row in group]
-            for status, group in groupby(rows, key=lambda row: str(row["status"]))
-        }
 
 
 @contextmanager
 def open_tables(
     run: FinishedRun, baseline: Sequence[FinishedRun], group_by: Sequence[str]
 ) -> Iterator[ScoreTables]:
-    """Open a run and its baseline for questions, for as long as the context lasts.
+    """Open a run and its baseline for questions. The copies are deleted when the context ends.
 
     Args:
-        run: the run to ask about.
-        baseline: runs that it is compared with, together; maybe none.
+        run: the run.
+        baseline: the runs that it is compared with, all of them together; may be empty.
         group_by: pass-through columns; each combination of their values is a group.
 
     Raises:
-        ContractError: a column is missing, or they make too many groups.
+        ContractError: a column is missing, or the columns make too many groups.
     """
     problems = [
         f"group_by: expected a pass-through column of {one.uri}, one of "
@@ -291,19 +312,19 @@ def open_tables(
         raise ContractError(*problems)
     with TemporaryDirectory() as folder, duckdb.connect(str(Path(folder) / "rows")) as connection:
         connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
-        connection.execute("SET preserve_insertion_order = false")  # holds rows in memory
+        connection.execute("SET preserve_insertion_order = false")  # true holds rows in memory
         yield ScoreTables(connection, run, baseline, group_by)
 
 
 @contextmanager
 def reported_as_faults(*others: type[Exception]) -> Iterator[None]:
-    """Turn what a lost or damaged results file or a full disk raises into a fault of one line.
+    """Turn the error of a lost or damaged results file, or of a full disk, into a fault.
 
     Args:
-        others: further errors to be told so.
+        others: more errors to turn into faults.
 
     Raises:
-        FaultError: one of these errors was raised.
+        FaultError: one of these errors was raised; the message is one line.
     """
     try:
         yield
@@ -311,58 +332,19 @@ def reported_as_faults(*others: type[Exception]) -> Iterator[None]:
         raise FaultError(describe(error)) from error
 
 
-def count_values(run: FinishedRun) -> dict[str, int]:
-    """Return how many rows of a run have a value, by score column.
-
-    Args:
-        run: whose results are asked.
-    """
-    with duckdb.connect() as connection:
-        connection.register("source", _stream(run, VALUE_COLUMNS))
-        counted = ", ".join(f"count(c{i})" for i in range(len(VALUE_COLUMNS)))
-        counts = connection.execute(f"SELECT {counted} FROM source").fetchone()
-    return dict(zip(VALUE_COLUMNS, counts or (), strict=True))
-
-
-def quantiles(run: FinishedRun, column: str, q: float, within: Sequence[str]) -> dict[Key, float]:
-    """Return the quantile of a column among ok rows with the same values of other columns.
-
-    Args:
-        run: whose results are asked.
-        column: one of the score columns.
-        q: 0 to 1.
-        within: pass-through columns; none makes one quantile of all rows, with key ().
-
-    Returns:
-        By the values of `within`, as `key_of` gives them. Rows without values give nothing.
-    """
-    keys = "".join(f", c{i + 2}" for i in range(len(within)))
-    with duckdb.connect() as connection:
-        connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
-        connection.register("source", _stream(run, [column, "status", *within]))
-        rows = connection.execute(
-            f"SELECT quantile_cont(c0::DOUBLE, {float(q)}){keys} "
-            f"FROM source WHERE c1 = 'ok' AND c0 IS NOT NULL "
-            f"GROUP BY ALL HAVING count(*) > 0"
-        ).fetchall()
-    return {key_of(key): float(value) for value, *key in rows}
-
-
-def key_of(values: Sequence[Any]) -> tuple[Any, ...]:
-    """Return values of a row so that equal ones, NaN too, are one key.
-
-    Args:
-        values: Python's own, as DuckDB and pyarrow give them.
-    """
-    return tuple("NaN" if value != value else value for value in values)
-
-
 def _each(template: str) -> str:
     """Return SQL with the template filled in for each score column."""
     return ", ".join(template.format(name) for name in VALUE_COLUMNS)
 
 
-def _stream(run: FinishedRun, columns: Sequence[str]) -> pa.RecordBatchReader:
-    """Return columns of the results as c0, c1 ...: to SQL, names that differ in case are one."""
+def stream(run: FinishedRun, columns: Sequence[str]) -> pa.RecordBatchReader:
+    """Return columns of the results under the names c0, c1 and so on, for SQL.
+
+    SQL ignores the case of names, and a manifest's own names may differ only in that.
+
+    Args:
+        run: the run.
+        columns: names of the columns, in the order of the new names.
+    """
     numbered = {f"c{i}": pc.field(name) for i, name in enumerate(columns)}
     return run.scores.scanner(columns=numbered).to_reader()

@@ -82,7 +82,7 @@ def test_images_in_the_manifest_itself_are_kept_with_it(
     assert kept.num_rows == 5
     assert kept["distorted_bytes"].null_count == 0
     assert audit_scores.main([f"--scores.uri={run}", f"--output.uri={tmp_path}/audit"]) == DONE
-    assert "the manifest held the images" in (tmp_path / "audit/audit.html").read_text()
+    assert "the manifest holds the images" in (tmp_path / "audit/audit.html").read_text()
 
 
 @pytest.mark.parametrize("job", [audit_scores, filter_scores])

@@ -1,0 +1,244 @@
+"""The pictures of a report page: charts as SVG, and the images and heat maps of contact sheets."""
+
+import base64
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import ValidationError
+
+from pipeline.audits.audit import PickedPair
+from pipeline.audits.distribution import Distribution
+from pipeline.audits.records import SCORE, TrendPoint
+from pipeline.audits.tables import Order
+from pipeline.runs.errors import FaultError
+from pipeline.runs.finished import FinishedRun
+from pipeline.runs.schema import Status
+from pipeline.runs.uris import redact
+from pipeline.scoring.config import ImagesConfig, ModelSourceConfig
+from pipeline.scoring.load import load_pair
+from pipeline.scoring.score import load_model, stack_pixels
+from spips_core import SPIPS, SpipsError
+
+COLOURS = {"ink": "#010101", "muted": "#020202", "run": "#030303", "baseline": "#040404"}
+"""Placeholders. The page's CSS variable of the same name replaces each one, for light and dark."""
+NUM_STEPS = 60
+LONGEST_TAIL = 0.995  # Histograms end at this quantile, so that a few rows do not squeeze the rest.
+
+MAX_IMAGE_BYTES, MAX_MAP_BYTES = 44_000, 10_000
+"""Largest size of an encoded image and of a heat map on the page."""
+QUALITIES = (90, 80, 65, 50, 35, 20)
+MAP_SHARE = 0.5  # A heat map's side, as a share of an image's side.
+BRIGHTEST_QUANTILE = 0.995  # A single extreme pixel must not darken all others.
+
+
+def draw_trend(trend: Sequence[TrendPoint]) -> dict[str, str]:
+    """Return charts of the score and of the failed rows over the runs, as SVG by title.
+
+    Args:
+        trend: the runs, oldest first.
+    """
+    days = [datetime.fromisoformat(run.finished_at).strftime("%d %b\n%H:%M") for run in trend]
+    places = np.arange(len(trend))
+    charts = {}
+    figure, axes = _axes()
+    for name, style in (("p95", ":"), ("mean", "-"), ("median", "--")):
+        values = np.array([getattr(run, name) for run in trend], np.float64)  # None becomes NaN
+        axes.plot(places, values, style, color=COLOURS["run"], marker="o", markersize=4)
+        axes.annotate(
+            name, (places[-1], values[-1]), xytext=(8, -3), textcoords="offset points",
+            color=COLOURS["ink"],
+        )  # fmt: skip
+    axes.set_xlim(-0.3, len(trend) - 1 + 0.2 * len(trend))
+    axes.set_ylim(bottom=0)
+    axes.set_xticks(places, days)
+    charts[SCORE] = _to_svg(figure, "trend_score")
+    figure, axes = _axes()
+    axes.bar(places, [100 * run.failed_fraction for run in trend], 0.5, color=COLOURS["run"])
+    axes.set_ylim(bottom=0)
+    axes.set_xticks(places, days)
+    charts["failed rows, %"] = _to_svg(figure, "trend_failed")
+    return charts
+
+
+def draw_distributions(run: Distribution, baseline: Distribution | None, name: str) -> str:
+    """Return a chart of a group's scores, and of the baseline's in the same axes, as SVG.
+
+    Args:
+        run: scores of the run.
+        baseline: scores of the baseline, if there are any.
+        name: a name that no other chart on the page has.
+    """
+    figure, axes = _axes()
+    samples = [sample for sample in (run, baseline) if sample is not None]
+    top = max(sample.quantile(LONGEST_TAIL) for sample in samples) or 1.0
+    edges = np.linspace(0, top, NUM_STEPS + 1)
+    for sample, colour, is_filled in ((run, "run", True), (baseline, "baseline", False)):
+        if sample is None:
+            continue
+        counts, _ = np.histogram(sample.values, edges, weights=sample.counts)
+        shares = 100 * counts / sample.num_rows
+        axes.stairs(
+            shares, edges, fill=is_filled, color=COLOURS[colour], alpha=0.6 if is_filled else 1,
+            linewidth=1.4,
+        )  # fmt: skip
+        axes.axvline(sample.quantile(0.5), color=COLOURS[colour], linestyle="--", linewidth=1)
+    axes.set_xlim(0, top)
+    axes.set_xlabel(SCORE)
+    axes.set_ylabel("rows, %")
+    return _to_svg(figure, name)
+
+
+def _axes() -> tuple[Figure, Axes]:
+    ink, muted = COLOURS["ink"], COLOURS["muted"]
+    settings: Any = {
+        "text.color": ink, "axes.labelcolor": ink, "axes.edgecolor": muted, "xtick.color": muted,
+        "ytick.color": muted, "xtick.labelcolor": ink, "ytick.labelcolor": ink,
+        "axes.spines.top": False, "axes.spines.right": False, "font.size": 9,
+    }  # fmt: skip
+    with mpl.rc_context(settings):
+        figure = Figure(figsize=(4.2, 2.2), layout="constrained")
+        return figure, figure.subplots()
+
+
+def _to_svg(figure: Figure, name: str) -> str:
+    figure.patch.set_visible(False)
+    for axes in figure.axes:
+        axes.patch.set_visible(False)
+    buffer = io.StringIO()
+    # With a salt for each chart, no two charts on the page use the same ids; the ids stay the same
+    # from day to day.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r'<svg ([^>]*?)height="[^"]*" ([^>]*?)width="[^"]*"', r"<svg \1\2", svg)
+    svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font: \1 system-ui, sans-serif", svg)
+    for variable, placeholder in COLOURS.items():
+        svg = svg.replace(placeholder, f"var(--{variable})")
+    return svg
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of a pair.
+
+    Attributes:
+        name: reference, distorted, or the stream of a heat map.
+        data_uri: the image itself.
+        brightest: the value that has the brightest colour of a heat map; None for an image.
+    """
+
+    name: str
+    data_uri: str
+    brightest: float | None = None
+
+
+@dataclass(frozen=True)
+class ShownPair:
+    """A pair on a contact sheet.
+
+    Attributes:
+        pair: the pair.
+        pair_id: its id without secrets.
+        uris: of reference and distorted, without secrets; empty if the manifest holds the bytes.
+        pictures: reference, distorted and heat maps; empty if the images cannot be loaded.
+        problem: why there are no pictures, or "".
+    """
+
+    pair: PickedPair
+    pair_id: str
+    uris: tuple[str, ...]
+    pictures: tuple[Picture, ...]
+    problem: str
+
+
+def show_pairs(
+    sheets: Mapping[Order, Sequence[PickedPair]], run: FinishedRun, side_px: int
+) -> tuple[dict[Order, list[ShownPair]], list[str]]:
+    """Load the images of contact sheets, shrink them, and compute heat maps.
+
+    Args:
+        sheets: pairs by the sheet's name.
+        run: the run; its own settings say which images may be fetched.
+        side_px: longest side of an image on the page.
+
+    Returns:
+        The pairs by the sheet's name, and notes for people.
+    """
+    if not sheets:
+        return {}, []
+    model, notes = _load_model_of(run)
+    pairs = {pair.pair_id: pair for picked in sheets.values() for pair in picked}
+    shown = {pair_id: _show(pair, run, model, side_px) for pair_id, pair in pairs.items()}
+    return {
+        name: [shown[pair.pair_id] for pair in picked] for name, picked in sheets.items()
+    }, notes
+
+
+def _load_model_of(run: FinishedRun) -> tuple[SPIPS | None, list[str]]:
+    """Return the model that scored the run, or None and a note that says why it is missing."""
+    try:
+        model = load_model(ModelSourceConfig.model_validate(run.record.config["model"]))
+    except (SpipsError, FaultError, ValidationError) as error:
+        line = " ".join(redact(str(error)).split())
+        return None, [f"no heat maps: the run's model cannot be loaded: {line}"]
+    if model.digest != run.model_digest:
+        expected, got = run.model_digest[:16], model.digest[:16]
+        return None, [f"no heat maps: expected the run's model, digest {expected}, got {got}"]
+    return model, []
+
+
+def _show(pair: PickedPair, run: FinishedRun, model: SPIPS | None, side_px: int) -> ShownPair:
+    pair_id = redact(pair.pair_id)
+    if pair.uris is None:
+        problem = "the manifest holds the images as bytes, and results do not repeat them"
+        return ShownPair(pair, pair_id, (), (), problem)
+    uris = tuple(redact(uri) for uri in pair.uris)
+    rules = ImagesConfig.model_validate(run.record.config["images"])
+    loaded = load_pair(*pair.uris, rules)
+    status, error = (loaded.column(name)[0].as_py() for name in ("status", "error"))
+    if status != Status.OK:
+        return ShownPair(pair, pair_id, uris, (), f"{status}: {error}")
+    stacks = [stack_pixels(loaded, f"{role}_pixels", [0]) for role in ("reference", "distorted")]
+    pictures = [
+        Picture(role, _encode(stack[0].permute(1, 2, 0).numpy(), side_px, MAX_IMAGE_BYTES))
+        for role, stack in zip(("reference", "distorted"), stacks, strict=True)
+    ]
+    if model is not None:
+        maps = model.quality_maps(*stacks)
+        pictures += _paint({name: m[0].float().cpu().numpy() for name, m in maps.items()}, side_px)
+    return ShownPair(pair, pair_id, uris, tuple(pictures), "")
+
+
+def _paint(maps: Mapping[str, NDArray[np.float32]], side_px: int) -> Iterator[Picture]:
+    """Yield the heat maps of a pair on one colour scale, so that streams can be compared."""
+    values = np.concatenate([map_.ravel() for map_ in maps.values()])
+    brightest = max(float(np.quantile(values, BRIGHTEST_QUANTILE)), 1e-6)
+    for name, map_ in maps.items():
+        colours = colormaps["inferno"](np.clip(map_ / brightest, 0, 1), bytes=True)[..., :3]
+        yield Picture(name, _encode(colours, round(side_px * MAP_SHARE), MAX_MAP_BYTES), brightest)
+
+
+def _encode(pixels: NDArray[np.uint8], side_px: int, max_bytes: int) -> str:
+    """Return an image as a data URI, in the best quality and then size that the bytes allow."""
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    while True:
+        image.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
+        for quality in QUALITIES:
+            buffer = io.BytesIO()
+            image.save(buffer, "WEBP", quality=quality)
+            if buffer.tell() <= max_bytes:
+                text = base64.b64encode(buffer.getvalue()).decode()
+                return f"data:image/webp;base64,{text}"
+        side_px = side_px * 3 // 4

@@ -1,0 +1,76 @@
+from datetime import date, datetime
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.audits.config import FilterScoresConfig
+from pipeline.audits.filter_rules import describe_summary, make_rules, summarise
+from pipeline.runs.errors import ContractError
+from pipeline.runs.finished import open_run
+from tests.pipeline.audits.conftest import BOUNDS, filtered_columns
+
+
+def summary_of(uri, bounds):
+    run = open_run(uri)
+    config = FilterScoresConfig.model_validate(
+        {"scores": {"uri": uri}, "output": {"uri": "unused"}, "bounds": bounds}
+    )
+    return summarise(make_rules(config, run), run)
+
+
+def problems_of(uri, bounds):
+    with pytest.raises(ContractError) as caught:
+        summary_of(uri, bounds)
+    return caught.value.problems
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1.5, 2.0],
+        [True, False],
+        [datetime(2026, 1, 1), datetime(2026, 1, 2, 3)],
+        [float("nan"), 1.0],
+        [10**12, -3],
+        [date(2026, 1, 1), None],
+    ],
+    ids=str,
+)
+def test_quantiles_within_columns_of_any_plain_type(values, write_run):
+    rows = filtered_columns(100) | {"maker": [values[i % 2] for i in range(100)]}
+    bounds = [{"column": "spips_score", "at_most_quantile": 0.5, "within": ["maker"]}]
+    frame = pd.DataFrame({name: rows[name] for name in ("status", "spips_score")})
+    expected = sum(
+        (half.spips_score.astype("float32") <= np.float32(half.spips_score.median())).sum()
+        for half in (frame[::2], frame[1::2])
+    )
+    assert summary_of(write_run(rows), bounds).kept == expected
+
+
+def test_wrong_columns_are_named_all_at_once(write_run):
+    bounds = [
+        {"column": "ssim", "at_least": 0.5},
+        {"column": "spips_score", "at_most_quantile": 0.5, "within": ["prompt"]},
+    ]
+    first, second = problems_of(write_run(filtered_columns()), bounds)
+    assert first.startswith("bounds.0.column: expected one with values")
+    assert "got 'prompt'" in second
+    nested = filtered_columns() | {"tags": [["x"]] * 200}
+    bounds = [{"column": "spips_score", "at_most_quantile": 0.5, "within": ["tags"]}]
+    (problem,) = problems_of(write_run(nested, "nested"), bounds)
+    assert "expected texts, numbers, flags or times in column 'tags'" in problem
+
+
+def test_the_summary_shows_a_histogram_and_what_each_bound_removes(write_run):
+    summary = summary_of(write_run(filtered_columns()), BOUNDS)
+    text = describe_summary(summary)
+    assert "not: psnr_db at least 25" in text
+    assert summary.histogram.sum() == 195
+    assert text.count("\n0.") + text.count("\n   0.") == 20
+
+
+def test_a_run_without_any_score_has_no_values_to_bound(write_run):
+    failed = {"pair_id": ["a", "b"], "status": ["missing", "missing"]}
+    (problem,) = problems_of(write_run(failed), [{"column": "spips_score", "at_most": 1}])
+    assert "expected one with values, none, got 'spips_score'" in problem

@@ -1,0 +1,31 @@
+import json
+
+from pipeline.audits.records import AuditRecord
+from tests.pipeline.audits.conftest import find, run_audit, scores
+
+
+def test_the_table_holds_every_figure_by_group(write_run):
+    found = run_audit(write_run(scores()), write_run(scores(seed=1), "b"), group_by=["maker"])
+    table = found.record.to_table().to_pandas()
+    row = table[(table.of == "run") & (table.group_maker == "b") & (table.column == "spips_score")
+                & (table.figure == "share_above_0.1")]  # fmt: skip
+    expected = find(found.record.figures, of="run", group=("b",), column="spips_score")
+    assert row.value.item() == expected.share_above[0].value
+    assert set(table.of) == {"run", "baseline", "change"}
+    assert len(table[(table.figure == "rows_missing") & table.group_maker.isna()]) == 2
+
+
+def test_audit_json_begins_with_its_version_and_is_read_back_as_the_same_record(write_run):
+    gates = [
+        {"column": "spips_score", "figure": "mean", "rise_at_most": 0.01},
+        {"column": "spips_score", "figure": "p95", "at_most": 0.1, "each_group": True},
+    ]
+    now = write_run(scores(num_failed=2) | {"maker": ["a", None] * 200})
+    record = run_audit(now, write_run(scores(), "b"), group_by=["maker"], gates=gates).record
+    text = record.to_json()
+    assert AuditRecord.model_validate_json(text) == record
+    content = json.loads(text)
+    assert next(iter(content.items())) == ("version", 1)
+    assert content["figures"][0]["mean"].keys() == {"value", "low", "high"}
+    assert content["statuses"][0]["counts"]["missing"] == 2
+    assert [gate["group"] for gate in content["gates"]] == [[], ["a"], [None]]

@@ -1,0 +1,24 @@
+from pipeline.audits.records import label_of
+from tests.pipeline.audits.conftest import problems_of, run_audit, scores
+
+
+def test_names_that_differ_in_case_and_values_that_look_like_others_stay_apart(write_run):
+    columns = scores(n=40) | {
+        "Maker": ["all rows", "", None, "a\nverdict    passed"] * 10,
+        "SSIM": ["text"] * 40,
+    }
+    found = run_audit(write_run(columns), group_by=["maker", "Maker", "SSIM"])
+    groups = {row.group for row in found.record.statuses}
+    assert groups == {(), *zip(columns["maker"], columns["Maker"], columns["SSIM"], strict=True)}
+    labels = [label_of(group) for group in groups]
+    assert len(set(labels)) == len(groups)
+    assert not any("\n" in label for label in labels)
+
+
+def test_columns_that_cannot_make_groups_are_refused(write_run):
+    run = write_run(scores())
+    assert "got 'prompt'" in problems_of(run, group_by=["prompt"])[0]
+    assert "got 'spips_score'" in problems_of(run, group_by=["spips_score"])[0]
+    many = scores(n=1200)
+    many["maker"] = many["pair_id"]
+    assert "at most 1000 groups" in problems_of(write_run(many, "many"), group_by=["maker"])[0]
