@@ -1,9 +1,9 @@
-"""Audit a run of scores: figures by group, compared with a baseline, held against gates.
+"""Audit a run of scores: compute figures by group, compare them with a baseline, judge the gates.
 
 Writes audit.html (one file that opens offline), audit.json and audit.parquet.
 
 exit codes:
-  0    done, every gate holds
+  0    done, no gate is broken
   1    fault: fix the cause and run the same command again
   2    the config or a run is wrong; nothing was written
   4    a gate is broken; the report is written
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _audit(config: AuditScoresConfig, *, allow_different_models: bool) -> int:
-    # torch and matplotlib take seconds to import; --help and a wrong run need not wait for them.
+    # Imported here because torch and matplotlib take seconds; --help should not wait for them.
     from pipeline.audits.audit import audit
     from pipeline.audits.baseline import open_runs
     from pipeline.audits.report import describe_audit, write_report

@@ -1,6 +1,6 @@
-"""Keep the rows of a run whose values lie within bounds, as a manifest that can be scored again.
+"""Keep the rows of a run whose values are within bounds, as a manifest that can be scored again.
 
-Writes manifest/ (kept rows), rejects/ (the others with scores and reject_reason), summary.json.
+Writes manifest/ (kept rows), rejects/ (other rows with scores and reject_reason), summary.json.
 
 exit codes:
   0    done, now or by an earlier run of the same command
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _filter(config: FilterScoresConfig, *, dry_run: bool) -> int:
-    # ray takes seconds to import; --help and a wrong config need not wait for it.
+    # Imported here because ray takes seconds; --help and a wrong config should not wait for it.
     from ray.exceptions import RayError
 
     from pipeline.audits.filter import open_output, write_filtered
@@ -38,7 +38,7 @@ def _filter(config: FilterScoresConfig, *, dry_run: bool) -> int:
         rules = make_rules(config, run)
         folder, state = open_output(config, run)
         if state == "finished" and not dry_run:
-            say(f"this filtering is finished: {folder.uri}")
+            say(f"this filtering is already finished: {folder.uri}")
             return DONE
         summary = summarise(rules, run)
         say(describe_summary(summary))

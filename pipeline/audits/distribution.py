@@ -43,11 +43,6 @@ class Distribution:
         """(B,) mean value of each bin, ascending."""
         return np.asarray(self.sums / self.counts, np.float64)
 
-    @cached_property
-    def mean(self) -> float:
-        """Mean of all values."""
-        return float(self.sums.sum() / self.num_rows)
-
     def quantile(self, q: float) -> float:
         """Return a quantile, to within the width of a bin.
 

@@ -22,7 +22,7 @@ def test_the_newest_earlier_runs_of_a_folder_are_the_baseline(write_run, tmp_pat
     assert run_audit(folder).record.run.run_id == "later"
     every = run_audit(run, folder, allow_different_models=True).record
     assert len(every.baseline) == 4
-    # Together they are the baseline: each pair with its mean.
+    # All runs together are the baseline: a pair is compared with its mean over them.
     frames = [pd.DataFrame(scores(seed=day)) for day in (1, 2, 4)]
     means = pd.concat(frames).groupby("pair_id").spips_score.mean()
     rise = (pd.DataFrame(scores(seed=5)).set_index("pair_id").spips_score - means).mean()

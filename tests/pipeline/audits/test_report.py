@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not instal
 @pytest.fixture(scope="module")
 def browser():
     with sync_playwright() as playwright:
-        # Chromium refuses its sandbox to root, as whom containers often run.
+        # Chromium does not start its sandbox as root, and containers often run as root.
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
