@@ -9,7 +9,7 @@ from pipeline.learning.evaluate import JudgedModel, evaluate, spips_scores
 from pipeline.learning.judged_sets import JudgedSet
 from pipeline.runs.errors import ContractError
 from spips_core import SPIPS, ModelConfig
-from spips_core.learning.datasets import RatedPairs
+from spips_core.learning.rated_pairs import RatedPairs
 
 
 @pytest.fixture
