@@ -32,7 +32,7 @@ def test_ratings_become_dmos_from_0_to_100(images, suffix, name, ratings, dmos):
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_pairs_are_found_beside_their_list(images, suffix):
+def test_relative_paths_start_at_the_folder_of_the_list(images, suffix):
     pairs = RatedPairs(write_list(images / f"pairs.{suffix}", **COLUMNS, mos=[1, 2, 3]))
     assert len(pairs) == 3
     assert pairs.references == COLUMNS["reference"]
@@ -51,12 +51,12 @@ def test_absolute_paths_are_taken_as_they_are(images, tmp_path_factory):
 
 
 def test_other_column_names_can_be_given(images):
-    columns = {"original": COLUMNS["reference"], "spoiled": COLUMNS["distorted"], "mos": [1, 2, 3]}
+    columns = {"original": COLUMNS["reference"], "altered": COLUMNS["distorted"], "mos": [1, 2, 3]}
     path = write_list(images / "pairs.csv", **columns)
-    pairs = RatedPairs(path, reference="original", distorted="spoiled")
+    pairs = RatedPairs(path, reference="original", distorted="altered")
     assert torch.equal(pairs[1].distorted[0], as_tensor(pixels(3)))
     expected = f"{path}: expected columns reference, distorted and either mos or dmos"
-    refuse(lambda: RatedPairs(path), expected, "got original, spoiled, mos")
+    refuse(lambda: RatedPairs(path), expected, "got original, altered, mos")
 
 
 def test_quarters_are_the_pairs_cut_in_four_with_the_rating_of_the_whole(images):
