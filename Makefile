@@ -50,7 +50,7 @@ constraints:
 	(head -n 1 constraints.txt; .venv-new/bin/python -m pip freeze --exclude-editable) > constraints.new
 	mv constraints.new constraints.txt && rm -rf .venv-new
 
-# What the packaged checkpoints were made from, laid out for conf/checkpoints/; see CONTRIBUTING.md.
+# Arranges the training data in the folders that conf/checkpoints/ names; see CONTRIBUTING.md.
 DATA ?= data
 TRAINING := build/training
 training-data: $(READY)
@@ -60,7 +60,7 @@ training-data: $(READY)
 	find $(abspath $(DATA))/photos -name '*[1-9].jpg' -exec ln -sf -t $(TRAINING)/photos {} +
 	test -f $(TRAINING)/live/pairs.csv || $(BIN)/python $(DATA)/live/rebuild.py $(TRAINING)/live
 
-# The packaged checkpoints, one command each. Their folds stay in build/training for the evaluation.
+# Trains a packaged checkpoint. Its fold models stay in build/training, for the evaluation.
 checkpoint-%: training-data
 	$(BIN)/python jobs/train.py --config conf/checkpoints/$*.yaml
 	cp $(TRAINING)/$*.safetensors spips_core/checkpoints/
@@ -70,7 +70,7 @@ checkpoint-embedded: $(TRAINING)/embedded_trunk.safetensors
 $(TRAINING)/embedded_trunk.safetensors: | training-data
 	$(BIN)/python jobs/distill_trunk.py --config conf/checkpoints/embedded_trunk.yaml
 
-# Models with something left out or exchanged, and the tables in docs/evaluation.md.
+# Trains the ablations and variants, and makes the tables of docs/evaluation.md.
 VARIANTS := $(foreach b,embedded alexnet squeezenet1_1,$(foreach v,no-semantic no-tradition mlp,$(b)-$(v)))
 VARIANTS += alexnet-none
 no-semantic := --model.streams='["tradition","percept"]'

@@ -1,9 +1,9 @@
-"""Train this project's own small trunk to see differences as AlexNet does, from photographs alone.
+"""Distil this project's own small trunk from AlexNet, with photographs and no judgements.
 
 exit codes:
   0    done
   2    the config, the photographs or the teacher's weights are wrong; nothing was trained
-  130  interrupted; the same command resumes where it stopped
+  130  interrupted; run the same command again to resume
 """
 
 import sys
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _distill(config: DistillTrunkConfig) -> int:
-    # torch takes seconds to import; --help and a wrong config need not wait for it.
+    # torch takes seconds to import, too long for --help or a wrong config.
     from pipeline.learning.distill import distill_trunk
 
     path = distill_trunk(config, report=say)

@@ -1,11 +1,10 @@
-"""Judge SPIPS checkpoints and other metrics against people, and write one table of it all.
+"""Compare SPIPS checkpoints and other metrics with human judgements, and write the tables.
 
 exit codes:
   0    done
   1    fault: the tables cannot be written
-  2    the config, the data (an image that cannot be read, too) or a checkpoint is wrong; nothing
-       was written
-  130  interrupted
+  2    the config, an image or other data, or a checkpoint is wrong; nothing was written
+  130  interrupted; nothing was written
 """
 
 import sys
@@ -23,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(config: EvaluateConfig) -> int:
-    # torch takes seconds to import; --help and a wrong config need not wait for it.
+    # torch takes seconds to import, too long for --help or a wrong config.
     from pipeline.learning.evaluate import evaluate
     from spips_core.errors import SpipsError
 

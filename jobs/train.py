@@ -1,10 +1,10 @@
-"""Train a SPIPS model on what people judged, and write its checkpoint.
+"""Train a SPIPS model on human judgements, and write its checkpoint.
 
 exit codes:
   0    done
   1    fault: fix the cause and run the same command again; it resumes after the last epoch
   2    the config, the data or the trunk's weights are wrong; nothing was trained
-  130  interrupted; the same command resumes after the last epoch
+  130  interrupted; run the same command again to resume after the last epoch
 """
 
 import os
@@ -21,10 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(config: TrainConfig) -> int:
-    # torch and ray take seconds to import; --help and a wrong config need not wait for them.
+    # torch and ray take seconds to import, too long for --help or a wrong config.
     from pipeline.learning.train import check_training, run_training
 
-    # An epoch in mode lin takes a second; Ray Train by default looks after a report every two.
+    # An epoch in mode lin takes a second. Ray Train by default polls for its report every two.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     check_training(config)
     start_ray(dashboard=True)

@@ -1,4 +1,4 @@
-"""Settings of training and evaluation."""
+"""Settings of training, distillation and evaluation."""
 
 from typing import Literal, Self
 
@@ -13,65 +13,69 @@ Backbone = Literal["alexnet", "vgg16", "squeezenet1_1", "alexnet_narrow"]
 class RatedSetConfig(Section):
     """Image pairs that people rated."""
 
-    name: str = Field(description="what tables call the set", min_length=1)
+    name: str = Field(description="name of the set in tables", min_length=1)
     path: str = Field(description="list of the pairs, .parquet or .csv, with mos or dmos")
     reference_column: str = Field("reference", description="column with the reference's path")
-    distorted_column: str = Field("distorted", description="column with the distorted one's path")
+    distorted_column: str = Field("distorted", description="column with the distorted image's path")
     quarters: bool = Field(
-        False, description="take each pair's four quarters, rated as the whole, instead of it"
+        False, description="replace each pair by its four quarters, with the rating of the whole"
     )
-    weight: float = Field(1.0, gt=0, description="factor of its loss")
+    weight: float = Field(1.0, gt=0, description="factor of the set's loss in training")
 
 
-class FolderSetConfig(Section):
-    """A subset of BAPPS, or one in its layout."""
+class BappsSetConfig(Section):
+    """A subset of BAPPS, or a folder in its layout."""
 
-    name: str = Field(description="what tables call the set", min_length=1)
-    path: str = Field(description="the subset's folder, such as 2afc/train/cnn")
-    weight: float = Field(1.0, gt=0, description="factor of its loss")
+    name: str = Field(description="name of the set in tables", min_length=1)
+    path: str = Field(description="folder of the subset, such as 2afc/train/cnn")
+    weight: float = Field(1.0, gt=0, description="factor of the set's loss in training")
 
 
 class SeveritySetConfig(Section):
-    """Photographs, spoiled in known order."""
+    """Severity series: photographs, each distorted at five levels from weak to strong."""
 
-    name: str = Field(description="what tables call the set", min_length=1)
+    name: str = Field(description="name of the set in tables", min_length=1)
     path: str = Field(description="folder of photographs, .jpg or .png")
-    kinds: tuple[str, ...] = Field((), description="distortions to use; none means all")
+    kinds: tuple[str, ...] = Field((), description="distortions to use; empty uses all")
     held_out: tuple[str, ...] = Field((), description="distortions to leave out")
-    num_series: int = Field(1600, ge=1, description="number of severity_series of five levels")
-    side_px: int = Field(256, ge=96, description="side of the square cut from each photograph")
-    seed: int = Field(0, ge=0, description="of places and of random distortions")
-    weight: float = Field(1.0, gt=0, description="factor of its loss")
+    num_series: int = Field(1600, ge=1, description="number of series")
+    side_px: int = Field(
+        256, ge=96, description="side of the square cut from each photograph, in pixels"
+    )
+    seed: int = Field(0, ge=0, description="seed of the places and of the random distortions")
+    weight: float = Field(1.0, gt=0, description="factor of the set's loss in training")
 
 
 class TrainingDataConfig(Section):
-    """What to learn from: any mixture."""
+    """Data sets to learn from, in any mixture."""
 
     rated: tuple[RatedSetConfig, ...] = Field((), description="rated pairs")
-    triplets: tuple[FolderSetConfig, ...] = Field((), description="BAPPS 2AFC subsets")
+    triplets: tuple[BappsSetConfig, ...] = Field((), description="BAPPS 2AFC subsets")
     severity_series: tuple[SeveritySetConfig, ...] = Field(
-        (), description="distortions of known order"
+        (), description="photographs distorted at five levels, weak to strong"
     )
     cache: str | None = Field(
-        None, description="local folder that keeps what a frozen trunk makes of a set"
+        None, description="local folder that keeps each set's quality means for the next run"
     )
 
 
 class ArchitectureConfig(Section):
     """The model to train."""
 
-    backbone: Backbone = Field("alexnet", description="the trunk")
+    backbone: Backbone = Field("alexnet", description="network that the trunk is made of")
     backbone_weights: str | None = Field(
         None,
-        description="path to the trunk's weights, or to a SPIPS checkpoint that holds them; null "
-        "takes torchvision's, or random ones for alexnet_narrow, which torchvision has not",
+        description="file with the trunk's weights, or a SPIPS checkpoint that contains them; null "
+        "takes torchvision's, or random ones for alexnet_narrow, which torchvision does not have",
     )
     streams: tuple[Stream, ...] = Field(
         ("tradition", "percept", "semantic"), description="streams in use"
     )
-    fusion: Literal["weighted", "mlp"] = Field("weighted", description="Eq. (12), or a perceptron")
+    fusion: Literal["weighted", "mlp"] = Field(
+        "weighted", description="weighted: the weighted sum of Eq. (12); mlp: a perceptron"
+    )
     feature_norm: Literal["unit", "none"] = Field(
-        "unit", description="scale feature vectors to length one before Eq. (6), or not"
+        "unit", description="unit: scale feature vectors to length one before Eq. (6); none: do not"
     )
 
 
@@ -79,25 +83,33 @@ class LoopConfig(Section):
     """How to train."""
 
     mode: Literal["lin", "tune", "scratch"] = Field(
-        "lin", description="trunk frozen, trained on, or trained from random weights"
+        "lin",
+        description="lin: freeze the trunk; tune: train it too; scratch: train it from random "
+        "weights",
     )
-    epochs: int = Field(30, ge=1, description="rounds through the largest set")
+    epochs: int = Field(30, ge=1, description="number of passes over the largest set")
     batch_size: int = Field(64, ge=2, description="examples of each set in a step")
     learning_rate: float = Field(
-        0.02, gt=0, description="highest, of a stream's weights, relative to their start"
+        0.02, gt=0, description="highest learning rate of a stream's weight, relative to its start"
     )
-    trunk_learning_rate: float = Field(1e-4, gt=0, description="highest, in tune and scratch")
-    dropout: float = Field(0.5, ge=0, lt=1, description="share of channels left out in each step")
+    trunk_learning_rate: float = Field(
+        1e-4, gt=0, description="highest learning rate of the trunk; used in tune and scratch"
+    )
+    dropout: float = Field(
+        0.5, ge=0, lt=1, description="share of the quality channels left out in each step"
+    )
     weight_decay_to_init: float = Field(
-        0.0, ge=0, description="how strongly the streams' weights are held to their start"
+        0.0, ge=0, description="strength of the pull of the streams' weights to their start (L2-SP)"
     )
-    crop_px: int = Field(256, ge=96, description="side of crops in tune and scratch, in pixels")
+    crop_px: int = Field(
+        256, ge=96, description="side of the crops in pixels; used in tune and scratch"
+    )
     num_folds: int = Field(
         0,
         ge=0,
-        description="also train this many models, each with one fold of the references held out",
+        description="train this many more models, each with one fold of the references held out",
     )
-    seed: int = Field(0, ge=0, description="of every random number")
+    seed: int = Field(0, ge=0, description="seed of every random number")
 
     @field_validator("num_folds")
     @classmethod
@@ -111,21 +123,23 @@ class WorkersConfig(Section):
     """Processes that train together."""
 
     num_workers: int = Field(1, ge=1, description="number of processes")
-    use_gpu: bool = Field(False, description="one GPU each")
-    num_loaders: int = Field(1, ge=0, description="reading processes of each, in tune and scratch")
+    use_gpu: bool = Field(False, description="give each process one GPU")
+    num_loaders: int = Field(
+        1, ge=0, description="reading processes of each worker; used in tune and scratch"
+    )
 
 
 class TrainOutputConfig(Section):
     """Where checkpoints go."""
 
-    uri: str = Field(description="folder, any fsspec URI")
-    name: str = Field("spips", description="of the checkpoint file", pattern=r"^[\w.-]+$")
+    uri: str = Field(description="output folder, any fsspec URI")
+    name: str = Field("spips", description="name of the checkpoint file", pattern=r"^[\w.-]+$")
 
 
 class TrainConfig(Section):
-    """Everything that jobs/train.py takes."""
+    """Settings of jobs/train.py."""
 
-    data: TrainingDataConfig = Field(description="what to learn from")
+    data: TrainingDataConfig = Field(description="data sets to learn from")
     model: ArchitectureConfig = ArchitectureConfig()
     training: LoopConfig = LoopConfig()
     workers: WorkersConfig = WorkersConfig()
@@ -133,20 +147,20 @@ class TrainConfig(Section):
 
 
 class PhotosConfig(Section):
-    """Photographs to learn from, spoiled in random ways."""
+    """Photographs to learn from, distorted at random."""
 
     path: str = Field(description="folder of photographs, .jpg or .png")
     held_out: tuple[str, ...] = Field((), description="distortions to leave out")
 
 
 class TeacherConfig(Section):
-    """The large trunk that the small one learns to see like."""
+    """The large trunk that the small one imitates."""
 
     backbone: Literal["alexnet"] = Field(
-        "alexnet", description="a trunk whose taps lie where the student's do"
+        "alexnet", description="network whose taps have the places of the student's"
     )
     backbone_weights: str | None = Field(
-        None, description="path to its weights; null takes torchvision's"
+        None, description="file with its weights; null takes torchvision's"
     )
 
 
@@ -156,9 +170,9 @@ class DistillLoopConfig(Section):
     num_steps: int = Field(4000, ge=20, description="number of steps")
     batch_size: int = Field(32, ge=2, description="pairs of crops in a step")
     side_px: int = Field(128, ge=96, description="side of the crops in pixels")
-    learning_rate: float = Field(0.003, gt=0, description="highest, of one cycle")
-    num_loaders: int = Field(1, ge=0, description="processes that make the crops")
-    seed: int = Field(0, ge=0, description="of every random number")
+    learning_rate: float = Field(0.003, gt=0, description="highest learning rate of the cycle")
+    num_loaders: int = Field(1, ge=0, description="number of processes that make the crops")
+    seed: int = Field(0, ge=0, description="seed of every random number")
 
 
 class TrunkOutputConfig(Section):
@@ -168,7 +182,7 @@ class TrunkOutputConfig(Section):
 
 
 class DistillTrunkConfig(Section):
-    """Everything that jobs/distill_trunk.py takes."""
+    """Settings of jobs/distill_trunk.py."""
 
     photos: PhotosConfig
     teacher: TeacherConfig = TeacherConfig()
@@ -177,19 +191,19 @@ class DistillTrunkConfig(Section):
 
 
 class JudgedModelConfig(Section):
-    """A SPIPS checkpoint to judge."""
+    """A SPIPS checkpoint to evaluate."""
 
-    name: str = Field(description="what tables call it", min_length=1)
+    name: str = Field(description="name of the model in tables", min_length=1)
     checkpoint: str = Field(
-        description="name of a packaged checkpoint, or a path; with {fold} in it, one of "
-        "num_folds models, each used for the references that it has not learned from"
+        description="name of a packaged checkpoint, or a path; a path with {fold} names num_folds "
+        "models, and each scores the references that it held out"
     )
-    num_folds: int = Field(1, ge=1, description="number of models when the path has {fold}")
+    num_folds: int = Field(1, ge=1, description="number of models if the path contains {fold}")
     backbone_weights: str | None = Field(
-        None, description="path to the trunk's weights; null takes torchvision's"
+        None, description="file with the trunk's weights; null takes torchvision's"
     )
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="type that the trunk computes in"
+        "float32", description="number format in which the trunk computes"
     )
 
     @model_validator(mode="after")
@@ -203,38 +217,42 @@ class JudgedModelConfig(Section):
 
 
 class PeersConfig(Section):
-    """Other metrics, from the `evaluation` extra."""
+    """Other metrics to compare with; they need the `evaluation` extra."""
 
     names: tuple[str, ...] = Field(
         ("psnr", "ssim", "ms_ssim", "vif", "dists", "lpips_alexnet", "lpips_squeezenet1_1"),
         description="metrics to compare with",
     )
-    alexnet_weights: str | None = Field(None, description="trunk of lpips_alexnet, as above")
+    alexnet_weights: str | None = Field(
+        None, description="file with lpips_alexnet's trunk; null takes torchvision's"
+    )
     squeezenet1_1_weights: str | None = Field(
-        None, description="trunk of lpips_squeezenet1_1, as above"
+        None, description="file with lpips_squeezenet1_1's trunk; null takes torchvision's"
     )
 
 
 class EvaluationDataConfig(TrainingDataConfig):
-    """What to judge on."""
+    """Data sets to judge on."""
 
-    just_noticeable: tuple[FolderSetConfig, ...] = Field((), description="BAPPS JND subsets")
+    just_noticeable: tuple[BappsSetConfig, ...] = Field((), description="BAPPS JND subsets")
 
 
 class EvaluationOutputConfig(Section):
     """Where the tables go."""
 
-    uri: str = Field(description="folder, any fsspec URI")
-    bootstrap_samples: int = Field(1000, ge=0, description="draws behind each interval; 0: none")
+    uri: str = Field(description="output folder, any fsspec URI")
+    bootstrap_samples: int = Field(
+        1000, ge=0, description="bootstrap draws for each interval; 0 gives no intervals"
+    )
 
 
 class EvaluateConfig(Section):
-    """Everything that jobs/evaluate.py takes."""
+    """Settings of jobs/evaluate.py."""
 
-    data: EvaluationDataConfig = Field(description="what to judge on")
+    data: EvaluationDataConfig = Field(description="data sets to judge on")
     models: tuple[JudgedModelConfig, ...] = Field(
         (JudgedModelConfig(name="SPIPS embedded", checkpoint="embedded"),),
-        description="checkpoints to judge",
+        description="checkpoints to evaluate",
     )
     peers: PeersConfig = PeersConfig()
     output: EvaluationOutputConfig

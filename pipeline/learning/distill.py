@@ -1,4 +1,4 @@
-"""Run the training of this project's own trunk, keeping its state now and then."""
+"""Distil this project's own trunk from a large one, resumable after every hundred steps."""
 
 import hashlib
 import json
@@ -20,12 +20,14 @@ from spips_core.trunk import Trunk, load_trunk_weights
 STEPS_PER_REPORT = 100
 STUDENT = "alexnet_narrow"
 
+Report = Callable[[str], None]
 
-def distill_trunk(config: DistillTrunkConfig, report: Callable[[str], None]) -> Path:
-    """Train the trunk, or go on where the same command stopped.
+
+def distill_trunk(config: DistillTrunkConfig, report: Report) -> Path:
+    """Train the trunk, or resume an unfinished training of the same command.
 
     Args:
-        config: the job's.
+        config: the job's settings.
         report: called with a line of progress.
 
     Returns:
@@ -34,15 +36,31 @@ def distill_trunk(config: DistillTrunkConfig, report: Callable[[str], None]) -> 
     Raises:
         ContractError: no photographs, an unknown distortion, or wrong weights.
     """
+    distillation = _prepare(config)
+    path = Path(config.output.path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    settings = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+    fingerprint = hashlib.sha256(settings.encode()).hexdigest()[:12]
+    unfinished = path.with_suffix(f".{fingerprint}.unfinished")
+    if unfinished.exists():
+        distillation.restore(torch.load(unfinished, weights_only=True))
+        report(f"resumed after step {distillation.step}")
+    _run(distillation, unfinished, report)
+    safetensors.torch.save_file(distillation.student.state_dict(), path)
+    unfinished.unlink(missing_ok=True)
+    return path
+
+
+def _prepare(config: DistillTrunkConfig) -> Distillation:
+    """Return the training before its first step, and raise once with every problem."""
     loop = config.training
     torch.manual_seed(loop.seed)
     student, teacher = Trunk(STUDENT), Trunk(config.teacher.backbone)
     student.initialise()
     unknown = [kind for kind in config.photos.held_out if kind not in DISTORTIONS]
     problems = [f"photos.held_out: unknown distortion {kind}" for kind in unknown]
-    weights = config.teacher.backbone_weights
     try:
-        load_trunk_weights(teacher, weights)
+        load_trunk_weights(teacher, config.teacher.backbone_weights)
         pairs = DistortedCrops(
             config.photos.path,
             [kind for kind in DISTORTIONS if kind not in config.photos.held_out],
@@ -54,38 +72,28 @@ def distill_trunk(config: DistillTrunkConfig, report: Callable[[str], None]) -> 
         problems.append(str(error))
     if problems:
         raise ContractError(*problems)
-    distillation = Distillation(
+    return Distillation(
         student, teacher, pairs, batch_size=loop.batch_size, learning_rate=loop.learning_rate,
         num_loaders=loop.num_loaders,
     )  # fmt: skip
-    settings = json.dumps(config.model_dump(mode="json"), sort_keys=True)
-    fingerprint = hashlib.sha256(settings.encode()).hexdigest()[:12]
-    path = Path(config.output.path)
-    unfinished = path.with_suffix(f".{fingerprint}.unfinished")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if unfinished.exists():
-        distillation.restore(torch.load(unfinished, weights_only=True))
-        report(f"resumed after step {distillation.step}")
-    started, first = time.monotonic(), distillation.step
+
+
+def _run(distillation: Distillation, unfinished: Path, report: Report) -> None:
+    """Train to the end; now and then report and save the state."""
+    started, first_step = time.monotonic(), distillation.step
     recent: list[list[float]] = []
     for losses in distillation.run():
         recent.append(losses)
-        if distillation.step % STEPS_PER_REPORT == 0:
-            rate = (distillation.step - first) / (time.monotonic() - started)
+        step, num_steps = distillation.step, distillation.num_steps
+        if step % STEPS_PER_REPORT == 0:
+            rate = (step - first_step) / (time.monotonic() - started)
             means = " ".join(f"{value:.3f}" for value in np.mean(recent, axis=0))
             report(
-                f"step {distillation.step} of {distillation.num_steps}: loss at the taps {means}, "
-                f"{(distillation.num_steps - distillation.step) / rate / 60:.0f} min to go"
+                f"step {step} of {num_steps}: loss at the taps {means}, "
+                f"{(num_steps - step) / rate / 60:.0f} min to go"
             )
             recent = []
-            _replace(unfinished, distillation)
-    safetensors.torch.save_file(student.state_dict(), path)
-    unfinished.unlink(missing_ok=True)
-    return path
-
-
-def _replace(path: Path, distillation: Distillation) -> None:
-    """Write the state in one step, so that a kill leaves the old one or the new one."""
-    fresh = path.with_suffix(".fresh")
-    torch.save(distillation.state(), fresh)
-    fresh.replace(path)
+            # Renamed at the end, so that a kill leaves either the old state or the new one.
+            fresh = unfinished.with_suffix(".fresh")
+            torch.save(distillation.state(), fresh)
+            fresh.replace(unfinished)

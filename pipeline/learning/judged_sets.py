@@ -1,19 +1,23 @@
-"""The data sets that a config names, listed and checked: for training and for evaluation."""
+"""The data sets that the settings name, listed and checked: for training and for evaluation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-from pipeline.learning.config import EvaluationDataConfig, SeveritySetConfig, TrainingDataConfig
+from pipeline.learning.config import (
+    BappsSetConfig,
+    EvaluationDataConfig,
+    RatedSetConfig,
+    SeveritySetConfig,
+    TrainingDataConfig,
+)
 from pipeline.runs.errors import ContractError
 from spips_core.errors import SpipsError
-from spips_core.learning.datasets import (
-    Examples,
-    JustNoticeable,
-    RatedPairs,
-    SeveritySeries,
-    Triplets,
-)
+from spips_core.learning.bapps import open_just_noticeable, open_triplets
+from spips_core.learning.datasets import Examples
 from spips_core.learning.distortions import DISTORTIONS
+from spips_core.learning.rated_pairs import RatedPairs
+from spips_core.learning.severity_series import SeveritySeries
 
 
 @dataclass(frozen=True)
@@ -21,10 +25,10 @@ class JudgedSet:
     """A data set that says which images are better.
 
     Attributes:
-        name: what people call it.
-        kind: what its judgements are: rated, triplets, just_noticeable or severity_series.
+        name: its name in tables.
+        kind: rated, triplets, just_noticeable or severity_series; the kind of its judgements.
         examples: the data set.
-        weight: of its loss in training.
+        weight: factor of its loss in training.
     """
 
     name: str
@@ -33,41 +37,48 @@ class JudgedSet:
     weight: float
 
 
+SetConfig = RatedSetConfig | BappsSetConfig | SeveritySetConfig
+
+
 def open_sets(data: TrainingDataConfig) -> list[JudgedSet]:
     """List and check every data set.
 
     Args:
-        data: of a training or an evaluation.
+        data: the data of a training or an evaluation.
 
     Raises:
-        ContractError: a set is not what it should be; every problem is listed.
+        ContractError: lists every problem of every set.
     """
-    makers: list[tuple[str, str, float, Callable[[], Examples]]] = []
-    for r in data.rated:
-        makers.append(("rated", r.name, r.weight, lambda r=r: RatedPairs(
-            r.path, reference=r.reference_column, distorted=r.distorted_column, quarters=r.quarters
-        )))  # type: ignore[misc]  # fmt: skip
-    for t in data.triplets:
-        makers.append(("triplets", t.name, t.weight, lambda t=t: Triplets(t.path)))  # type: ignore[misc]
+    chosen: list[tuple[str, SetConfig, Callable[[], Examples]]] = [
+        *(("rated", r, partial(_rated_pairs, r)) for r in data.rated),
+        *(("triplets", t, partial(open_triplets, t.path)) for t in data.triplets),
+    ]
     if isinstance(data, EvaluationDataConfig):
         for j in data.just_noticeable:
-            makers.append(("just_noticeable", j.name, j.weight, lambda j=j: JustNoticeable(j.path)))  # type: ignore[misc]
+            chosen.append(("just_noticeable", j, partial(open_just_noticeable, j.path)))
     for s in data.severity_series:
-        makers.append(("severity_series", s.name, s.weight, lambda s=s: _severity_series(s)))  # type: ignore[misc]
+        chosen.append(("severity_series", s, partial(_severity_series, s)))
     sets, problems = [], []
-    for kind, name, weight, make in makers:
+    for kind, config, open_set in chosen:
         try:
-            sets.append(JudgedSet(name, kind, make(), weight))
+            sets.append(JudgedSet(config.name, kind, open_set(), config.weight))
         except SpipsError as error:
-            problems.append(f"data.{kind} {name}: {error}")
-    if not makers:
+            problems.append(f"data.{kind} {config.name}: {error}")
+    if not chosen:
         problems.append("data: expected at least one set, got none")
-    names = [name for _, name, _, _ in makers]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    problems += [f"data: expected different names, got {name} twice" for name in twice]
+    names = [config.name for _, config, _ in chosen]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    problems += [f"data: expected different names, got {name} twice" for name in repeated]
     if problems:
         raise ContractError(*problems)
     return sets
+
+
+def _rated_pairs(config: RatedSetConfig) -> RatedPairs:
+    return RatedPairs(
+        config.path, reference=config.reference_column, distorted=config.distorted_column,
+        quarters=config.quarters,
+    )  # fmt: skip
 
 
 def _severity_series(config: SeveritySetConfig) -> SeveritySeries:

@@ -1,9 +1,9 @@
-"""Train this project's own small trunk from scratch to see differences as a large one does.
+"""Train this project's own small trunk from scratch to see differences as a large trunk does.
 
-The student never copies the teacher's weights. At each tap it learns the teacher's geometry:
-how far apart the two images of a pair are at each position (what Eq. (6) sums up), and how alike
-any two positions are. Both are compared after scaling features to length one, so that the student
-may have fewer channels than the teacher.
+The student does not copy the teacher's weights. At each tap it learns two things about the
+teacher's features: the distance between the two images of a pair at each position, which Eq. (6)
+sums, and the cosine between any two positions. Features are scaled to length one first, so the
+student may have fewer channels than the teacher.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,15 +28,15 @@ MAX_GRADIENT_NORM = 1.0
 
 
 def tap_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return how far the student's geometry is from the teacher's at one tap.
+    """Return how much the student's features differ from the teacher's at one tap.
 
     Args:
         student: (2 N, C, H, W), features of N references, then of their distorted versions.
         teacher: (2 N, C', H, W), the teacher's features of the same images.
 
     Returns:
-        A scalar: the relative error of the distances within pairs, plus that of the cosines
-        between positions drawn at random.
+        A scalar >= 0: the relative error of the distances within pairs, plus the relative error of
+        the cosines between random positions.
     """
     ours, theirs = unit_length(student), unit_length(teacher)
     distance, expected = _pair_distances(ours), _pair_distances(theirs)
@@ -51,7 +51,7 @@ def _pair_distances(features: Tensor) -> Tensor:
 
 
 def _cosines(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the cosines between positions, the same ones in both, drawn over all images."""
+    """Return the cosines between random positions of all images, the same positions in both."""
     rows = [features.permute(0, 2, 3, 1).flatten(0, 2) for features in (ours, theirs)]
     drawn = torch.randint(len(rows[0]), (NUM_POSITIONS,))
     vectors, expected = (row[drawn] for row in rows)
@@ -59,7 +59,7 @@ def _cosines(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class DistortedCrops(Dataset[tuple[Tensor, Tensor]]):
-    """Endless crops of photographs, each with a version spoiled in a random way."""
+    """Random crops of photographs, each with a version that is distorted at random."""
 
     def __init__(
         self, folder: str | Path, kinds: Sequence[str], *, length: int, side_px: int, seed: int
@@ -67,11 +67,14 @@ class DistortedCrops(Dataset[tuple[Tensor, Tensor]]):
         """List the photographs.
 
         Args:
-            folder: of the photographs, .jpg or .png.
-            kinds: distortions to draw from.
+            folder: folder of the photographs, .jpg or .png.
+            kinds: distortions to draw from, keys of `DISTORTIONS`.
             length: number of pairs.
             side_px: side of the crops in pixels.
-            seed: of everything random.
+            seed: seed of every random number.
+
+        Raises:
+            DatasetError: no photographs.
         """
         self._photos = list_photographs(folder)
         self._kinds, self._length, self._side_px, self._seed = kinds, length, side_px, seed
@@ -85,7 +88,7 @@ class DistortedCrops(Dataset[tuple[Tensor, Tensor]]):
         generator = np.random.default_rng((self._seed, index))
         path = self._photos[int(generator.integers(len(self._photos)))]
         photo = Image.fromarray(read_image(path).permute(1, 2, 0).numpy())
-        # Half of them at half size: features must hold at more than one scale.
+        # Half of the crops come at half size, so that features work at more than one scale.
         shrink = int(generator.integers(1, 3)) if min(photo.size) >= 2 * self._side_px else 1
         pixels = np.asarray(photo.reduce(shrink))
         top, left = (
@@ -97,18 +100,17 @@ class DistortedCrops(Dataset[tuple[Tensor, Tensor]]):
         pixels = np.ascontiguousarray(pixels)
         kind = self._kinds[int(generator.integers(len(self._kinds)))]
         level = int(generator.integers(1, NUM_LEVELS + 1))
-        spoiled = distort(pixels, kind, level, int(generator.integers(1 << 31)))
-        reference, distorted = (torch.tensor(p).permute(2, 0, 1) for p in (pixels, spoiled))
-        return reference, distorted
+        distorted = distort(pixels, kind, level, int(generator.integers(1 << 31)))
+        return torch.tensor(pixels).permute(2, 0, 1), torch.tensor(distorted).permute(2, 0, 1)
 
 
 class Distillation:
-    """A student's training, once through the pairs; can stop after any step and go on later.
+    """A student's training: one pass over the pairs, resumable after any step.
 
     Attributes:
         student: the trunk in training.
-        step: number of steps done.
-        num_steps: number of steps in all.
+        step: number of finished steps.
+        num_steps: number of all steps.
     """
 
     def __init__(
@@ -124,12 +126,12 @@ class Distillation:
         """Make the optimizer.
 
         Args:
-            student: trained in place; its taps must lie where the teacher's do.
+            student: the trunk to train, in place. Its taps must have the places of the teacher's.
             teacher: a trained trunk.
             pairs: reference and distorted crops, uint8, all of one size.
             batch_size: pairs in a step.
-            learning_rate: the highest, reached after a tenth of the steps (one cycle, AdamW).
-            num_loaders: processes that make the crops.
+            learning_rate: highest learning rate, reached after a tenth of the steps (one cycle).
+            num_loaders: number of processes that make the crops.
         """
         self.student = student.requires_grad_(True)
         self._teacher = teacher.eval()
@@ -144,7 +146,7 @@ class Distillation:
         )
 
     def state(self) -> dict[str, Any]:
-        """Return everything that `restore` needs to go on from here."""
+        """Return what `restore` needs."""
         return {
             "step": self.step,
             "student": self.student.state_dict(),
@@ -160,13 +162,13 @@ class Distillation:
         self._schedule.load_state_dict(state["schedule"])
 
     def run(self) -> Iterator[list[float]]:
-        """Train until the pairs are used up, and yield the loss at each tap after each step."""
+        """Train on the remaining pairs, and yield the loss at each tap after each step."""
         remaining = range(self.step * self._batch_size, self.num_steps * self._batch_size)
         loader = DataLoader(
             Subset(self._pairs, remaining), self._batch_size, num_workers=self._num_loaders
         )
         for reference, distorted in loader:
-            torch.manual_seed(self.step)  # draws the positions; the same after a restart
+            torch.manual_seed(self.step)  # a resumed training draws the same positions
             images = to_unit_range(torch.cat([reference, distorted]), torch.float32)
             with torch.no_grad():
                 expected = self._teacher(images)

@@ -1,8 +1,8 @@
-"""Distortions of known order: forty ways to spoil a photograph, each at five levels.
+"""Forty kinds of distortion, each at five levels of known order.
 
-Level 1 is weak, level 5 strong. Every function takes and returns (H, W, 3) uint8 RGB. The random
-draws of a distortion do not depend on its strength, so that with one seed a stronger level spoils
-the same places, more.
+Level 1 is weak, level 5 strong. Every function takes and returns (H, W, 3) uint8 RGB. A distortion
+draws the same random numbers at every strength. So with one seed, a stronger level damages the same
+places, more.
 """
 
 import io
@@ -26,10 +26,9 @@ class Distortion:
     """One kind of distortion.
 
     Attributes:
-        family: what it belongs to: compression, blur, noise, resampling, artefact, tone, colour,
-            local or geometry.
-        strengths: the parameter of `apply` at each level, weak to strong.
-        apply: distorts pixels (H, W, 3) by a strength, with a generator of random numbers.
+        family: compression, blur, noise, resampling, artefact, tone, colour, local or geometry.
+        strengths: the strength at each level, weak to strong.
+        apply: takes pixels (H, W, 3), a strength and a random generator; returns distorted pixels.
     """
 
     family: str
@@ -44,7 +43,7 @@ def distort(pixels: Pixels, name: str, level: int, seed: int = 0) -> Pixels:
         pixels: (H, W, 3) uint8 RGB.
         name: a key of `DISTORTIONS`.
         level: 1 (weak) to 5 (strong).
-        seed: of what is random in it; the same for all levels of one severity series.
+        seed: seed of the random numbers; all levels of one severity series share it.
 
     Returns:
         (H, W, 3) uint8.
@@ -113,7 +112,7 @@ def _speckle_noise(pixels: Pixels, sigma: float, generator: Generator) -> Pixels
 
 
 def _poisson_noise(pixels: Pixels, relative: float, generator: Generator) -> Pixels:
-    """Photon noise; a white pixel counts (1 / relative)^2 photons, by the normal approximation."""
+    """Photon noise, normally distributed; a white pixel counts (1 / relative)^2 photons."""
     deviation = relative * np.sqrt(pixels.astype(np.float32) * 255)
     return _to_uint8(pixels + deviation * generator.standard_normal(pixels.shape, np.float32))
 
@@ -139,7 +138,7 @@ def _median(pixels: Pixels, side_px: float, _: Generator) -> Pixels:
 
 
 def _denoised(pixels: Pixels, sigma: float, generator: Generator) -> Pixels:
-    """Noise, then Wiener's filter, which leaves grain at the edges and smears the rest."""
+    """Noise, then a Wiener filter, which leaves grain at edges and smears the rest."""
     noisy = pixels + sigma * generator.standard_normal(pixels.shape, np.float32)
     with np.errstate(divide="ignore", invalid="ignore"):
         channels = [signal.wiener(channel, 5, sigma**2) for channel in np.moveaxis(noisy, 2, 0)]
@@ -169,7 +168,7 @@ def _blocking(pixels: Pixels, share: float, _: Generator) -> Pixels:
 
 
 def _checkerboard(pixels: Pixels, amplitude: float, generator: Generator) -> Pixels:
-    """The uneven overlap of a transposed convolution: a grid of period 2 to 4 px."""
+    """A grid of period 2 to 4 px, like the uneven overlap of a transposed convolution."""
     period_px = int(generator.integers(2, 5))
     rows, columns = np.mgrid[: pixels.shape[0], : pixels.shape[1]]
     grid = np.where((rows % period_px == 0) ^ (columns % period_px == 0), 1.0, -1.0)
@@ -211,7 +210,7 @@ def _saturation(pixels: Pixels, factor: float, _: Generator) -> Pixels:
 
 
 def _hue(pixels: Pixels, degrees: float, generator: Generator) -> Pixels:
-    """Rotate the colours about the grey axis, one way or the other."""
+    """Rotate the colours about the grey axis, in a random direction."""
     angle = np.deg2rad(degrees) * generator.choice([-1, 1])
     grey = np.full((3, 3), 1 / 3)
     cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
@@ -233,9 +232,10 @@ def _chroma_noise(pixels: Pixels, sigma: float, generator: Generator) -> Pixels:
 
 
 def _corners(pixels: Pixels, share: float, generator: Generator) -> tuple[NDArray[Any], int]:
-    """Return the corners of patches that cover a share of the image, and their side.
+    """Return the corners of patches that cover a share of the image, and their side in pixels.
 
-    More share adds patches. In an image under 192 px, one patch more may be too many for a level.
+    A larger share keeps the patches and adds more. Images under 192 px have few patches, so
+    neighbouring levels may have the same ones.
     """
     side_px = min(PATCH_PX, *(side // 3 for side in pixels.shape[:2]))
     rows, columns = (np.arange(0, side - side_px + 1, side_px) for side in pixels.shape[:2])
@@ -254,7 +254,7 @@ def _missing_patches(pixels: Pixels, share: float, generator: Generator) -> Pixe
 
 
 def _misplaced_patches(pixels: Pixels, share: float, generator: Generator) -> Pixels:
-    """Patches filled with what stands a patch's side away in some direction."""
+    """Patches that show the image one patch away, in a random direction."""
     result = pixels.copy()
     angle = generator.uniform(0, 2 * np.pi)
     corners, side_px = _corners(pixels, share, generator)
@@ -267,7 +267,7 @@ def _misplaced_patches(pixels: Pixels, share: float, generator: Generator) -> Pi
 
 
 def _warped(pixels: Pixels, amplitude_px: float, generator: Generator) -> Pixels:
-    """Displace the pixels by a smooth random field, as generators that bend straight lines."""
+    """Displace the pixels by a smooth random field, like generators that bend straight lines."""
     height_px, width_px = pixels.shape[:2]
     noise = generator.standard_normal((2, height_px, width_px))
     field = ndimage.gaussian_filter(noise, (0, 12, 12))
@@ -314,7 +314,7 @@ DISTORTIONS = {
     "speckle_noise": Distortion("noise", (0.04, 0.09, 0.17, 0.32, 0.6), _speckle_noise),
     "impulse_noise": Distortion("noise", (0.002, 0.008, 0.025, 0.08, 0.22), _impulse_noise),
     "chroma_noise": Distortion("noise", (5, 10, 18, 32, 56), _chroma_noise),
-    # Not by 2 or 4, which also moves the image, nor by 3, which samples pixels at their centres.
+    # Factors 2 and 4 would also shift the image; factor 3 would sample pixels at their centres.
     "resample_nearest": Distortion("resampling", (1.5, 2.5, 3.5, 5, 7), _resampled(NEAREST)),
     "resample_bilinear": Distortion("resampling", (1.5, 2, 3, 4.5, 7), _resampled(BILINEAR)),
     "resample_bicubic": Distortion("resampling", (1.5, 2, 3, 4.5, 7), _resampled(BICUBIC)),
@@ -344,4 +344,4 @@ DISTORTIONS = {
     "shifted": Distortion("geometry", (1, 2, 3, 5, 8), _shifted),
     "rotated": Distortion("geometry", (0.3, 0.6, 1.1, 2, 3.5), _rotated),
 }  # fmt: skip
-"""Every distortion by name."""
+"""Every kind of distortion by name."""

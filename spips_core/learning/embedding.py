@@ -1,7 +1,8 @@
-"""What a frozen trunk makes of a data set: the means of every quality map, made once and kept."""
+"""Embed a data set with a frozen trunk: compute the means of every quality map once, keep them."""
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import safetensors.torch
@@ -9,20 +10,21 @@ import torch
 from torch import Tensor
 
 from spips_core.checkpoint import known_pair
+from spips_core.config import STREAMS
 from spips_core.errors import DatasetError, ImageError
 from spips_core.learning.datasets import Examples, digest_of_examples
 from spips_core.model import SPIPS
 
-Quality = dict[str, list[Tensor]]
-"""Means of quality maps by stream, each tensor (N, K, C_l): N references, K distorted images."""
+QualityMeans = dict[str, list[Tensor]]
+"""Means of quality maps, by stream tensors (..., C_l): one for each set of maps of one size."""
 
 
 @torch.no_grad()
-def quality_means(model: SPIPS, reference: Tensor, distorted: Tensor) -> Quality:
-    """Return the means of the quality maps of one reference with its distorted versions.
+def quality_means(model: SPIPS, reference: Tensor, distorted: Tensor) -> QualityMeans:
+    """Return the quality means of one reference with its distorted versions.
 
     Args:
-        model: whose trunk and streams decide the maps.
+        model: its trunk and streams decide the maps.
         reference: (3, H, W) uint8.
         distorted: (K, 3, H, W) uint8.
 
@@ -33,6 +35,20 @@ def quality_means(model: SPIPS, reference: Tensor, distorted: Tensor) -> Quality
     return {name: [q[None].cpu() for q in qs] for name, qs in means.items()}
 
 
+def make_embedder(model: SPIPS) -> SPIPS:
+    """Return a model for `embed`: the given trunk with all three streams.
+
+    Models that differ only in their streams or fusion then share what the cache keeps.
+
+    Args:
+        model: any model.
+    """
+    embedder = SPIPS(replace(model.config, streams=STREAMS)).eval()
+    embedder.trunk.load_state_dict(model.trunk.state_dict())
+    embedder.trunk.features.to(next(model.trunk.features.parameters()).dtype)
+    return embedder
+
+
 def embed(
     model: SPIPS,
     examples: Examples,
@@ -40,15 +56,15 @@ def embed(
     *,
     cache: Path | None,
     report: Callable[[int, int], None],
-) -> Quality:
-    """Return the quality means of some examples, from the cache if they are there.
+) -> QualityMeans:
+    """Return the quality means of some examples, from the cache if it has them.
 
     Args:
-        model: with all three streams, its trunk frozen.
+        model: a model from `make_embedder`.
         examples: the data set.
-        indices: which examples, in order.
-        cache: folder to keep them in; None keeps nothing.
-        report: called with how many are done, and of how many.
+        indices: the examples, in order.
+        cache: folder that keeps the means; None keeps nothing.
+        report: called with the number of finished examples and the number of all.
 
     Returns:
         By stream, tensors (len(indices), K, C_l) float32.
@@ -68,31 +84,32 @@ def embed(
         except ImageError as error:
             raise DatasetError(f"{examples.references[index]}: {error}") from error
         report(number, len(indices))
-    quality = {
-        name: [torch.cat([row[name][tap] for row in rows]) for tap in range(len(rows[0][name]))]
+    means = {
+        name: [torch.cat(taps) for taps in zip(*(row[name] for row in rows), strict=True)]
         for name in rows[0]
     }
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".unfinished")
-        packed = {f"{name}.{i}": q for name, qs in quality.items() for i, q in enumerate(qs)}
+        packed = {f"{name}.{i}": q for name, qs in means.items() for i, q in enumerate(qs)}
         safetensors.torch.save_file(packed, unfinished)
         unfinished.rename(path)
-    return quality
+    return means
 
 
-def _unpack(packed: dict[str, Tensor]) -> Quality:
-    quality: Quality = {}
+def _unpack(packed: dict[str, Tensor]) -> QualityMeans:
+    means: QualityMeans = {}
     for key in sorted(packed, key=lambda key: (key.split(".")[0], int(key.split(".")[1]))):
-        quality.setdefault(key.split(".")[0], []).append(packed[key])
-    return quality
+        means.setdefault(key.split(".")[0], []).append(packed[key])
+    return means
 
 
 def _fingerprint(model: SPIPS, examples: Examples, indices: Sequence[int]) -> str:
-    """Return a name for what `embed` would compute: same name, same numbers.
+    """Return a name for the means: equal names mean equal numbers.
 
-    It holds the trunk, what the maps make of a known pair (so that a change in their code shows),
-    the examples with their files, and the pixels of a few, each kind of distortion among them.
+    It depends on the trunk, on the means of a known pair (so that a change in the code of the maps
+    shows), on the examples and their files, and on the pixels of a few examples, at least one for
+    each kind of distortion.
     """
     sha256 = hashlib.sha256(f"{model.trunk.digest()} {list(indices)}".encode())
     sha256.update(digest_of_examples(examples).encode())

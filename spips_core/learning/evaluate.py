@@ -1,4 +1,4 @@
-"""Judge scores against people: which figures stand for which kind of data set, with intervals."""
+"""How well scores agree with people: the figures of each kind of data set, with intervals."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from spips_core.learning import metrics
 
 Array = NDArray[np.float64]
 Figure = Callable[[Array, Array, NDArray[np.intp]], float]
-"""Takes scores (N, K), targets (N,) and the number of each example's reference."""
+"""Takes scores (N, K), targets (N,) and reference numbers (N,); returns one number."""
 
 
 def _first(metric: Callable[[Array, Array], float]) -> Figure:
@@ -18,7 +18,7 @@ def _first(metric: Callable[[Array, Array], float]) -> Figure:
 
 
 def _decided(metric: Callable[[Array, Array], float]) -> Figure:
-    """Correlate the binary decision, as the paper's Tables II-VII do; equal scores count half."""
+    """Correlate the decision, 0 or 1, as the paper's Tables II-VII do; equal scores count half."""
 
     def figure(scores: Array, targets: Array, _: NDArray[np.intp]) -> float:
         return metric((np.sign(scores[:, 0] - scores[:, 1]) + 1) / 2, targets)
@@ -54,24 +54,24 @@ FIGURES: dict[str, dict[str, Figure]] = {
     },
     "severity_series": {"rising": lambda s, _, __: metrics.rising_share(s)},
 }
-"""The figures of each kind of data set; all are better the higher they are."""
+"""The figures of each kind of data set; higher is better in all of them."""
 
 MAIN_FIGURE = {
     "rated": "srcc", "triplets": "two_afc", "just_noticeable": "map", "severity_series": "rising",
 }  # fmt: skip
-"""The figure of each kind that a summary shows first."""
+"""The one figure of each kind that a summary shows."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """One figure of one model on one set.
+    """One figure of one model on one data set.
 
     Attributes:
-        figure: its name, a key of `FIGURES[kind]`.
-        value: the figure; NaN when the set cannot decide it.
-        low: lower end of the 95 % interval, over references; NaN without one.
-        high: upper end.
-        num_examples: number of pairs, triplets or severity_series.
+        figure: name of the figure, a key of `FIGURES[kind]`.
+        value: the figure; NaN when the set does not determine it.
+        low: lower end of the 95 % bootstrap interval; NaN without one.
+        high: upper end of the interval.
+        num_examples: number of pairs, triplets or severity series.
     """
 
     figure: str
@@ -90,15 +90,15 @@ def agreements(
     num_samples: int,
     seed: int = 0,
 ) -> list[Agreement]:
-    """Return every figure of a set with its interval.
+    """Return every figure of a data set with its interval.
 
     Args:
-        kind: "rated", "triplets", "just_noticeable" or "severity_series".
+        kind: rated, triplets, just_noticeable or severity_series.
         scores: (N, K), lower is better.
-        targets: (N,).
-        references: (N,), which examples share a reference.
-        num_samples: bootstrap draws; 0 gives no intervals.
-        seed: of the draws.
+        targets: (N,), see `Example.target`.
+        references: (N,); equal names mean the same reference.
+        num_samples: number of bootstrap samples; 0 gives no intervals.
+        seed: seed of the draws.
     """
     numbers = np.unique(np.asarray(references), return_inverse=True)[1].astype(np.intp)
     results = []

@@ -1,26 +1,27 @@
-"""What training minimises, one loss for each kind of judgement.
+"""The losses of training, one for each kind of judgement.
 
-All but LPIPS's compare scores on a logarithmic scale: people's ratings grow about with the
-logarithm of a squared difference, and a loss on ratios cannot be lowered by shrinking the scores.
+All but LPIPS's loss compare the logarithms of scores. People's ratings grow about as the logarithm
+of a squared difference, and shrinking all scores does not lower a loss on ratios.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from spips_core.learning.metrics import CLEAR_DIFFERENCE
+
 SMALLEST_SCORE = 1e-8
-CLEAR_DIFFERENCE = 5.0
 RATING_TEMPERATURE = 0.1
 SEVERITY_TEMPERATURE = 0.2
-"""The differences of log scores beyond which a loss becomes linear, chosen by cross-validation."""
+"""A loss is linear in larger differences of log scores; both were chosen by cross-validation."""
 STEP = 0.1
-"""The least by which the logarithm of the score should rise from one level to the next."""
+"""The logarithm of the score should rise by at least this much from level to level."""
 
 
 class PreferenceNet(nn.Module):
-    """LPIPS's G (Zhang et al. 2018, section 3): from two distances to the share that prefers one.
+    """LPIPS's G (Zhang et al. 2018, section 3): from two scores to the share that prefers one.
 
-    Trained beside the model and thrown away afterwards.
+    It is trained with the model and then thrown away.
     """
 
     def __init__(self) -> None:
@@ -47,7 +48,7 @@ class PreferenceNet(nn.Module):
 
 
 def preference_loss(net: PreferenceNet, scores: Tensor, preferences: Tensor) -> Tensor:
-    """Return LPIPS's loss on triplets: the binary cross entropy of G(d0, d1) and people's share.
+    """Return LPIPS's loss on triplets: the binary cross entropy of G(d0, d1) and the preference.
 
     Args:
         net: G, trained with the model.
@@ -64,30 +65,30 @@ def preference_loss(net: PreferenceNet, scores: Tensor, preferences: Tensor) -> 
 def rating_loss(scores: Tensor, dmos: Tensor) -> Tensor:
     """Return RankNet's loss (Burges et al. 2005) on rated pairs: the cross entropy of their order.
 
-    Every two pairs of the batch whose ratings are clearly apart are compared.
+    It compares every two pairs of the batch whose ratings differ by more than 5.
 
     Args:
         scores: (N, 1) or (N,) >= 0, lower is better.
         dmos: (N,), higher is worse, on a scale of 100.
 
     Returns:
-        A scalar; 0 when no two ratings are clearly apart.
+        A scalar >= 0; 0 when no two ratings differ by more than 5.
     """
     return _order_loss(scores, dmos[:, None] - dmos[None] > CLEAR_DIFFERENCE)
 
 
 def within_reference_loss(scores: Tensor, dmos: Tensor, references: Tensor) -> Tensor:
-    """Return the same loss, comparing only pairs that share a reference.
+    """Return the same loss over pairs that share a reference only.
 
-    They are a small part of all, but what a user compares: two versions of one picture.
+    They are few, but they are what a user compares: two versions of one picture.
 
     Args:
         scores: (N, 1) or (N,) >= 0, lower is better.
         dmos: (N,), higher is worse, on a scale of 100.
-        references: (N,), the number of each pair's reference.
+        references: (N,); equal numbers mean the same reference.
 
     Returns:
-        A scalar; 0 when no two ratings of one reference are clearly apart.
+        A scalar >= 0; 0 when no two ratings of one reference differ by more than 5.
     """
     is_clear = dmos[:, None] - dmos[None] > CLEAR_DIFFERENCE
     return _order_loss(scores, is_clear & (references[:, None] == references[None]))
@@ -103,13 +104,13 @@ def _order_loss(scores: Tensor, is_worse: Tensor) -> Tensor:
 
 
 def severity_loss(scores: Tensor) -> Tensor:
-    """Return the loss on severity_series: the log score should rise by a step from level to level.
+    """Return the loss on severity series: the log score should rise by `STEP` at every level.
 
     Args:
         scores: (N, levels) >= 0, weak to strong.
 
     Returns:
-        A scalar.
+        A scalar >= 0.
     """
     rises = (scores + SMALLEST_SCORE).log().diff(dim=1)
     return functional.softplus((STEP - rises) / SEVERITY_TEMPERATURE).mean()

@@ -1,4 +1,4 @@
-"""How well scores agree with people: the figures of the paper's tables, and of rated sets."""
+"""How well scores agree with people: the figures in the paper's tables, and those of rated sets."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from scipy import optimize, stats
 
 Values = NDArray[np.float64]
 CLEAR_DIFFERENCE = 5.0
-"""Ratings further apart than this, on a scale of 100, are taken as an order people agree on."""
+"""People agree on the order of two ratings that differ by more than this, on a scale of 100."""
 NUM_LOGISTIC_PARAMETERS = 5
 
 
@@ -38,18 +38,17 @@ def _correlation(
 
 
 def fitted_plcc(scores: ArrayLike, ratings: ArrayLike) -> float:
-    """Return Pearson's correlation after the logistic fit that quality studies agree on.
+    """Return Pearson's correlation after the logistic fit that is standard in quality studies.
 
     Sheikh et al. 2006, with VQEG's five parameters:
         f(s) = b1 (1/2 - 1 / (1 + exp(b2 (s - b3)))) + b4 s + b5
 
     Args:
         scores: (N,), any scale.
-        ratings: (N,), mos or dmos.
+        ratings: (N,), MOS or DMOS.
 
     Returns:
-        In [0, 1]; NaN when the scores or ratings are constant, or there are no more of them than
-        parameters.
+        In [0, 1]; NaN when scores or ratings are constant, or when N <= 5.
     """
     x, y = np.asarray(scores, np.float64), np.asarray(ratings, np.float64)
     if len(x) <= NUM_LOGISTIC_PARAMETERS or np.ptp(x) == 0 or np.ptp(y) == 0:
@@ -66,7 +65,7 @@ def fitted_plcc(scores: ArrayLike, ratings: ArrayLike) -> float:
     try:
         fit, _ = optimize.curve_fit(logistic, x, y, p0=start, maxfev=20_000)
     except (RuntimeError, optimize.OptimizeWarning):
-        return best  # no better fit than the line
+        return best  # the straight line
     return max(best, plcc(logistic(x, *fit), y))
 
 
@@ -75,16 +74,16 @@ def _sigmoid(x: Values) -> Values:
 
 
 def rank_agreement(scores: ArrayLike, dmos: ArrayLike, references: ArrayLike) -> float:
-    """Return how often two distorted images of one reference are in the order people gave them.
+    """Return how often the scores order two distorted images of one reference as people do.
 
     Args:
         scores: (N,), lower is better.
-        dmos: (N,), higher is worse, on a scale of 100; pairs that differ by 5 or less are left
-            out.
-        references: (N,), which images share a reference.
+        dmos: (N,), higher is worse, on a scale of 100. Images that differ by 5 or less are not
+            compared.
+        references: (N,); equal values mean the same reference.
 
     Returns:
-        In [0, 1], equal scores count half; NaN when no two images differ clearly.
+        In [0, 1]; equal scores count half. NaN when no two images can be compared.
     """
     agreeing, total = 0.0, 0
     scores, dmos = np.asarray(scores, np.float64), np.asarray(dmos, np.float64)
@@ -100,9 +99,9 @@ def rank_agreement(scores: ArrayLike, dmos: ArrayLike, references: ArrayLike) ->
 
 
 def two_afc(scores_0: ArrayLike, scores_1: ArrayLike, preferences: ArrayLike) -> float:
-    """Return the agreement with people who chose the better of two images (Zhang et al. 2018).
+    """Return the agreement with people who chose the better of two images.
 
-    The mean of [d0 < d1](1 - j) + [d1 < d0] j + [d0 = d1] / 2.
+    Zhang et al. 2018: the mean of [d0 < d1](1 - j) + [d1 < d0] j + [d0 = d1] / 2.
 
     Args:
         scores_0: (N,) of the first images, lower is better.
@@ -110,7 +109,7 @@ def two_afc(scores_0: ArrayLike, scores_1: ArrayLike, preferences: ArrayLike) ->
         preferences: (N,) in [0, 1], the share j of people who preferred the second.
 
     Returns:
-        In [0, 1], higher is better; .5 is chance.
+        In [0, 1], higher is better; 0.5 is chance.
     """
     first, second = np.asarray(scores_0, np.float64), np.asarray(scores_1, np.float64)
     j = np.asarray(preferences, np.float64)
@@ -121,16 +120,16 @@ def two_afc(scores_0: ArrayLike, scores_1: ArrayLike, preferences: ArrayLike) ->
 def just_noticeable_map(scores: ArrayLike, shares_same: ArrayLike) -> float:
     """Return the average precision of the score as a detector of pairs that look the same.
 
-    Pairs are sorted by score; at each cut, the shares of people who said "same" are the true
-    positives, the others the false ones; precision is made non-increasing from the right
-    (all-point interpolation) and integrated over recall. Pairs of equal score enter together.
+    Pairs are sorted by score. At each cut, the shares of people who said "same" are true positives,
+    the other shares false positives. Precision is made non-increasing from the right (all-point
+    interpolation) and integrated over recall. Pairs of equal score enter together.
 
     Args:
-        scores: (N,), lower is better; any shape, flattened.
-        shares_same: (N,) in [0, 1].
+        scores: any shape with N elements, lower is better.
+        shares_same: any shape with N elements, in [0, 1].
 
     Returns:
-        In [0, 1], higher is better; NaN when no one ever said "same".
+        In [0, 1], higher is better; NaN when nobody said "same".
     """
     distances = np.asarray(scores, np.float64).reshape(-1)
     same = np.asarray(shares_same, np.float64).reshape(-1)
@@ -149,10 +148,10 @@ def rising_share(scores: ArrayLike) -> float:
     """Return how often the next stronger level of a distortion has the higher score.
 
     Args:
-        scores: (N, levels) of severity_series, weak to strong.
+        scores: (N, levels), N severity series, weak to strong.
 
     Returns:
-        In [0, 1], the share of neighbouring levels.
+        In [0, 1], the share of all steps from a level to the next.
     """
     return float((np.diff(np.asarray(scores, np.float64), axis=1) > 0).mean())
 
@@ -164,16 +163,16 @@ def bootstrap_interval(
     num_samples: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Return the 95 % interval of a figure when whole references are drawn anew.
+    """Return the 95 % bootstrap interval of a figure.
 
-    Pairs of one reference are not independent, so they are drawn together.
+    Whole references are drawn, because pairs of one reference are not independent.
 
     Args:
-        figure: takes indices of pairs and, for each, the number of the draw that brought it (a
-            reference drawn twice counts as two), and returns the figure on them.
-        references: (N,), which pairs belong together.
-        num_samples: number of draws.
-        seed: of the draws.
+        figure: takes the indices of the drawn pairs and the number of each pair's draw, and returns
+            the figure. A reference that is drawn twice counts as two references.
+        references: (N,); equal names mean the same reference.
+        num_samples: number of bootstrap samples.
+        seed: seed of the draws.
 
     Returns:
         The 2.5th and 97.5th percentile; NaN when there are fewer than two references.

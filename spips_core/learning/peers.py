@@ -1,7 +1,7 @@
-"""Other full-reference metrics from their own libraries, for the tables that SPIPS is judged in.
+"""Peers: other full-reference metrics from their own libraries, to compare SPIPS with.
 
-Needs the `evaluation` extra (piq, lpips). A metric whose weights cannot be had is unavailable,
-and a table says so; nothing stands in for it.
+They need the `evaluation` extra (piq, lpips). When a peer's weights cannot be loaded, the tables
+say so and have no figures for it.
 """
 
 import urllib.error
@@ -17,23 +17,24 @@ from spips_core.image_ops import to_unit_range
 from spips_core.trunk import Trunk, load_trunk_weights
 
 Metric = Callable[[Tensor, Tensor], Tensor]
-"""Takes references and distorted images (N, 3, H, W) uint8, returns (N,), lower is better.
+"""Takes references and distorted images (N, 3, H, W) uint8; returns (N,), lower is better.
 
-Raises PeerError for images that the metric does not take."""
+Raises PeerError for images that the metric does not accept, such as too small ones.
+"""
 
 PEERS = ("psnr", "ssim", "ms_ssim", "vif", "dists", "lpips_alexnet", "lpips_squeezenet1_1")
 LPIPS_NAMES = {"alexnet": "alex", "squeezenet1_1": "squeeze"}
 
 
 def load_peer(name: str, *, trunk_weights: dict[str, str | None]) -> Metric:
-    """Return a metric, turned so that lower is better, with its library's defaults.
+    """Return a peer with its library's defaults, negated if higher is better there.
 
     Args:
         name: one of `PEERS`.
-        trunk_weights: for LPIPS, the path to each trunk's weights; None takes torchvision's.
+        trunk_weights: for LPIPS, the file with each trunk's weights; None takes torchvision's.
 
     Raises:
-        PeerError: the library is not installed, or its weights cannot be had.
+        PeerError: the library is not installed, or the weights cannot be loaded.
     """
     try:
         if name.startswith("lpips_"):
@@ -44,18 +45,18 @@ def load_peer(name: str, *, trunk_weights: dict[str, str | None]) -> Metric:
         raise PeerError(f"{name}: pip install 'spips[evaluation]' first: {error}") from error
     except (OSError, urllib.error.URLError, RuntimeError, ValueError) as error:
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise PeerError(f"{name}: its weights cannot be had: {line}") from error
+        raise PeerError(f"{name}: its weights cannot be loaded: {line}") from error
 
 
 def _no_grad(metric: Metric) -> Metric:
     def score(reference: Tensor, distorted: Tensor) -> Tensor:
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the libraries' own, about their dependencies
+            warnings.simplefilter("ignore")  # the libraries warn about their own dependencies
             try:
                 return metric(
                     to_unit_range(reference, torch.float32), to_unit_range(distorted, torch.float32)
                 )
-            except (ValueError, RuntimeError) as error:  # as for images that are too small for it
+            except (ValueError, RuntimeError) as error:  # such as images that are too small
                 line = str(error).splitlines()[0]
                 size = " x ".join(str(side) for side in reference.shape[-2:])
                 raise PeerError(f"images of {size} px (H x W): {line}") from error
@@ -71,7 +72,7 @@ def _piq(name: str) -> Metric:
         return lambda reference, distorted: dists(distorted, reference)
     functions = {"psnr": piq.psnr, "ssim": piq.ssim, "ms_ssim": piq.multi_scale_ssim}
     function = {**functions, "vif": piq.vif_p}[name]
-    # PSNR of identical images is infinite in piq's formula but for a small term; order is kept.
+    # piq adds a small term to the error, so the PSNR of identical images is finite here.
     return lambda reference, distorted: (
         -function(distorted, reference, data_range=1.0, reduction="none")
     )
@@ -85,7 +86,7 @@ def _lpips(trunk_name: str, weights: str | None) -> Metric:
         net = lpips.LPIPS(net=LPIPS_NAMES[trunk_name], pnet_rand=True, verbose=False).eval()
     trunk = Trunk(trunk_name)
     load_trunk_weights(trunk, Path(weights) if weights else None)
-    # lpips cuts the trunk into slices but keeps torchvision's numbers: slice2.3 is features.3.
+    # lpips cuts the trunk into slices and keeps torchvision's numbers: slice2.3 is features.3.
     state = trunk.state_dict()
     net.net.load_state_dict(
         {key: state[f"features.{key.split('.', 1)[1]}"] for key in net.net.state_dict()}

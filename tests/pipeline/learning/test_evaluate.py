@@ -9,7 +9,7 @@ from pipeline.learning.evaluate import JudgedModel, evaluate, spips_scores
 from pipeline.learning.judged_sets import JudgedSet
 from pipeline.runs.errors import ContractError
 from spips_core import SPIPS, ModelConfig
-from spips_core.learning.datasets import RatedPairs
+from spips_core.learning.rated_pairs import RatedPairs
 
 
 @pytest.fixture
@@ -73,12 +73,12 @@ def test_two_columns_of_one_name_are_refused(rated):
 
 def test_nothing_to_judge_and_no_place_for_the_tables_are_refused_before_the_work(rated):
     chosen = config(rated, models=[], peers={"names": []}, output={"uri": f"{rated}/out"})
-    told = problems_of(chosen)
-    assert "expected at least one, got none" in told
-    assert "output.uri: " in told
+    problems = problems_of(chosen)
+    assert "expected at least one, got none" in problems
+    assert "output.uri: " in problems
 
 
-def test_a_checkpoint_of_another_fold_is_refused(rated, tmp_path):
+def test_a_checkpoint_with_a_different_held_out_fold_is_refused(rated, tmp_path):
     for name, number in (("m-0", 0), ("m-1", 0)):
         fold(1, number, []).save(tmp_path / f"{name}.safetensors")
     path = f"{tmp_path}/m-{{fold}}.safetensors"
@@ -94,7 +94,7 @@ def test_folds_without_a_path_each_are_refused(path, num_folds):
         JudgedModelConfig(name="m", checkpoint=path, num_folds=num_folds)
 
 
-def test_a_baseline_that_takes_larger_images_only_is_named_and_the_rest_is_measured(rated):
+def test_a_peer_that_accepts_only_larger_images_is_named_and_the_rest_is_measured(rated):
     markdown = evaluate(config(rated, peers={"names": ["psnr", "ms_ssim"]}), report=lambda _: None)
     assert "- ms_ssim could not be measured: images of 100 x 100 px (H x W): " in markdown
     assert "| psnr | " in markdown

@@ -14,7 +14,7 @@ KINDS = ["gaussian_noise", "jpeg", "missing_patches"]
 
 @pytest.fixture
 def features():
-    """(8, 16, 6, 7): four references, then their distorted versions, not far off."""
+    """(8, 16, 6, 7): four references, then their slightly distorted versions."""
     generator = torch.Generator().manual_seed(5)
     references = torch.rand(4, 16, 6, 7, generator=generator)
     noise = torch.rand(4, 16, 6, 7, generator=generator)
@@ -39,7 +39,7 @@ def test_equal_features_lose_nothing(features):
 
 
 @pytest.mark.parametrize("size", [16, 24])
-def test_turned_features_lose_nothing_whatever_their_number_of_channels(features, size):
+def test_turned_features_lose_nothing_with_any_number_of_channels(features, size):
     assert loss_of(turned(features, size), features) == pytest.approx(0, abs=1e-5)
     assert loss_of(features, turned(features, size)) == pytest.approx(0, abs=1e-5)
 
@@ -57,8 +57,8 @@ def test_other_features_lose(features):
 
 
 def test_a_student_that_sees_no_difference_loses_at_least_1(features):
-    held_out_fold = features[:4].repeat(2, 1, 1, 1)
-    assert loss_of(held_out_fold, features) > 0.99
+    same_for_both = features[:4].repeat(2, 1, 1, 1)
+    assert loss_of(same_for_both, features) > 0.99
 
 
 def test_a_student_that_sees_all_positions_alike_loses(features):
@@ -100,7 +100,7 @@ def test_crops_are_the_same_for_the_same_seed_only(photo_folder):
     assert not torch.equal(one[0][0], one[1][0])
 
 
-def test_distorted_crop_is_another_picture_of_its_reference(photo_folder):
+def test_distorted_crop_differs_from_its_reference(photo_folder):
     pairs = crops(photo_folder, kinds=["gaussian_noise"])
     for index in range(24):
         reference, distorted = pairs[index]
@@ -158,7 +158,7 @@ def test_stopping_and_restoring_gives_the_same_weights_to_the_bit(photo_folder):
     file.seek(0)
     second = distillation(photo_folder, num_steps=6, student_seed=7)
     second.restore(torch.load(file, weights_only=True))
-    torch.manual_seed(99)  # whatever the new process has drawn so far
+    torch.manual_seed(99)  # a new process may have drawn any numbers before
     losses += second.run()
     assert losses == expected
     assert second.student.digest() == whole.student.digest()

@@ -4,8 +4,8 @@ from PIL import Image
 
 from spips_core import SPIPS, ModelConfig
 from spips_core.errors import DatasetError
-from spips_core.learning.datasets import RatedPairs
 from spips_core.learning.embedding import embed
+from spips_core.learning.rated_pairs import RatedPairs
 
 INDICES = range(7)
 

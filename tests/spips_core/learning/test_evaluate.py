@@ -9,12 +9,12 @@ GENERATOR = np.random.default_rng(1)
 DMOS = GENERATOR.uniform(0, 100, 40)
 CHOICES = GENERATOR.permutation(np.arange(40) % 2).astype(float)
 TRIPLET = np.stack([0.5 + CHOICES, 1.5 - CHOICES], axis=1)
-LADDERS = np.arange(5.0) + GENERATOR.uniform(0, 0.9, (40, 5))
+SERIES = np.arange(5.0) + GENERATOR.uniform(0, 0.9, (40, 5))
 EXAMPLES = {
     "rated": (DMOS[:, None] / 100, DMOS),
     "triplets": (TRIPLET, CHOICES),
     "just_noticeable": (1 - CHOICES[:, None], CHOICES),
-    "severity_series": (LADDERS, np.zeros(40)),
+    "severity_series": (SERIES, np.zeros(40)),
 }
 """By kind, scores that agree with people everywhere, and what people said."""
 

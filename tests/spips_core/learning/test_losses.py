@@ -91,14 +91,14 @@ def test_within_a_reference_only_its_own_versions_are_compared():
     assert within_reference_loss(scores, dmos, torch.arange(4)) == 0
 
 
-def test_ladder_loss_pushes_the_ends_apart():
+def test_severity_loss_pushes_the_ends_apart():
     _, gradient = value_and_gradient(severity_loss, torch.full((1, 5), 0.4))
     assert gradient[0, 0] > 0
     assert gradient[0, -1] < 0
     assert gradient[0, 1:-1].abs().max() < 1e-6
 
 
-def test_ladder_loss_asks_for_a_step_between_levels():
+def test_severity_loss_asks_for_a_step_between_levels():
     def rising_by(step):
         return severity_loss(0.01 * torch.exp(step * torch.arange(5.0))[None]).item()
 
@@ -108,10 +108,10 @@ def test_ladder_loss_asks_for_a_step_between_levels():
     assert losses[-1] < 0.001
 
 
-def test_ladders_count_alike():
-    severity_series = torch.stack([RISING, RISING.flip(0)])
-    halves = [severity_loss(series[None]).item() for series in severity_series]
-    assert severity_loss(severity_series).item() == pytest.approx(sum(halves) / 2)
+def test_every_severity_series_counts_the_same():
+    both = torch.stack([RISING, RISING.flip(0)])
+    halves = [severity_loss(series[None]).item() for series in both]
+    assert severity_loss(both).item() == pytest.approx(sum(halves) / 2)
 
 
 @pytest.mark.parametrize("loss", [rated, lambda scores: severity_loss(scores[None])])

@@ -29,7 +29,7 @@ def series():
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
-    """Nothing in torch's cache, and a proxy that refuses at once."""
+    """An empty cache of torch, and a proxy that refuses every connection."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -88,7 +88,7 @@ def test_lpips_weighs_the_features_of_the_trunk_it_is_given(trunk, series, trunk
     metric = load_peer(f"lpips_{trunk}", trunk_weights={trunk: str(trunk_files[trunk])})
     own = Trunk(trunk)
     load_trunk_weights(own, trunk_files[trunk])
-    # What the library trained on people's choices, beside its code.
+    # The weights that the library trained on people's choices; they are installed with its code.
     file = f"{lpips.__path__[0]}/weights/v0.1/{LPIPS_NAMES[trunk]}.pth"
     weights = torch.load(file, "cpu", weights_only=True)
     references, levels = series
@@ -108,13 +108,13 @@ def refuse(name, *parts, **trunk_weights):
         assert part in str(error.value)
 
 
-def test_dists_that_cannot_be_fetched_is_refused(offline):
-    refuse("dists", "its weights cannot be had: ")
+def test_dists_whose_weights_cannot_be_fetched_is_refused(offline):
+    refuse("dists", "its weights cannot be loaded: ")
 
 
 @pytest.mark.parametrize("trunk", LPIPS_NAMES)
 def test_lpips_whose_trunk_cannot_be_fetched_is_refused(offline, trunk):
-    refuse(f"lpips_{trunk}", "its weights cannot be had: torchvision could not fetch")
+    refuse(f"lpips_{trunk}", "its weights cannot be loaded: torchvision could not fetch")
 
 
 def test_lpips_with_a_missing_or_foreign_trunk_is_refused(tmp_path, trunk_files):

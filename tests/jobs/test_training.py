@@ -1,4 +1,4 @@
-"""Train, resume, evaluate and score one pair, as a user would, on a set in BAPPS layout."""
+"""Train, resume, evaluate, distil and score one pair with the commands that a user types."""
 
 import json
 import os
@@ -27,7 +27,7 @@ SIDE_PX = 112
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory):
-    """A BAPPS-like 2AFC and JND subset, rated pairs, and photographs."""
+    """A folder with a 2AFC and a JND subset in BAPPS layout, rated pairs, and photographs."""
     root = tmp_path_factory.mktemp("judged")
     photos = [photo()[:224, :224] for photo in (data.astronaut, data.coffee, data.chelsea)]
     for name in ("ref", "p0", "p1", "judge"):
@@ -70,12 +70,7 @@ def sets(judged, *kinds):
         "triplets": [{"name": "2afc", "path": str(judged / "2afc")}],
         "just_noticeable": [{"name": "jnd", "path": str(judged / "jnd")}],
         "severity_series": [
-            {
-                "name": "severity_series",
-                "path": str(judged / "photos"),
-                "num_series": 6,
-                "side_px": 112,
-            }
+            {"name": "series", "path": str(judged / "photos"), "num_series": 6, "side_px": 112}
         ],
     }
     return [f"--data.{kind}={json.dumps(known[kind])}" for kind in kinds]
@@ -99,7 +94,7 @@ def start(*arguments):
 
 @pytest.fixture(scope="module")
 def trained(judged, tmp_path_factory):
-    """Output judged of a training on a mixture, with two folds, that was killed and run again."""
+    """Output folder and log of a training with two folds that was killed and run again."""
     output = tmp_path_factory.mktemp("trained")
     arguments = [
         *sets(judged, "rated", "triplets", "severity_series"),
@@ -121,16 +116,16 @@ def trained(judged, tmp_path_factory):
     return output, text
 
 
-def test_a_killed_training_goes_on_after_its_last_epoch(trained):
+def test_a_killed_training_resumes_after_its_last_epoch(trained):
     output, text = trained
     assert "resumed after epoch" in text
     history = json.loads((output / "debug.json").read_text())
     assert [epoch["epoch"] for epoch in history] == list(range(1, 16))
     assert history[-1]["loss"] < history[0]["loss"]
-    assert {"rated_srcc", "2afc_two_afc", "ladders_rising"} <= history[-1].keys()
+    assert {"rated_srcc", "2afc_two_afc", "series_rising"} <= history[-1].keys()
 
 
-def test_ctrl_c_ends_a_training_with_its_own_code_and_a_line(judged, tmp_path):
+def test_ctrl_c_ends_a_training_with_code_130_and_one_line(judged, tmp_path):
     process = start(
         *sets(judged, "triplets"), f"--output.uri={tmp_path}", "--training.epochs=100000"
     )
@@ -143,7 +138,7 @@ def test_ctrl_c_ends_a_training_with_its_own_code_and_a_line(judged, tmp_path):
     assert "interrupted: run the same command again to go on" in text
 
 
-def test_checkpoints_say_what_they_learned_from_and_not_where_it_lay(trained, judged):
+def test_checkpoints_record_what_they_learned_from_but_no_paths(trained, judged):
     output, _ = trained
     model = SPIPS.load(output / "debug.safetensors")
     assert (
@@ -155,7 +150,7 @@ def test_checkpoints_say_what_they_learned_from_and_not_where_it_lay(trained, ju
     assert fold.training_record["held_out_fold"] == "1 of 2"
 
 
-def test_a_finished_training_is_published_again_as_it_was(trained, judged):
+def test_a_finished_training_is_published_again_unchanged(trained, judged):
     output, _ = trained
     paths = sorted(output.glob("*.safetensors"))
     before = [path.read_bytes() for path in paths]
@@ -178,9 +173,7 @@ def test_a_finished_training_is_published_again_as_it_was(trained, judged):
         assert first.training_record == model.training_record
 
 
-def test_evaluation_judges_folds_and_baselines_on_every_kind_of_set(
-    trained, judged, tmp_path, capsys
-):
+def test_evaluation_judges_folds_and_peers_on_every_kind_of_set(trained, judged, tmp_path, capsys):
     output, _ = trained
     models = [
         {"name": "all", "checkpoint": str(output / "debug.safetensors")},
@@ -206,7 +199,7 @@ def test_evaluation_judges_folds_and_baselines_on_every_kind_of_set(
         assert value[model, "2afc", "two_afc"] == pytest.approx(0.95)  # people agree to 9 in 10
         assert value[model, "jnd", "map"] == 1
         assert value[model, "rated", "rank_agreement"] == 1
-        assert value[model, "severity_series", "rising"] > 0.5
+        assert value[model, "series", "rising"] > 0.5
     assert value["psnr", "2afc", "two_afc"] == pytest.approx(0.95)
     text = (tmp_path / "evaluation.md").read_text()
     assert text in capsys.readouterr().out
@@ -216,7 +209,7 @@ def test_evaluation_judges_folds_and_baselines_on_every_kind_of_set(
     assert len(scores) == 5 * (36 + 12 + 12 + 6)
 
 
-def test_evaluation_says_which_baseline_it_could_not_measure(judged, tmp_path, monkeypatch, capsys):
+def test_evaluation_says_which_peer_it_could_not_measure(judged, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     arguments = [*sets(judged, "triplets"), f"--output.uri={tmp_path}", "--models=[]"]
@@ -226,7 +219,8 @@ def test_evaluation_says_which_baseline_it_could_not_measure(judged, tmp_path, m
     notes = {row["model"]: (row["value"], row["note"]) for row in table if row["note"]}
     assert notes["dists"][0] is None
     assert (
-        "dists could not be measured: dists: its weights cannot be had" in capsys.readouterr().out
+        "dists could not be measured: dists: its weights cannot be loaded"
+        in capsys.readouterr().out
     )
 
 
@@ -244,7 +238,7 @@ def test_the_trunk_can_be_trained_too(judged, tmp_path, mode):
     assert model.trunk.digest() != SPIPS.untrained(model.config).trunk.digest()
 
 
-def test_every_problem_of_a_training_is_told_before_it_starts(judged, tmp_path, capsys):
+def test_every_problem_of_a_training_is_listed_before_it_starts(judged, tmp_path, capsys):
     (tmp_path / "judge").mkdir()
     arguments = [
         '--data.rated=[{"name": "a", "path": "nowhere.csv"}]',
@@ -351,7 +345,7 @@ def trunk_file(tmp_path_factory):
     return path
 
 
-def test_a_pair_s_scores_and_maps_are_what_the_model_gives(judged, tmp_path, capsys):
+def test_score_pair_prints_scores_and_draws_maps(judged, tmp_path, capsys):
     reference = judged / "2afc/ref/0-0.png"
     distorted = judged / "2afc/p1/0-0.png"
     picture = tmp_path / "map.png"
@@ -365,7 +359,7 @@ def test_a_pair_s_scores_and_maps_are_what_the_model_gives(judged, tmp_path, cap
         assert image.width > 4 * image.height * 0.8
 
 
-def test_a_pair_that_cannot_be_scored_is_told_in_one_line(judged, tmp_path, capsys):
+def test_a_pair_that_cannot_be_scored_is_reported_in_one_line(judged, tmp_path, capsys):
     photo, crop = judged / "photos/0.png", judged / "2afc/ref/0-0.png"
     for arguments, problem in (
         ([photo, crop], "size_mismatch: pair: expected"),

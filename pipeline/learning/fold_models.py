@@ -1,0 +1,234 @@
+"""The models that train side by side: one on all references, and one for each held-out fold."""
+
+import copy
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray.train
+import ray.train.torch
+import torch
+from numpy.typing import NDArray
+from ray.train import Checkpoint
+
+from pipeline.learning.config import TrainConfig
+from pipeline.learning.training_sets import TrainingSet, references_of
+from spips_core.learning.batches import epoch_batches
+from spips_core.learning.datasets import fold_of
+from spips_core.learning.evaluate import FIGURES, MAIN_FIGURE
+from spips_core.learning.train import make_optimizer, rate_factor, train_epoch
+from spips_core.learning.trainee import Trainee, channel_scales, finish, predict
+from spips_core.model import SPIPS
+
+BATCHES_FOR_SCALES = 16
+BATCH_SIZE_WITHOUT_GRADIENTS = 32
+STATE, HISTORY = "state.pt", "history.json"
+
+
+class FoldModel:
+    """One model in training, its optimizer, and the examples that it may see.
+
+    Attributes:
+        held_out_fold: the fold that it does not learn from; None if it learns from all.
+        seen: for each set, positions in the shard to learn from.
+        held_out: for each set, the other positions.
+        trainee: the model.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: SPIPS,
+        sets: Sequence[TrainingSet],
+        held_out_fold: int | None,
+    ) -> None:
+        self.held_out_fold = held_out_fold
+        is_held_out = [item.folds == held_out_fold for item in sets]  # None equals no fold
+        self.seen = [np.flatnonzero(~mask) for mask in is_held_out]
+        self.held_out = [np.flatnonzero(mask) for mask in is_held_out]
+        loop = config.training
+        own = copy.deepcopy(model).to(ray.train.torch.get_device())
+        sample = epoch_batches(
+            [item.source for item in sets], self.seen, batch_size=loop.batch_size,
+            num_steps=BATCHES_FOR_SCALES, seed=loop.seed,
+        )  # fmt: skip
+        self.trainee = Trainee(
+            own,
+            channel_scales(own, sample),
+            dropout=loop.dropout,
+            weight_decay_to_init=loop.weight_decay_to_init,
+        )
+        self._wrapped = ray.train.torch.prepare_model(
+            self.trainee, parallel_strategy_kwargs={"find_unused_parameters": True}
+        )
+        self._optimizer = make_optimizer(
+            self.trainee,
+            learning_rate=loop.learning_rate,
+            trunk_learning_rate=None if loop.mode == "lin" else loop.trunk_learning_rate,
+        )
+
+    def train_epoch(
+        self, config: TrainConfig, sets: Sequence[TrainingSet], *, epoch: int, num_steps: int
+    ) -> float:
+        """Train for one epoch and return the mean loss."""
+        loop = config.training
+        number = 0 if self.held_out_fold is None else self.held_out_fold + 1
+        seed = loop.seed + 1_000_003 * epoch + 7919 * number  # the same in a resumed training
+        torch.manual_seed(seed)
+        steps = epoch_batches(
+            [item.source for item in sets], self.seen, batch_size=loop.batch_size,
+            num_steps=num_steps, seed=seed,
+        )  # fmt: skip
+        factor = rate_factor(epoch, loop.epochs)
+        return train_epoch(self._wrapped, self._optimizer, steps, factor=factor)
+
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` needs."""
+        return {"trainee": self.trainee.state_dict(), "optimizer": self._optimizer.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to a state."""
+        self.trainee.load_state_dict(state["trainee"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+
+def validate(
+    fold_models: Sequence[FoldModel], sets: Sequence[TrainingSet], world_size: int
+) -> dict[str, float]:
+    """Return each set's main figure on held-out references, the mean over the folds.
+
+    Args:
+        fold_models: the models with a held-out fold; none gives no figures.
+        sets: the worker's share of the data sets.
+        world_size: number of workers, which exchange their scores.
+    """
+    figures: dict[str, float] = {}
+    for number, item in enumerate(sets):
+        values = [_held_out_figure(model, number, item, world_size) for model in fold_models]
+        if values:
+            name = f"{item.judged.name}_{MAIN_FIGURE[item.judged.kind]}"
+            figures[name] = float(np.nanmean(values))
+    return figures
+
+
+def _held_out_figure(
+    fold_model: FoldModel, number: int, item: TrainingSet, world_size: int
+) -> float:
+    positions = fold_model.held_out[number]
+    chosen = _in_batches(positions)
+    scores = predict(fold_model.trainee, item.source.batches(chosen)) if chosen else None
+    parts: list[Any] = [(scores, item.shard[positions])]
+    if world_size > 1:
+        own, parts = parts[0], [None] * world_size
+        torch.distributed.all_gather_object(parts, own)
+    gathered = torch.cat([part for part, _ in parts if part is not None]).double().numpy()
+    indices = np.concatenate([indices for _, indices in parts])
+    examples, kind = item.judged.examples, item.judged.kind
+    names = np.asarray(examples.references)[indices]
+    references = np.unique(names, return_inverse=True)[1].astype(np.intp)
+    return FIGURES[kind][MAIN_FIGURE[kind]](gathered, examples.targets[indices], references)
+
+
+def _in_batches(positions: NDArray[np.intp]) -> list[list[int]]:
+    return [
+        positions[start : start + BATCH_SIZE_WITHOUT_GRADIENTS].tolist()
+        for start in range(0, len(positions), BATCH_SIZE_WITHOUT_GRADIENTS)
+    ]
+
+
+def finish_models(
+    config: TrainConfig,
+    fold_models: Sequence[FoldModel],
+    sets: Sequence[TrainingSet],
+    history: Sequence[dict[str, float]],
+) -> dict[str, SPIPS]:
+    """Return the finished models with their training records, by file name.
+
+    Args:
+        config: the job's settings.
+        fold_models: the trained models.
+        sets: the worker's share of the data sets.
+        history: the figures of every epoch.
+    """
+    finished = {}
+    for fold_model in fold_models:
+        batches = (
+            batch
+            for item, seen in zip(sets, fold_model.seen, strict=True)
+            for batch in item.source.batches(_in_batches(seen))
+        )
+        model = finish(fold_model.trainee, batches)
+        fold, num_folds = fold_model.held_out_fold, config.training.num_folds
+        judged = [item.judged for item in sets]
+        model.training_record = {
+            "mode": config.training.mode,
+            "data": ", ".join(f"{s.name} ({len(s.examples)} {s.kind})" for s in judged),
+            "held_out_fold": "none" if fold is None else f"{fold} of {num_folds}",
+            "held_out_references": json.dumps(
+                _held_out_references(references_of(judged, "rated"), fold, num_folds)
+            ),
+            "settings": json.dumps(_without_paths(config)),
+            "last_epoch": json.dumps(history[-1]),
+        }
+        suffix = "" if fold is None else f"-fold{fold}"
+        finished[f"{config.output.name}{suffix}.safetensors"] = model
+    return finished
+
+
+def _held_out_references(rated: Sequence[str], held_out: int | None, num_folds: int) -> list[str]:
+    names = sorted(set(rated))
+    folds = fold_of(names, max(1, num_folds))
+    return [name for name, fold in zip(names, folds, strict=True) if fold == held_out]
+
+
+def _without_paths(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings that decide the result, without paths, which may be private."""
+    settings = config.model_dump(mode="json", exclude={"output", "workers"})
+    for kind in ("rated", "triplets", "severity_series"):
+        for item in settings["data"][kind]:
+            del item["path"]
+    del settings["data"]["cache"], settings["model"]["backbone_weights"]
+    return settings
+
+
+def report_epoch(
+    rank: int,
+    fold_models: Sequence[FoldModel],
+    history: list[dict[str, float]],
+    finished: dict[str, SPIPS] | None = None,
+) -> None:
+    """Report an epoch to Ray Train, with the state to resume from and any finished models.
+
+    Args:
+        rank: the worker's number; only worker 0 reports files.
+        fold_models: the models in training.
+        history: the figures of every epoch so far.
+        finished: after the last epoch, the finished models by file name.
+    """
+    if rank != 0:
+        ray.train.report(history[-1])
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        states = [fold_model.state() for fold_model in fold_models]
+        torch.save({"fold_models": states, "history": history}, Path(folder) / STATE)
+        for name, model in (finished or {}).items():
+            is_own = model.trunk.backbone.torchvision_weights is None
+            is_changed = model.training_record["mode"] != "lin"
+            model.cpu().save(Path(folder) / name, with_trunk=is_own or is_changed)
+        (Path(folder) / HISTORY).write_text(json.dumps(history, indent=1))
+        ray.train.report(history[-1], checkpoint=Checkpoint.from_directory(folder))
+
+
+def resume(fold_models: Sequence[FoldModel]) -> list[dict[str, float]]:
+    """Restore the models after the last reported epoch, and return the history up to it."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return []
+    with checkpoint.as_directory() as folder:
+        kept = torch.load(Path(folder) / STATE, weights_only=True, map_location="cpu")
+    for fold_model, state in zip(fold_models, kept["fold_models"], strict=True):
+        fold_model.restore(state)
+    return list(kept["history"])

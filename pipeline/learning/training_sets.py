@@ -1,0 +1,101 @@
+"""One worker's share of the data sets, embedded by the frozen trunk or read as images."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import ray.train.torch
+import torch
+from numpy.typing import NDArray
+
+from pipeline.learning.config import TrainConfig
+from pipeline.learning.judged_sets import JudgedSet, open_sets
+from spips_core.learning.batches import (
+    EmbeddedSource,
+    ImageSource,
+    Source,
+    number_references,
+)
+from spips_core.learning.datasets import fold_of
+from spips_core.learning.embedding import embed, make_embedder
+from spips_core.model import SPIPS
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """One worker's N examples of a data set.
+
+    Attributes:
+        judged: the whole data set.
+        shard: (N,), the examples' indices in it.
+        folds: (N,), the examples' folds.
+        source: their batches; a position is an index into the shard.
+    """
+
+    judged: JudgedSet
+    shard: NDArray[np.intp]
+    folds: NDArray[np.intp]
+    source: Source
+
+
+def make_training_sets(
+    config: TrainConfig, model: SPIPS, *, rank: int, world_size: int
+) -> list[TrainingSet]:
+    """Return a worker's share of every data set.
+
+    Args:
+        config: the job's settings.
+        model: its frozen trunk embeds the examples in mode lin.
+        rank: the worker's number.
+        world_size: number of workers.
+    """
+    judged_sets = open_sets(config.data)
+    device = ray.train.torch.get_device()
+    embedder = make_embedder(model).to(device) if config.training.mode == "lin" else None
+    num_folds = max(1, config.training.num_folds)
+    training_sets = []
+    for judged in judged_sets:
+        shard = np.arange(rank, len(judged.examples), world_size)
+        among = references_of(judged_sets, judged.kind)
+        folds = fold_of(judged.examples.references, num_folds, among)[shard]
+        source = _make_source(config, judged, shard, embedder)
+        training_sets.append(TrainingSet(judged, shard, folds, source))
+    return training_sets
+
+
+def references_of(judged_sets: Sequence[JudgedSet], kind: str) -> list[str]:
+    """Return the references of all examples of one kind."""
+    return [name for s in judged_sets if s.kind == kind for name in s.examples.references]
+
+
+def _make_source(
+    config: TrainConfig, judged: JudgedSet, shard: NDArray[np.intp], embedder: SPIPS | None
+) -> Source:
+    if embedder is None:
+        return ImageSource(
+            judged.kind, judged.weight, judged.examples, shard.tolist(),
+            config.training.crop_px, config.workers.num_loaders,
+        )  # fmt: skip
+    device = ray.train.torch.get_device()
+    means = embed(
+        embedder, judged.examples, shard.tolist(),
+        cache=Path(config.data.cache) if config.data.cache else None,
+        report=_progress(judged.name),
+    )  # fmt: skip
+    return EmbeddedSource(
+        judged.kind,
+        judged.weight,
+        torch.tensor(judged.examples.targets[shard], dtype=torch.float32, device=device),
+        number_references(judged.examples.references)[shard].to(device),
+        {name: [q.to(device) for q in qs] for name, qs in means.items()},
+    )
+
+
+def _progress(name: str) -> Callable[[int, int], None]:
+    def report(done: int, total: int) -> None:
+        if done == total or done % max(1, total // 10) == 0:
+            sys.stdout.write(f"{name}: {done} of {total} embedded\n")
+
+    return report

@@ -1,0 +1,137 @@
+"""Image pairs that people rated, such as LIVE or TID2013, from a list in Parquet or CSV."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from spips_core.errors import DatasetError
+from spips_core.learning.datasets import Example, describe_size, read_image
+
+NUM_QUARTERS = 4
+
+
+class RatedPairs(Dataset[Example]):
+    """Rated pairs, or their quarters.
+
+    A few hundred ratings of a few pictures teach little about how different pictures compare.
+    Each quarter of a pair, with the rating of the whole, is one more picture to learn that from.
+
+    Attributes:
+        targets: (N,) float64, DMOS stretched to [0, 100] over the list; higher is worse.
+        references: (N,), the reference's path as listed.
+        kinds: (N,), the column `distortion`; "" without that column.
+        files: reference and distorted image of each pair.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        reference: str = "reference",
+        distorted: str = "distorted",
+        quarters: bool = False,
+    ) -> None:
+        """Read and check the list.
+
+        Args:
+            path: .parquet or .csv with a column `mos` (higher is better) or `dmos` (higher is
+                worse). Relative image paths start at its folder.
+            reference: column with the reference's path.
+            distorted: column with the distorted image's path.
+            quarters: give each pair's four quarters instead of the whole.
+
+        Raises:
+            DatasetError: the list cannot be read, is empty, lacks a column, or has a rating that is
+                not a finite number.
+        """
+        self.path = Path(path)
+        table = _read_table(self.path)
+        self._num_parts = NUM_QUARTERS if quarters else 1
+        rating = _find_rating(table, (reference, distorted), self.path)
+        self.targets = _to_dmos(table, rating, self.path).repeat(self._num_parts)
+        folder = self.path.parent
+        listed, others = (_paths(table, name, self.path) for name in (reference, distorted))
+        self._pairs = [(folder / r, folder / d) for r, d in zip(listed, others, strict=True)]
+        self.files = [path for pair in self._pairs for path in pair]
+        self.references = [name for name in listed for _ in range(self._num_parts)]
+        kinds = [""] * len(listed)
+        if "distortion" in table.column_names:
+            kinds = [str(kind) for kind in table.column("distortion").to_pylist()]
+        self.kinds = [kind for kind in kinds for _ in range(self._num_parts)]
+
+    def __len__(self) -> int:
+        """Return the number of pairs, or of quarters."""
+        return len(self.references)
+
+    def __getitem__(self, index: int) -> Example:
+        """Return a pair at its own size, or a quarter of one; K = 1."""
+        number, part = divmod(index, self._num_parts)
+        reference_path, distorted_path = self._pairs[number]
+        reference, distorted = read_image(reference_path), read_image(distorted_path)
+        if reference.shape != distorted.shape:
+            raise DatasetError(
+                f"{distorted_path}: expected the reference's size {describe_size(reference)}, "
+                f"got {describe_size(distorted)}"
+            )
+        if self._num_parts == NUM_QUARTERS:
+            reference, distorted = _quarter(reference, part), _quarter(distorted, part)
+        return Example(reference, distorted[None], float(self.targets[index]))
+
+
+def _quarter(image: Tensor, part: int) -> Tensor:
+    height_px, width_px = image.shape[1] // 2, image.shape[2] // 2
+    top, left = part // 2 * height_px, part % 2 * width_px
+    return image[:, top : top + height_px, left : left + width_px]
+
+
+def _read_table(path: Path) -> pa.Table:
+    try:
+        if path.suffix == ".parquet":
+            return pyarrow.parquet.read_table(path)
+        if path.suffix == ".csv":
+            return pyarrow.csv.read_csv(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DatasetError(f"{path}: cannot be read: {error}") from error
+    raise DatasetError(f"{path}: expected a .parquet or .csv file")
+
+
+def _find_rating(table: pa.Table, image_columns: tuple[str, str], path: Path) -> str:
+    """Return the column with the ratings, mos or dmos, once every column is there."""
+    rated = [name for name in ("mos", "dmos") if name in table.column_names]
+    if not set(image_columns) <= set(table.column_names) or len(rated) != 1:
+        raise DatasetError(
+            f"{path}: expected columns {', '.join(image_columns)} and either mos or dmos, "
+            f"got {', '.join(table.column_names)}"
+        )
+    if table.num_rows == 0:
+        raise DatasetError(f"{path}: expected rated pairs, got none")
+    return rated[0]
+
+
+def _to_dmos(table: pa.Table, rating: str, path: Path) -> NDArray[np.float64]:
+    """Return the ratings turned so that higher is worse, and stretched to [0, 100]."""
+    try:
+        values = table.column(rating).cast(pa.float64()).to_numpy()
+    except pa.ArrowException as error:
+        raise DatasetError(f"{path}: expected numbers in {rating}: {error}") from error
+    for row in np.flatnonzero(~np.isfinite(values))[:1]:
+        raise DatasetError(f"{path}: expected a number in {rating}, row {row}, got {values[row]}")
+    spread = float(np.ptp(values))
+    if spread == 0:
+        raise DatasetError(f"{path}: expected different ratings, got {values[0]:g} only")
+    worse = values - values.min() if rating == "dmos" else values.max() - values
+    return np.asarray(worse / spread * 100, np.float64)
+
+
+def _paths(table: pa.Table, name: str, path: Path) -> list[str]:
+    values: list[str] = table.column(name).to_pylist()
+    for row, value in enumerate(values):
+        if not isinstance(value, str) or not value:
+            raise DatasetError(f"{path}: expected a path in {name}, row {row}, got {value!r}")
+    return values
