@@ -16,36 +16,20 @@ if TYPE_CHECKING:
     from spips_core.model import SPIPS, Scores
 else:
     _MODULES = {
-        "packaged_checkpoints": "checkpoint",
-        "MIN_SIDE_PX": "checks",
-        "ModelConfig": "config",
-        "Encoding": "encoding",
-        "CheckpointError": "errors",
-        "CompilationError": "errors",
-        "ImageError": "errors",
-        "SpipsError": "errors",
-        "SPIPS": "model",
-        "Scores": "model",
-    }
+        "packaged_checkpoints": "checkpoint", "MIN_SIDE_PX": "checks", "ModelConfig": "config",
+        "Encoding": "encoding", "SPIPS": "model", "Scores": "model",
+    }  # fmt: skip
 
     def __getattr__(name: str) -> Any:
-        if name not in _MODULES:
+        if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+        return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'errors')}"), name)
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *_MODULES})
+        return sorted({*globals(), *__all__})
 
 
 __all__ = [
-    "MIN_SIDE_PX",
-    "SPIPS",
-    "CheckpointError",
-    "CompilationError",
-    "Encoding",
-    "ImageError",
-    "ModelConfig",
-    "Scores",
-    "SpipsError",
-    "packaged_checkpoints",
-]
+    "MIN_SIDE_PX", "SPIPS", "CheckpointError", "CompilationError", "Encoding", "ImageError",
+    "ModelConfig", "Scores", "SpipsError", "packaged_checkpoints",
+]  # fmt: skip

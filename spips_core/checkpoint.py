@@ -58,12 +58,7 @@ def packaged_checkpoints() -> dict[str, Path]:
 
 
 def write_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint file.
-
-    Args:
-        path: the file to write.
-        checkpoint: what to put into it.
-    """
+    """Write a checkpoint file."""
     metadata = {
         "spips_version": FORMAT_VERSION,
         "config": json.dumps(dataclasses.asdict(checkpoint.config)),
@@ -78,12 +73,6 @@ def write_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint file as data; nothing in it is executed.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Its content, tensors in float32.
 
     Raises:
         CheckpointError: the file is missing, damaged, no SPIPS checkpoint, or of another version.

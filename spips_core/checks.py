@@ -12,15 +12,7 @@ MIN_SIDE_PX = (WINDOW_SIZE // 2 + 1) * 2 ** (NUM_SCALES - 1)
 
 
 def check_images(name: str, images: Tensor) -> None:
-    """Raise unless images are (N, 3, H, W), uint8 or floating point, and large enough.
-
-    Args:
-        name: of the images in the message.
-        images: the images.
-
-    Raises:
-        ImageError: the shape or type is another, or a side is below MIN_SIDE_PX.
-    """
+    """Raise ImageError unless images are (N, 3, H, W), uint8 or float, and sides long enough."""
     if not isinstance(images, Tensor):
         raise ImageError(f"{name}: expected a torch tensor, got {type(images).__name__}")
     if images.ndim != 4 or images.shape[1] != 3:
@@ -36,15 +28,7 @@ def check_images(name: str, images: Tensor) -> None:
 
 
 def check_pair(reference: Tensor, distorted: Tensor) -> None:
-    """Raise unless both pass `check_images` and have the same shape.
-
-    Args:
-        reference: (N, 3, H, W), undistorted.
-        distorted: (N, 3, H, W), the same scene.
-
-    Raises:
-        ImageError: one does not, or their shapes differ.
-    """
+    """Raise ImageError unless both pass `check_images` and have the same shape."""
     check_images("reference", reference)
     check_images("distorted", distorted)
     if reference.shape != distorted.shape:
@@ -55,14 +39,7 @@ def check_pair(reference: Tensor, distorted: Tensor) -> None:
 
 
 def check_range(**batches: Tensor) -> None:
-    """Raise if floating-point images leave [0, 1]; NaN passes and shows in the score.
-
-    Args:
-        batches: (N, 3, H, W), uint8 or floating point, by the name that the message gives them.
-
-    Raises:
-        ImageError: a value lies outside [0, 1], as in images scaled to [-1, 1] or [0, 255].
-    """
+    """Raise ImageError if floating-point images leave [0, 1]; NaN passes and shows in the score."""
     for name, images in batches.items():
         if images.is_floating_point() and images.numel() > 0:
             low, high = (value.item() for value in torch.aminmax(images))

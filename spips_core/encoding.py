@@ -55,11 +55,7 @@ class Encoding:
 
 
 def check_comparable(reference: Encoding, distorted: Encoding) -> None:
-    """Raise unless both encodings are of equally many images of one size.
-
-    Raises:
-        ImageError: they are not.
-    """
+    """Raise ImageError unless both encodings hold equally many images of one size."""
     shapes = tuple(reference.pyramid[0].shape), tuple(distorted.pyramid[0].shape)
     if shapes[0] != shapes[1]:
         raise ImageError(

@@ -10,10 +10,6 @@ from torch.nn import functional
 def to_unit_range(images: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the images as floating point. uint8 is divided by 255; floats keep their values.
 
-    Args:
-        images: (N, C, H, W), uint8 in [0, 255] or floating point in [0, 1].
-        dtype: of the result.
-
     Returns:
         (N, C, H, W) in [0, 1], in the memory layout of the images.
     """
@@ -22,10 +18,6 @@ def to_unit_range(images: Tensor, dtype: torch.dtype) -> Tensor:
 
 def reflect_borders(images: Tensor, width_px: int) -> Tensor:
     """Return the images with mirrored borders. The outermost pixels are not repeated.
-
-    Args:
-        images: (N, C, H, W), sides longer than the border.
-        width_px: width of the border on each side.
 
     Returns:
         (N, C, H + 2 width_px, W + 2 width_px).
@@ -64,9 +56,6 @@ def gaussian_blur(images: Tensor, window_size: int, sigma: float) -> Tensor:
 def halve(images: Tensor) -> Tensor:
     """Return the images at half size: means of 2 x 2 pixels. An odd last row or column is dropped.
 
-    Args:
-        images: (N, C, H, W).
-
     Returns:
         (N, C, H // 2, W // 2).
     """
@@ -78,11 +67,6 @@ def halve(images: Tensor) -> Tensor:
 
 def enlarge(maps: Tensor, height_px: int, width_px: int) -> Tensor:
     """Return the maps interpolated bilinearly to a larger size.
-
-    Args:
-        maps: (N, C, h, w).
-        height_px: height of the result.
-        width_px: width of the result.
 
     Returns:
         (N, C, height_px, width_px).
@@ -98,9 +82,6 @@ def unit_length(features: Tensor) -> Tensor:
     """Scale the feature vector at each position to length one.
 
     Lengths are clamped to at least 1e-5, so that zeros stay zeros and gradients stay finite.
-
-    Args:
-        features: (N, C, H, W).
 
     Returns:
         (N, C, H, W), each vector along C of length one; shorter where it was below 1e-5.

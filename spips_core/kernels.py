@@ -53,9 +53,6 @@ EAGER = Kernels(partial(_by_pair, error_means), partial(_by_pair, structure_mean
 def compile_kernels(model: "SPIPS") -> Kernels:
     """Return compiled kernels, after checking that the model scores its known pair with them.
 
-    Args:
-        model: the kernels are compiled for its device. Its own kernels stay as they are.
-
     Raises:
         CompilationError: there is no C++ compiler, or no Triton for a GPU, or the known pair scores
             differently.

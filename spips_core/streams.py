@@ -59,11 +59,6 @@ class Stream(nn.Module):
 def stream_map(features: Sequence[Tensor], height_px: int, width_px: int) -> Tensor:
     """Return one heat map of a stream: its maps enlarged to the images' size, then averaged.
 
-    Args:
-        features: tensors (N, 1, H_l, W_l).
-        height_px: height of the images in pixels.
-        width_px: width of the images in pixels.
-
     Returns:
         (N, H, W) >= 0; lower is better.
     """

@@ -143,15 +143,7 @@ class Trunk(nn.Module):
 
 
 def digest_of(tensors: Mapping[str, Tensor], description: str = "") -> str:
-    """Return the sha256 of a text and of tensors: names, shapes and float32 values, sorted by name.
-
-    Args:
-        tensors: floating-point tensors by name.
-        description: the text.
-
-    Returns:
-        64 hexadecimal digits.
-    """
+    """Return the sha256 of a text and of tensors: sorted names, shapes and float32 values."""
     sha256 = hashlib.sha256(description.encode())
     for name in sorted(tensors):
         values = tensors[name].detach().to("cpu", torch.float32).contiguous()
@@ -225,11 +217,6 @@ def _first_line(error: Exception) -> str:
 
 def load_strictly(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """Copy tensors into a module. Names and shapes must match exactly.
-
-    Args:
-        module: filled in place.
-        state: tensors by name.
-        source: origin of the tensors, for the message.
 
     Raises:
         CheckpointError: names or shapes differ; the message lists every difference.
