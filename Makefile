@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: setup demo check test bench chaos fuzz format constraints training-data checkpoints evaluation
+.PHONY: setup demo check test docs bench chaos fuzz format constraints training-data checkpoints evaluation
 
 setup: $(READY)
 
@@ -26,8 +26,12 @@ check: $(READY)
 # One by one the tests of whole jobs, whose Ray clusters keep each other waiting past Ray's own limits
 # on two cores; the others two files at a time.
 test: $(READY)
-	$(BIN)/pytest tests/chaos tests/jobs
-	$(BIN)/pytest --numprocesses=2 --dist=loadfile --ignore=tests/chaos --ignore=tests/jobs
+	$(BIN)/pytest tests/chaos tests/jobs tests/examples
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile $(addprefix --ignore=tests/,chaos jobs examples)
+
+# Without a network. A fresh environment, since a warning counts as an error only where pages are read.
+docs: $(READY)
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --fresh-env --quiet docs build/docs
 
 bench: $(READY)
 	$(BIN)/python -m tests.bench $(if $(ALEXNET_WEIGHTS),--alexnet-weights=$(ALEXNET_WEIGHTS))

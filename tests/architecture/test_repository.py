@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -75,24 +76,41 @@ def test_every_status_and_result_column_is_explained():
         assert f"`{name}`" in text
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "README.md",
-        "CONTRIBUTING.md",
-        "SECURITY.md",
-        *(f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md")),
-    ],
-)
-def test_every_link_and_path_in_a_document_leads_somewhere(name):
-    document = REPOSITORY / name
-    targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text())
-    missing = [target for target in targets if not (document.parent / target).exists()]
+DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")])
+LINK = re.compile(r"""(?:\]\(|src=")(?!https?:)([^)"#]*)#?([^)"]*)[)"]""")
+
+
+def anchors(document):
+    """Return the anchors that GitHub gives the headings of a document."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_in_a_document_leads_somewhere(document):
+    links = LINK.findall(document.read_text())
+    targets = [(document.parent / path if path else document, anchor) for path, anchor in links]
+    missing = [path for path, _ in targets if not path.exists()]
+    missing += [anchor for path, anchor in targets if anchor and anchor not in anchors(path)]
     assert not missing
 
 
+def test_the_documents_have_links():
+    assert len(LINK.findall((REPOSITORY / "README.md").read_text())) > 20
+
+
 def test_the_readme_lists_every_job():
-    jobs = {f"`jobs/{path.name}`" for path in (REPOSITORY / "jobs").glob("*.py")}
-    text = (REPOSITORY / "README.md").read_text()
-    own = {f"`jobs/{name}.py`" for name in ("__init__", "config", "run_job")}
-    assert {job for job in jobs if job not in text} == own
+    commands = {
+        f"jobs/{path.name}"
+        for path in (REPOSITORY / "jobs").glob("*.py")
+        if '__name__ == "__main__"' in path.read_text()
+    }
+    rows = re.findall(r"^\| `(jobs/\w+\.py)` \|", (REPOSITORY / "README.md").read_text(), re.M)
+    assert sorted(rows) == sorted(commands)
+
+
+def test_the_version_is_the_same_everywhere():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    newest = re.search(r"^## ([\d.]+)", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert project["version"] == citation["version"] == newest[1]
