@@ -47,6 +47,20 @@ def run_graph(plan: Plan, scorers: Scorers) -> None:
         write_results(score_pairs(plan, scorers), plan, path)
 
 
+def _read_pairs(plan: Plan) -> Dataset:
+    """Return the manifest's rows, or in a retry only those that failed."""
+    rows = ray.data.read_parquet(
+        plan.manifest.paths,
+        filesystem=arrow_filesystem(plan.manifest.fs),
+        partitioning=None,
+        file_extensions=None,  # the plan chose the files, and any name is allowed
+    )
+    if plan.attempt.ids is None:
+        return rows
+    keep = KeepIds(plan.manifest.pair_id_column, plan.attempt.ids)
+    return rows.map_batches(keep, batch_size=None, batch_format="pyarrow")
+
+
 def score_pairs(
     plan: Plan, scorers: Scorers, scorer: type[Callable[[pa.Table], pa.Table]] = PairScorer
 ) -> Dataset:
@@ -70,27 +84,24 @@ def score_pairs(
         "use_gpu": on_gpus,
         "compile_kernels": scorers.compile_kernels,
     }
-    return (
-        _read_pairs(plan)
-        .repartition(target_num_rows_per_block=ROWS_PER_LOAD_TASK)
-        .map_batches(
-            load,
-            batch_size=None,
-            batch_format="pyarrow",
-            # Not the scorer's number: Ray Data would fuse the two stages into one process, which
-            # would load and score in turn.
-            num_cpus=LOAD_CPUS_FOR_GPUS if on_gpus else LOAD_CPUS,
-        )
-        .map_batches(
-            scorer,
-            fn_constructor_kwargs=score,
-            # None: one block of the load stage. With GPUs Ray requires a number of rows.
-            batch_size=ROWS_PER_GPU_BLOCK if on_gpus else None,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=scorers.num_scorers),
-            num_cpus=scorers.cpus_per_scorer,
-            num_gpus=scorers.gpus_per_scorer,
-        )
+    rows = _read_pairs(plan).repartition(target_num_rows_per_block=ROWS_PER_LOAD_TASK)
+    loaded = rows.map_batches(
+        load,
+        batch_size=None,
+        batch_format="pyarrow",
+        # Not the scorer's number: Ray Data would fuse the two stages into one process, which would
+        # load and score in turn.
+        num_cpus=LOAD_CPUS_FOR_GPUS if on_gpus else LOAD_CPUS,
+    )
+    return loaded.map_batches(
+        scorer,
+        fn_constructor_kwargs=score,
+        # None: one block of the load stage. With GPUs Ray requires a number of rows.
+        batch_size=ROWS_PER_GPU_BLOCK if on_gpus else None,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=scorers.num_scorers),
+        num_cpus=scorers.cpus_per_scorer,
+        num_gpus=scorers.gpus_per_scorer,
     )
 
 
@@ -115,20 +126,6 @@ def write_results(rows: Dataset, plan: Plan, path: str) -> None:
         # everything is scored.
         ray_remote_args={"num_cpus": 0},
     )
-
-
-def _read_pairs(plan: Plan) -> Dataset:
-    """Return the manifest's rows, or in a retry only those that failed."""
-    rows = ray.data.read_parquet(
-        plan.manifest.paths,
-        filesystem=arrow_filesystem(plan.manifest.fs),
-        partitioning=None,
-        file_extensions=None,  # the plan chose the files, and any name is allowed
-    )
-    if plan.attempt.ids is None:
-        return rows
-    keep = KeepIds(plan.manifest.pair_id_column, plan.attempt.ids)
-    return rows.map_batches(keep, batch_size=None, batch_format="pyarrow")
 
 
 def execution_context(plan: Plan, scorers: Scorers) -> DataContext:

@@ -50,7 +50,7 @@ def images() -> dict[str, bytes]:
 
 @pytest.fixture(scope="session")
 def image_folder(images, tmp_path_factory) -> Path:
-    """The images in a local folder, beside files that cannot be scored."""
+    """A local folder with the images and with files that cannot be scored."""
     folder = tmp_path_factory.mktemp("images")
     for name, content in images.items():
         (folder / name).write_bytes(content)
@@ -85,7 +85,7 @@ def write_manifest(path: Path, rows: pa.Table) -> str:
 @pytest.fixture(scope="session")
 def manifest(image_folder, tmp_path_factory) -> str:
     """Sixty good pairs."""
-    path = tmp_path_factory.mktemp("manifest") / "pairs"  # read as Parquet whatever its name
+    path = tmp_path_factory.mktemp("manifest") / "pairs"  # any name is read as Parquet
     return write_manifest(path, make_rows(str(image_folder), 60))
 
 
@@ -102,7 +102,7 @@ def bytes_manifest(images, tmp_path_factory) -> str:
 
 
 def start_job(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
-    """Start the job as a user would, in a process of its own."""
+    """Start the job in its own process, as a user does."""
     return subprocess.Popen(
         [*JOB, *arguments],
         cwd=REPOSITORY,

@@ -65,7 +65,7 @@ def test_a_wrong_value_is_one_line_that_names_the_setting(argument, expected, ca
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "a: b: c", "text", "\x00", "images: 2026-99-99"])
-def test_a_file_that_holds_no_settings_is_refused(text, tmp_path, capfd):
+def test_a_file_without_settings_is_refused(text, tmp_path, capfd):
     path = tmp_path / "config.yaml"
     path.write_text(text)
     (problem,) = problems_of([*GIVEN, f"--config={path}"], capfd)
@@ -96,7 +96,7 @@ def test_each_repeated_key_is_one_line_with_file_key_and_line_numbers(
     ]
 
 
-def test_a_section_without_settings_stands_for_its_defaults(tmp_path, capfd):
+def test_a_section_without_keys_takes_its_defaults(tmp_path, capfd):
     path = tmp_path / "config.yaml"
     path.write_text("images:\n  # max_pixels: 1\ncompute:\n")
     (problem,) = problems_of([*GIVEN, f"--config={path}", "--compute.scorers=0"], capfd)

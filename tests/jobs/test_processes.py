@@ -1,4 +1,4 @@
-"""The job as a process of its own: killed, interrupted, submitted to a cluster, fed from S3."""
+"""The job in its own process: killed, interrupted, submitted to a cluster, reading from S3."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from pipeline.runs.errors import ContractError
 from pipeline.runs.finished import open_scores
 from tests.jobs.conftest import REPOSITORY, make_rows, start_job, write_manifest
 
-NUM_ROWS = 1_500  # enough that a signal comes before the end on a fast machine
+NUM_ROWS = 1_500  # enough rows that a fast machine is not done before the signal
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def arguments(image_folder, tmp_path) -> list[str]:
 
 
 def stop_job_halfway(arguments: list[str], run: Path, number: signal.Signals) -> int:
-    """Send a signal once a few more result files lie there, and return the exit code."""
+    """Send a signal when three more result files exist; return the exit code."""
 
     def num_files() -> int:
         return len(list(run.glob("scores/*/*.parquet")))
@@ -52,7 +52,7 @@ def stop_job_halfway(arguments: list[str], run: Path, number: signal.Signals) ->
     return job.returncode
 
 
-def test_a_stopped_run_is_no_result_and_goes_on_where_it_was(arguments, tmp_path):
+def test_a_stopped_run_cannot_be_read_and_resumes_where_it_stopped(arguments, tmp_path):
     run = tmp_path / "out" / "run_id=run"
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)):
         assert stop_job_halfway(arguments, run, number) == code
@@ -123,7 +123,7 @@ def head_node(tmp_path):
     token.write_text(uuid.uuid4().hex * 2)
     environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
     folder = tempfile.mkdtemp(prefix="ray")  # its sockets need a short path
-    for _ in range(3):  # another process may take a port first
+    for _ in range(3):  # another process can take a port first
         port, log = free_port(), tmp_path / "node.log"
         node = start_node(environment, folder, port, log)
         if answers(node, port):
@@ -140,17 +140,17 @@ def start_node(
     environment: dict[str, str], folder: str, dashboard_port: int, log: Path
 ) -> "subprocess.Popen[bytes]":
     ray = str(Path(sys.executable).with_name("ray"))
-    with log.open("wb") as told:
+    with log.open("wb") as output:
         return subprocess.Popen(
             [ray, "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1",
              f"--port={free_port()}", f"--dashboard-port={dashboard_port}",
              "--dashboard-host=127.0.0.1", f"--temp-dir={folder}", "--disable-usage-stats"],
-            env=environment, stdout=told, stderr=told,
+            env=environment, stdout=output, stderr=output,
         )  # fmt: skip
 
 
 def answers(node: "subprocess.Popen[bytes]", port: int, limit_s: float = 120) -> bool:
-    """Return whether a node listens at a port before it ends."""
+    """Return whether a node starts to listen at a port before it ends or the limit passes."""
     deadline_s = time.monotonic() + limit_s
     while node.poll() is None and time.monotonic() < deadline_s:
         try:

@@ -59,7 +59,7 @@ PLANTED = {
 
 
 def plant(rows: pa.Table, folder: Path) -> tuple[pa.Table, list[str]]:
-    """Break every tenth row, with each status in turn; return the rows and what is expected."""
+    """Break every tenth row, with each status in turn; return the rows and expected statuses."""
     uris, expected = rows["distorted_uri"].to_pylist(), ["ok"] * rows.num_rows
     references = rows["reference_uri"].to_pylist()
     for number, i in enumerate(range(0, rows.num_rows, 10)):
@@ -71,7 +71,7 @@ def plant(rows: pa.Table, folder: Path) -> tuple[pa.Table, list[str]]:
     return rows.set_column(2, "distorted_uri", pa.array(uris)), expected
 
 
-def test_every_row_comes_back_once_with_its_status(image_folder, tmp_path, finished):
+def test_each_row_comes_back_once_with_its_status(image_folder, tmp_path, finished):
     rows, expected = plant(make_rows(str(image_folder), 260), image_folder)
     path = write_manifest(tmp_path / "pairs.parquet", rows)
     arguments = [f"--images.allowed_uri_prefixes={image_folder}", "--failure.max_failed_fraction=1"]
@@ -103,7 +103,7 @@ def test_every_row_comes_back_once_with_its_status(image_folder, tmp_path, finis
     total = sum(weight * table[f"{stream}_score"] for stream, weight in weights.items())
     assert np.abs(total - table["spips_score"]).max() < 1e-6
 
-    # Neighbours that failed do not move a score by a bit.
+    # Failed rows change no bit of the other rows' scores.
     clean = {row["pair_id"]: row["spips_score"] for row in read(finished).to_pylist()}
     same = [row for row in results.to_pylist() if row["pair_id"] in clean and row["status"] == "ok"]
     assert len(same) == 54
@@ -117,7 +117,7 @@ def test_a_finished_run_is_left_alone(finished, manifest, capfd):
     assert listing(finished) == before
 
 
-def test_failed_rows_are_tried_again_beside_the_old_results(image_folder, tmp_path, capfd):
+def test_failed_rows_are_retried_and_the_old_results_stay(image_folder, tmp_path, capfd):
     rows, expected = plant(make_rows(str(image_folder), 120), image_folder)
     (tmp_path / "images").mkdir()
     late = str(tmp_path / "images" / "late.png")
@@ -134,7 +134,7 @@ def test_failed_rows_are_tried_again_beside_the_old_results(image_folder, tmp_pa
     (run,) = (tmp_path / "out").glob("run_id=*")
     old = {file: file.stat().st_mtime_ns for file in run.glob("scores/attempt-1/*")}
 
-    shutil.copy(image_folder / "d1_0.png", late)  # the reference is r0: another size
+    shutil.copy(image_folder / "d1_0.png", late)  # the reference r0 has a different size
     assert score(path, tmp_path / "out", *arguments, "--retry-failed") == DONE
     assert "9 failed rows, attempt 2" in capfd.readouterr().out
     results = read(tmp_path / "out")
@@ -155,7 +155,7 @@ def test_failed_rows_are_tried_again_beside_the_old_results(image_folder, tmp_pa
     assert [attempt["num_rows"] for attempt in record["attempts"]] == [120, 9]
     assert record["counts_by_status"] == {s.value: expected.count(s.value) for s in Status}
 
-    # Without the option the run is finished; with it, and nothing else changed, it is a third try.
+    # Without the option the run is finished. With it, a third attempt gives the same results.
     assert score(path, tmp_path / "out", *arguments) == DONE
     assert score(path, tmp_path / "out", *arguments, "--retry-failed") == DONE
     assert "8 failed rows, attempt 3" in capfd.readouterr().out
@@ -200,19 +200,21 @@ def test_a_finished_run_of_version_0_2_is_left_alone_audited_and_retried(run_0_2
     assert [attempt.scorers.get("actors") for attempt in attempts] == [1, None]
 
 
-def test_an_unfinished_run_of_version_0_2_goes_on(run_0_2, tmp_path):
+def test_an_unfinished_run_of_version_0_2_resumes(run_0_2, tmp_path):
     assert score(*run_0_2(is_finished=False)) == DONE
     assert read(tmp_path / "out")["status"].to_pylist() == ["ok", "missing"]
 
 
-def test_without_failed_rows_there_is_nothing_to_try_again(finished, manifest, capfd):
+def test_without_failed_rows_there_is_nothing_to_retry(finished, manifest, capfd):
     before = listing(finished)
     assert score(manifest, finished, "--retry-failed") == DONE
     assert "no failed row can be retried" in capfd.readouterr().out
     assert listing(finished) == before
 
 
-def test_a_graph_that_ray_does_not_record_is_a_fault(manifest, tmp_path, monkeypatch, capfd):
+def test_a_graph_whose_finished_rows_ray_cannot_record_is_a_fault(
+    manifest, tmp_path, monkeypatch, capfd
+):
     def shuffled(plan, scorers):
         rows = score_pairs(plan, scorers)
         return rows.union(ray.data.from_arrow(rows.take_batch(1, batch_format="pyarrow")))
@@ -229,7 +231,7 @@ def test_too_many_failed_rows_publish_and_alarm(image_folder, tmp_path, capfd):
     assert score(path, tmp_path / "out") == TOO_MANY_FAILED
     assert "got 10.0000%" in capfd.readouterr().err
     assert read(tmp_path / "out").num_rows == 20
-    # A scheduler that tries again must not turn the alarm into a success.
+    # A scheduler's retry must not turn the alarm into a success.
     assert score(path, tmp_path / "out") == TOO_MANY_FAILED
     assert score(path, tmp_path / "out", "--failure.max_failed_fraction=0.1") == DONE
 
@@ -242,7 +244,7 @@ def test_too_many_failed_rows_publish_and_alarm(image_folder, tmp_path, capfd):
         ["--compute.pixels_per_batch=100000", "--output.rows_per_file=7"],
     ],
 )
-def test_scores_do_not_depend_on_actors_or_batches_or_order(
+def test_scores_do_not_depend_on_scorers_or_batches_or_order(
     finished, image_folder, tmp_path, arguments
 ):
     rows = make_rows(str(image_folder), 60).take(np.random.default_rng(0).permutation(60))
@@ -252,7 +254,7 @@ def test_scores_do_not_depend_on_actors_or_batches_or_order(
     assert read(tmp_path / "out").select(scores).equals(read(finished).select(scores))
 
 
-def test_bytes_in_the_manifest_score_as_files_do(finished, images, tmp_path):
+def test_images_in_the_manifest_score_as_files_do(finished, images, tmp_path):
     rows = make_rows("", 60)
     for index, (name, new_name) in enumerate(
         [("reference_uri", "ref"), ("distorted_uri", "dist")], start=1
@@ -260,7 +262,7 @@ def test_bytes_in_the_manifest_score_as_files_do(finished, images, tmp_path):
         content = [images[uri.lstrip("/")] for uri in rows[name].to_pylist()]
         rows = rows.set_column(index, new_name, pa.array(content, pa.binary()))
     rows = rows.rename_columns(["id", "ref", "dist", "level", "prompt"])
-    for number in range(2):  # a folder of two files, among others
+    for number in range(2):  # a folder of two Parquet files and another file
         write_manifest(tmp_path / "in" / f"{number}.parquet", rows.slice(number * 30, 30))
     (tmp_path / "in" / "_notes.txt").write_text("not a manifest")
     columns = ["pair_id_column=id", "reference_column=ref", "distorted_column=dist"]
@@ -282,7 +284,7 @@ def test_a_dry_run_prints_the_plan_and_the_config_and_writes_nothing(manifest, t
     assert not (tmp_path / "out").exists()
 
 
-def test_an_explicit_run_id_keeps_out_other_manifests_models_and_settings(
+def test_an_explicit_run_id_refuses_other_manifests_models_and_settings(
     manifest, image_folder, tmp_path, capfd
 ):
     output, run_id = tmp_path / "out", "--output.run_id=nightly"
@@ -347,9 +349,7 @@ def test_results_that_another_process_adds_later_are_not_read(finished, tmp_path
         ("{folder}/scores", "expected a folder outside the manifest's"),
     ],
 )
-def test_an_output_that_cannot_be_is_refused_in_a_dry_run(
-    manifest, tmp_path, capfd, output, expected
-):
+def test_an_unusable_output_is_refused_in_a_dry_run(manifest, tmp_path, capfd, output, expected):
     folder = shutil.copytree(Path(manifest).parent, tmp_path / "in")
     (folder / "pairs").rename(folder / "pairs.parquet")
     uri = output.format(manifest=manifest, folder=folder)

@@ -1,4 +1,4 @@
-"""Secrets planted everywhere are found nowhere: not in results, records, output, or Ray's logs."""
+"""No planted secret appears in results, records, output or Ray's logs."""
 
 import base64
 import hashlib
@@ -21,7 +21,7 @@ from tests.jobs.conftest import start_job, write_manifest
 
 
 class Guarded(http.server.BaseHTTPRequestHandler):
-    """Gives files to who knows user and password, and has some paths fail."""
+    """Serves files to clients with the right user and password; paths with /fails/ fail."""
 
     protocol_version = "HTTP/1.1"
 
@@ -30,7 +30,7 @@ class Guarded(http.server.BaseHTTPRequestHandler):
         if base64.b64decode(sent).decode() != f"auditor:{self.server.password}":
             self.send_error(401)
         elif "/fails/" in self.path:
-            self.send_error(418, f"no {self.path}")  # an answer that repeats what was asked
+            self.send_error(418, f"no {self.path}")  # the answer repeats the request
         else:
             self.send_range()
 
@@ -73,14 +73,14 @@ def guarded(tmp_path) -> Iterator[http.server.ThreadingHTTPServer]:
 
 @pytest.fixture
 def ray_folder() -> Iterator[str]:
-    """Where Ray puts its sessions and logs; its sockets need a short path."""
+    """Folder of Ray's sessions and logs; its sockets need a short path."""
     folder = tempfile.mkdtemp(prefix="r")
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def text_of(folder: Path) -> dict[str, str]:
-    """Return what every file of a folder holds, Parquet's cells included."""
+    """Return the content of each file of a folder, and the cells of each Parquet file."""
     texts = {}
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink():

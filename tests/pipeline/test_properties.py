@@ -1,4 +1,4 @@
-"""Whatever a manifest, a settings file or a URI holds: a clear refusal, or what it says."""
+"""Any manifest, settings file or URI is either accepted correctly or refused clearly."""
 
 import argparse
 import os
@@ -31,7 +31,7 @@ lasting = settings(
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Path:
-    """A folder that is allowed and one that is not, with links from one to the other."""
+    """An allowed folder and a forbidden one, with links between them."""
     root = tmp_path_factory.mktemp("tree")
     for name in ("allowed/in", "allowed2", "secret"):
         (root / name).mkdir(parents=True)
@@ -48,7 +48,7 @@ PARTS = st.lists(
 
 @lasting
 @given(PARTS, st.sampled_from(["", "file://", "local://", "FILE://", "file:"]))
-def test_a_local_uri_that_is_allowed_opens_nothing_outside(tree, parts, scheme):
+def test_an_allowed_local_uri_opens_nothing_outside(tree, parts, scheme):
     uri = scheme + "/".join([str(tree / "allowed"), *parts])
     if is_allowed(uri, [str(tree / "allowed")]):
         opened = LocalFileSystem._strip_protocol(uri)
@@ -66,7 +66,7 @@ PATH = st.lists(
 
 @lasting
 @given(st.sampled_from(["https", "http", "HTTPS"]), HOST, PATH)
-def test_a_web_uri_that_is_allowed_is_asked_of_that_host_and_folder(scheme, host, parts):
+def test_an_allowed_web_uri_stays_on_its_host_and_in_its_folder(scheme, host, parts):
     uri = f"{scheme}://{host}/" + "/".join(parts)
     if is_allowed(uri, ["https://host/pub"]):
         asked = URL(uri)
@@ -92,7 +92,7 @@ def test_no_secret_of_a_uri_is_shown(password, signature, scheme, after):
 
 @lasting
 @given(TEXT, TEXT, st.sampled_from(["{}", "no /a?X-Sig={}", "%3FX-Sig%3D{}%26", "'{}'"]))
-def test_no_secret_of_a_uri_is_shown_in_what_its_server_says(password, signature, message):
+def test_no_secret_of_a_uri_is_shown_in_its_server_s_answer(password, signature, message):
     uri = f"https://user:{password}@host/a.png?v=2&X-Sig={signature}&Expires=9"
     for secret in (password, signature):
         shown = redact_as(message.format(secret) + " status 92", uri)
@@ -123,7 +123,7 @@ VALUES = st.recursive(
 
 @lasting
 @given(st.dictionaries(NAMES, VALUES, max_size=6) | VALUES)
-def test_settings_of_any_shape_are_taken_or_refused_line_by_line(tmp_path, content):
+def test_settings_of_any_shape_are_accepted_or_refused_line_by_line(tmp_path, content):
     import yaml
 
     path = tmp_path / "settings.yaml"
@@ -164,7 +164,7 @@ CELLS = {
 def tables(draw) -> pa.Table:
     num_rows = draw(st.integers(0, 6))
     names = draw(st.lists(st.sampled_from(COLUMNS), unique=True, min_size=1))
-    if draw(st.booleans()):  # half of them nearly right
+    if draw(st.booleans()):  # half of them nearly valid
         names = list(dict.fromkeys([*COLUMNS[:3], *names]))
     arrays = []
     for name in names:
@@ -176,7 +176,7 @@ def tables(draw) -> pa.Table:
 
 @lasting
 @given(st.lists(tables(), min_size=1, max_size=3))
-def test_a_manifest_of_any_tables_is_counted_right_or_refused(tmp_path_factory, parts):
+def test_a_manifest_of_any_tables_is_counted_correctly_or_refused(tmp_path_factory, parts):
     folder = tmp_path_factory.mktemp("manifest")
     for number, part in enumerate(parts):
         pq.write_table(part, folder / f"{number}.parquet")

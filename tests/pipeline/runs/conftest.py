@@ -39,7 +39,7 @@ def record_of(*files: str) -> RunRecord:
 def write_scores(
     run, task: str, statuses: dict[str, str], *, attempt: int = 1, is_recorded: bool = True
 ) -> str:
-    """Write a file of results by pair_id, and a record of its rows; return its name."""
+    """Write a result file and the checkpoint's record of it; return the file's name."""
     rows = {"pair_id": list(statuses), "status": list(statuses.values()),
             "run_attempt": pa.array([attempt] * len(statuses), pa.int32())}  # fmt: skip
     files = [f"{run.scores_path(attempt)}/{task}-0.parquet"]

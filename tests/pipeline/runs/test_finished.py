@@ -15,7 +15,7 @@ def test_rows_are_counted_by_status_over_all_files(folder):
     assert {status: count for status, count in counts.items() if count} == expected
 
 
-def test_only_a_finished_run_is_read_unless_asked_otherwise(folder):
+def test_an_unfinished_run_is_read_only_on_request(folder):
     run = make_run(folder)
     name = write_scores(run, "a", {"p": "ok", "q": "missing"})
     run.fs.pipe_file(f"{run.scores_path(1)}/notes.txt", b"not a result")
@@ -38,7 +38,7 @@ def test_a_file_whose_rows_are_not_recorded_as_done_is_not_read(folder):
     assert open_scores(run.uri, allow_unfinished=True).to_table()["pair_id"].to_pylist() == ["p"]
 
 
-def test_of_each_pair_the_newest_attempt_is_read(folder):
+def test_the_newest_result_of_each_pair_is_read(folder):
     run = make_run(folder)
     statuses = ({"p": "ok", "q": "missing", "r": "missing", "s": "too_small", "t": "missing"},
                 {"q": "ok", "r": "unreadable", "t": "ok"}, {"r": "ok"})  # fmt: skip
@@ -57,7 +57,7 @@ def test_of_each_pair_the_newest_attempt_is_read(folder):
     assert open_run(run.uri).num_attempts == 3
 
 
-def test_scores_that_are_not_there_are_refused(folder):
+def test_missing_scores_are_refused(folder):
     for allow_unfinished in (False, True):
         uri = f"{folder}/run_id=absent"
         (problem,) = problems_of(open_scores, uri, allow_unfinished=allow_unfinished)

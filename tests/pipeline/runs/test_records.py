@@ -22,7 +22,7 @@ def test_a_finished_run_of_version_0_2_is_read(tmp_path):
     assert run.scores.to_table()["status"].to_pylist() == ["ok", "missing"]
 
 
-def test_an_unfinished_run_of_version_0_2_goes_on(tmp_path):
+def test_an_unfinished_run_of_version_0_2_resumes(tmp_path):
     write_run_0_2(tmp_path, is_finished=False)
     folder = open_run_folder(str(tmp_path), "night", FINGERPRINTS)
     assert folder.state() == "unfinished"
@@ -30,7 +30,7 @@ def test_an_unfinished_run_of_version_0_2_goes_on(tmp_path):
         open_run_folder(str(tmp_path), "night", FINGERPRINTS | {"model": "d2"})
 
 
-def test_what_is_read_is_written_the_same_but_for_new_names(tmp_path):
+def test_a_record_is_written_as_it_was_read_except_for_new_names(tmp_path):
     file = write_run_0_2(tmp_path) / "run.json"
     before = json.loads(file.read_text())
     folder = open_run(str(file.parent)).folder
@@ -71,6 +71,6 @@ def test_a_record_that_cannot_be_understood_is_refused_with_one_line(tmp_path, c
 
 
 @pytest.mark.parametrize("content", [[], 3, "text", None, {}])
-def test_json_that_is_no_record_is_refused(content):
+def test_json_that_is_not_a_record_is_refused(content):
     with pytest.raises(ContractError, match=r"lock\.json: expected what version 0.2"):
         parse_record(LockRecord, content, "lock.json")

@@ -25,7 +25,7 @@ def test_a_run_is_new_then_unfinished_then_finished(folder):
 def test_what_another_machine_writes_is_seen(s3_store):
     run = make_run(s3_store.bucket)
     others = s3_store.server.others
-    run.fs.find(run.path)  # s3fs remembers what it listed
+    run.fs.find(run.path)  # s3fs caches this listing
     others.pipe_file(f"{run.path}/_SUCCESS", b"")
     assert run.state() == "finished"
     run.fs.find(run.path)
@@ -34,7 +34,7 @@ def test_what_another_machine_writes_is_seen(s3_store):
     assert run.score_files(1) == [f"{run.scores_path(1)}/a-0.parquet"]
 
 
-def test_the_same_run_is_taken_up_again(folder):
+def test_the_same_run_is_opened_again(folder):
     make_run(folder)
     again = open_run_folder(f"{folder}/", "r1", MINE)
     assert again.state() == "unfinished"
@@ -43,7 +43,7 @@ def test_the_same_run_is_taken_up_again(folder):
 
 
 @pytest.mark.parametrize("changed", list(MINE))
-def test_a_run_with_another_input_is_refused_with_both_fingerprints(tmp_path, changed):
+def test_a_run_with_a_different_input_is_refused_with_both_fingerprints(tmp_path, changed):
     run = make_run(str(tmp_path))
     (problem,) = problems_of(open_run_folder, str(tmp_path), "r1", MINE | {changed: "new"})
     assert problem == (
@@ -52,7 +52,7 @@ def test_a_run_with_another_input_is_refused_with_both_fingerprints(tmp_path, ch
     )
 
 
-def test_everything_that_differs_from_the_run_there_is_listed_at_once(tmp_path):
+def test_all_differences_from_the_existing_run_are_listed_at_once(tmp_path):
     make_run(str(tmp_path)).write_success()
     problems = problems_of(open_run_folder, str(tmp_path), "r1", dict.fromkeys(MINE, "new"))
     assert [problem.split()[8] for problem in problems] == ["manifest:", "model:", "scoring:"]
@@ -68,7 +68,7 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(folder):
     assert [name.rpartition("/")[2] for name in fs.find(path)] == ["notes.txt"]
 
 
-def test_what_a_process_left_that_was_killed_at_once_does_not_lock_a_run_out(tmp_path):
+def test_files_of_a_process_that_was_killed_at_its_start_do_not_block_a_run(tmp_path):
     folder = tmp_path / "run_id=r1"
     folder.mkdir()
     for name in ("lock.json", "lock.json.0123.partial", "plan.json.0123.partial"):

@@ -38,12 +38,12 @@ def test_a_path_ends_without_a_slash(uri):
 
 
 @pytest.mark.parametrize("uri", ["nosuchscheme://bucket/key", "S3://bucket/key", "github://x"])
-def test_a_uri_that_no_driver_opens_is_a_value_error(uri):
+def test_a_uri_without_a_driver_is_a_value_error(uri):
     with pytest.raises(ValueError, match=r"not known|opened"):
         open_store(uri)
 
 
-def test_a_content_id_tells_contents_apart_and_not_copies(folder):
+def test_a_content_id_is_the_same_for_copies_and_differs_for_changed_files(folder):
     def id_of(name: str, content: bytes) -> str:
         return content_id(*open_store(put(f"{folder}/{name}", content)))
 
@@ -53,7 +53,7 @@ def test_a_content_id_tells_contents_apart_and_not_copies(folder):
     assert id_of("a", b"one") == first
 
 
-def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(folder):
+def test_a_file_is_replaced_in_one_step_and_no_partial_file_is_left(folder):
     for content in (b"first", b"second, longer", b""):
         put(f"{folder}/new/a.json", content)
         fs, path = open_store(f"{folder}/new")
@@ -61,7 +61,7 @@ def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(folder):
     assert [name.rpartition("/")[2] for name in fs.find(path)] == ["a.json"]
 
 
-def test_whoever_reads_the_old_file_goes_on_reading_it(tmp_path):
+def test_a_reader_of_the_old_file_can_finish_reading_it(tmp_path):
     uri = put(f"{tmp_path}/a", b"old")
     with (tmp_path / "a").open("rb") as reader:
         put(uri, b"new")
@@ -75,7 +75,7 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["taken"]
 
 
-def test_a_local_file_is_used_where_it_lies(tmp_path):
+def test_a_local_file_is_used_without_a_copy(tmp_path):
     uri = put(f"{tmp_path}/model", b"model")
     sha256 = hashlib.sha256(b"model").hexdigest()
     assert local_copy(uri, sha256) == local_copy(uri, None) == tmp_path / "model"
@@ -95,7 +95,7 @@ def test_a_remote_file_is_fetched_once(s3_store, tmp_path, monkeypatch):
         local_copy(uri, "0" * 64)
 
 
-def test_a_remote_file_with_another_sha256_is_refused_and_not_kept(s3_store, tmp_path, monkeypatch):
+def test_a_remote_file_with_a_wrong_sha256_is_refused_and_not_kept(s3_store, tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "CACHE_FOLDER", tmp_path)
     uri = put(f"{s3_store.bucket}/model", b"wrong")
     right, wrong = (hashlib.sha256(content).hexdigest() for content in (b"right", b"wrong"))
@@ -106,7 +106,7 @@ def test_a_remote_file_with_another_sha256_is_refused_and_not_kept(s3_store, tmp
 
 
 @pytest.mark.parametrize("sha256", [None, "0" * 64])
-def test_a_local_file_that_is_absent_or_another_is_a_fault(tmp_path, sha256):
+def test_a_local_file_that_is_missing_or_has_a_wrong_sha256_is_a_fault(tmp_path, sha256):
     with pytest.raises(FaultError, match=r"model: cannot be read: FileNotFoundError"):
         local_copy(f"{tmp_path}/model", sha256)
     put(f"{tmp_path}/model", b"model")
@@ -115,7 +115,7 @@ def test_a_local_file_that_is_absent_or_another_is_a_fault(tmp_path, sha256):
 
 
 @pytest.mark.parametrize("uri", ["nosuchscheme://user:secret@host/model", "dir://user:secret@a"])
-def test_a_fault_does_not_tell_the_secret_in_its_uri(uri):
+def test_a_fault_does_not_show_the_secret_in_its_uri(uri):
     with pytest.raises(FaultError) as caught:
         local_copy(uri, "0" * 64)
     assert "secret" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""What is told from a URI's text: where it leads, and what of it may be shown."""
+"""What the text of a URI says: which folder it is in, and which parts are secret."""
 
 import pytest
 
@@ -60,7 +60,7 @@ def test_a_uri_outside_the_allowed_folders_is_not(uri, prefix):
     assert not is_allowed(uri, [])
 
 
-def test_a_link_counts_as_what_it_points_to(tmp_path):
+def test_a_link_is_judged_by_its_target(tmp_path):
     for name in ("allowed", "elsewhere"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.png").write_bytes(b"A")
@@ -71,7 +71,7 @@ def test_a_link_counts_as_what_it_points_to(tmp_path):
     assert is_allowed(f"{tmp_path}/allowed/a.png", [f"{tmp_path}/elsewhere/in"])
 
 
-def test_a_path_that_fsspec_expands_is_judged_by_what_it_opens(tmp_path, monkeypatch):
+def test_a_path_is_judged_after_fsspec_expands_it(tmp_path, monkeypatch):
     for name in ("home", "work"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.png").write_bytes(name.encode())
@@ -81,7 +81,9 @@ def test_a_path_that_fsspec_expands_is_judged_by_what_it_opens(tmp_path, monkeyp
         assert fetch([uri], max_bytes=10)[0].content == b"home"
         assert not is_allowed(uri, [f"{tmp_path}/work"])
         assert is_relative(uri)
-    chain = f"simplecache::{tmp_path}/home/a.png"  # as a path, it would lie in the working folder
+    chain = (
+        f"simplecache::{tmp_path}/home/a.png"  # read as a path, it would be in the working folder
+    )
     assert fetch([chain], max_bytes=10)[0].content == b"home"
     assert not is_allowed(chain, [f"{tmp_path}/work"])
 
@@ -99,7 +101,7 @@ def test_a_path_that_fsspec_expands_is_judged_by_what_it_opens(tmp_path, monkeyp
         ("zip://a.png::/b.zip", False),
     ],
 )
-def test_a_relative_path_is_told_from_a_uri(uri, expected):
+def test_relative_paths_are_recognised(uri, expected):
     assert is_relative(uri) is expected
 
 

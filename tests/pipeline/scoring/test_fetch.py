@@ -30,16 +30,16 @@ def contents(uris: list[str], max_bytes: int) -> list[bytes | Exception]:
 
 @contextlib.contextmanager
 def unknown_keys(store):
-    """Ask as somebody whose keys the store does not know."""
+    """Fetch with keys that the store does not know."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", "stranger")
-        if store.server.name == "moto":  # which lets anybody in unless told otherwise
+        if store.server.name == "moto":  # by default it accepts any keys
             patch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0)
         patch.setattr(S3FileSystem, "_cache", {})
         yield
 
 
-def test_objects_come_in_the_order_asked_and_what_is_missing_is_told(folder):
+def test_objects_come_in_the_order_of_their_uris_and_missing_ones_are_errors(folder):
     a, b = put(f"{folder}/a", b"A"), put(f"{folder}/b", b"B")
     empty, absent = put(f"{folder}/empty", b""), f"{folder}/absent"
     results = contents([b, absent, a, empty, b], max_bytes=10)
@@ -52,7 +52,7 @@ def test_a_bucket_that_does_not_exist_is_missing(s3_store):
     assert isinstance(result, FileNotFoundError)
 
 
-def test_a_folder_is_no_object(folder):
+def test_a_folder_is_not_an_object(folder):
     put(f"{folder}/inside/a", b"A")
     (result,) = contents([f"{folder}/inside"], max_bytes=10)
     assert isinstance(result, OSError)
@@ -63,7 +63,7 @@ def test_at_most_one_byte_above_the_limit_is_fetched(folder, max_bytes, expected
     assert contents([put(f"{folder}/ten", TEN)], max_bytes) == [expected]
 
 
-def test_stores_may_be_mixed_in_one_call_and_none_hides_another(s3_store, tmp_path):
+def test_one_call_may_mix_stores_and_an_error_in_one_affects_no_other(s3_store, tmp_path):
     local, remote = put(f"{tmp_path}/a", b"local"), put(f"{s3_store.bucket}/a", b"remote")
     uris = [remote, "nosuchscheme://a", local, "dir://a", f"{s3_store.bucket}", f"file://{local}"]
     results = contents(uris, max_bytes=10)
@@ -72,7 +72,7 @@ def test_stores_may_be_mixed_in_one_call_and_none_hides_another(s3_store, tmp_pa
     assert contents([], max_bytes=10) == []
 
 
-def test_a_stranger_is_forbidden_and_the_reason_is_named(s3_store):
+def test_a_client_without_access_is_forbidden_and_the_error_says_why(s3_store):
     uri = put(f"{s3_store.bucket}/a", b"A")
     with unknown_keys(s3_store):
         (result,) = contents([uri], max_bytes=10)
@@ -80,11 +80,11 @@ def test_a_stranger_is_forbidden_and_the_reason_is_named(s3_store):
     assert re.search("Access ?Key", describe(result)), describe(result)
 
 
-def test_a_local_file_that_may_not_be_read_is_forbidden(tmp_path):
+def test_a_local_file_without_read_permission_is_forbidden(tmp_path):
     uri = put(f"{tmp_path}/a", b"A")
     (tmp_path / "a").chmod(0)
     user = os.geteuid()
-    if user == 0:  # who may read every file
+    if user == 0:  # root may read every file
         os.seteuid(NOBODY)
     try:
         (result,) = contents([uri], max_bytes=10)
@@ -94,7 +94,7 @@ def test_a_local_file_that_may_not_be_read_is_forbidden(tmp_path):
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
-    """Answers each path with its list of scripts in turn, the last one for ever."""
+    """Answers the requests of each path with the scripts of its list; the last one repeats."""
 
     protocol_version = "HTTP/1.1"
 
@@ -113,7 +113,7 @@ def status(code: int, body: bytes = b"", **headers: str):
         for name, value in ({"Content_Length": str(len(body))} | headers).items():
             request.send_header(name.replace("_", "-"), value)
         request.end_headers()
-        with contextlib.suppress(OSError):  # who has enough hangs up
+        with contextlib.suppress(OSError):  # the client may hang up
             request.wfile.write(body)
 
     return answer
@@ -142,7 +142,7 @@ def web(monkeypatch):
         daemon_threads = True
 
         def handle_error(self, *_) -> None:
-            pass  # a connection that the test cut
+            pass  # the test cuts connections
 
     def start(scripts):
         server = Server(("127.0.0.1", 0), Answers)
@@ -163,11 +163,11 @@ def web(monkeypatch):
     [
         *((status(code), 2) for code in (408, 429, 500, 503, 504)),
         (truncated, 2),
-        (reset, 1),  # aiohttp asks once more by itself
+        (reset, 1),  # aiohttp itself retries once
     ],
     ids=["408", "429", "500", "503", "504", "truncated", "reset"],
 )
-def test_what_may_pass_is_asked_for_again_and_counted(web, fault, expected):
+def test_transient_errors_are_retried_and_counted(web, fault, expected):
     server = web({"/a": [fault, fault, status(200, TEN)], "/b": [status(200, b"B")]})
     uris = [f"{server.address}/a", f"{server.address}/b"]
     assert fetch(uris, 100) == [Fetched(TEN, expected), Fetched(b"B", 0)]
@@ -177,21 +177,21 @@ def test_what_may_pass_is_asked_for_again_and_counted(web, fault, expected):
 @pytest.mark.parametrize(("code", "kind"), [(404, FileNotFoundError), (403, PermissionError),
                                             (410, FileNotFoundError), (400, Exception),
                                             (501, Exception)])  # fmt: skip
-def test_what_will_not_pass_is_asked_for_once(web, code, kind):
+def test_permanent_errors_are_not_retried(web, code, kind):
     server = web({"/a": [status(code)]})
     (result,) = fetch([f"{server.address}/a"], 100)
     assert isinstance(result.content, kind)
     assert (result.num_retries, len(server.asked)) == (0, 1)
 
 
-def test_it_is_given_up_in_the_end_and_the_last_answer_is_told(web):
+def test_after_the_last_try_the_last_answer_is_the_error(web):
     server = web({"/a": [status(503)]})
     (result,) = fetch([f"{server.address}/a"], 100)
     assert "503" in describe(result.content)
     assert result.num_retries == FETCH_TRIES - 1 == len(server.asked) - 1
 
 
-def test_a_store_that_is_gone_for_good_is_asked_once_until_it_answers(web, monkeypatch):
+def test_a_dead_store_is_not_retried_until_it_answers(web, monkeypatch):
     monkeypatch.setattr(fetching, "FETCH_PATIENCE_S", 0.0)
     server = web({"/a": [status(503)], "/b": [status(503), status(200, b"B")]})
     uri = f"{server.address}/a"
@@ -204,7 +204,7 @@ def test_a_store_that_is_gone_for_good_is_asked_once_until_it_answers(web, monke
     assert fetch([f"{server.address}/a"], 100)[0].num_retries > 0
 
 
-def test_s3_asks_again_too_and_counts(web, monkeypatch):
+def test_retries_of_s3_are_counted_too(web, monkeypatch):
     empty = b"<Error><Code>SlowDown</Code><Message>x</Message></Error>"
     server = web({"/bucket/a": [status(503, empty), status(500), truncated, status(206, TEN)]})
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.address)
@@ -212,15 +212,15 @@ def test_s3_asks_again_too_and_counts(web, monkeypatch):
     assert fetch(["s3://bucket/a"], 100) == [Fetched(TEN, 3)]
 
 
-def test_an_s3_server_that_is_down_is_asked_again(web, monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # where nobody listens
+def test_an_s3_server_that_is_down_is_retried(web, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # no server listens here
     monkeypatch.setattr(S3FileSystem, "_cache", {})
     (result,) = fetch(["s3://bucket/a"], 100)
     assert "EndpointConnectionError" in describe(result.content)
     assert result.num_retries == FETCH_TRIES - 1
 
 
-def test_a_host_that_does_not_exist_is_asked_once():
+def test_a_host_that_does_not_exist_is_not_retried():
     start_s = time.monotonic()
     (result,) = fetch(["http://nosuchhost.invalid/a"], 100)
     assert isinstance(result.content, Exception)
@@ -228,7 +228,7 @@ def test_a_host_that_does_not_exist_is_asked_once():
     assert time.monotonic() - start_s < 30
 
 
-def test_a_redirect_is_followed_on_its_host_and_to_no_other(web):
+def test_a_redirect_is_followed_only_on_its_own_host(web):
     other = web({"/secret": [status(200, b"secret")]})
     server = web({"/here": [status(302, Location="/there")], "/there": [status(200, TEN)],
                   "/away": [status(302, Location=f"{other.address}/secret")],
@@ -244,7 +244,7 @@ def test_a_redirect_is_followed_on_its_host_and_to_no_other(web):
     assert other.asked == []
 
 
-def test_a_server_that_ignores_ranges_is_read_no_further(web):
+def test_a_server_that_ignores_ranges_is_not_read_beyond_the_range(web):
     server = web({"/a": [status(200, bytes(50_000_000))]})
     start_s = time.monotonic()
     (result,) = fetch([f"{server.address}/a"], 1000)
@@ -253,7 +253,7 @@ def test_a_server_that_ignores_ranges_is_read_no_further(web):
     assert time.monotonic() - start_s < 20
 
 
-def test_a_pipe_is_no_file_and_is_not_waited_for(tmp_path):
+def test_a_pipe_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (result,) = fetch([f"{tmp_path}/pipe"], 100)
     assert "expected a file, got a device or pipe" in str(result.content)

@@ -60,7 +60,7 @@ def test_pixels_arrive_as_rows_of_rgb(good):
     assert (pixels == [255, 0, 0]).all()
 
 
-def test_every_status_of_loading_has_a_line_that_names_role_and_place(tmp_path, good):
+def test_every_failed_load_has_one_line_that_names_the_image_and_its_uri(tmp_path, good):
     small, other, broken = (tmp_path / name for name in ("small.png", "other.png", "broken.png"))
     small.write_bytes(png("red", (95, 96)))
     other.write_bytes(png("red", (120, 96)))
@@ -97,13 +97,13 @@ def test_the_limit_on_bytes_is_exact(tmp_path, good):
     assert (row["status"], f"at most {size - 1} bytes" in row["error"]) == ("too_large", True)
 
 
-def test_the_reference_s_problem_is_told_before_the_distorted_one_s(tmp_path):
+def test_if_both_images_fail_the_error_is_the_reference_s(tmp_path):
     row = load_one(str(tmp_path / "absent.png"), str(tmp_path))
     assert row["status"] == "missing"
     assert row["error"].startswith("reference: ")
 
 
-def test_bytes_in_the_row_are_loaded_and_not_carried_on():
+def test_images_in_the_manifest_are_loaded_and_do_not_pass_through():
     rows = pa.table(
         {
             "pair_id": ["good", "broken", "null", "large", "empty"],
@@ -128,7 +128,7 @@ def test_bytes_in_the_row_are_loaded_and_not_carried_on():
 @pytest.mark.parametrize(
     "num_rows", [1, ROWS_PER_FETCH - 1, ROWS_PER_FETCH, 3 * ROWS_PER_FETCH + 1]
 )
-def test_every_row_in_is_a_row_out_in_order_with_its_own_image(tmp_path, num_rows):
+def test_each_row_in_is_a_row_out_in_order_with_its_own_image(tmp_path, num_rows):
     for grey in range(4):
         (tmp_path / f"{grey}.png").write_bytes(png((grey, grey, grey)))
     uris = [str(tmp_path / f"{i % 5}.png") for i in range(num_rows)]  # every fifth is missing
@@ -144,7 +144,7 @@ def test_every_row_in_is_a_row_out_in_order_with_its_own_image(tmp_path, num_row
 
 
 @pytest.mark.parametrize("resize", [None, 120])
-def test_rows_that_share_images_are_loaded_as_if_alone(tmp_path, resize):
+def test_rows_that_share_images_load_as_each_row_alone(tmp_path, resize):
     uris = {name: str(tmp_path / f"{name}.png") for name in "abcd"}
     for side_px, name in enumerate("abc", start=110):
         noise = np.random.default_rng(side_px).integers(0, 256, (side_px, 100, 3), dtype=np.uint8)
@@ -187,7 +187,7 @@ def test_secrets_in_a_uri_reach_neither_error_nor_columns():
         "nosuch://u:SECRET@127.0.0.1:1/a.png",
     ],
 )
-def test_secrets_of_a_uri_with_spaces_in_it_are_hidden_too(uri):
+def test_secrets_of_a_uri_with_spaces_are_hidden_too(uri):
     row = load_one(uri, uri)
     assert row["status"] == "unreadable"
     for text in (row["error"], row["reference_uri"]):
@@ -195,14 +195,14 @@ def test_secrets_of_a_uri_with_spaces_in_it_are_hidden_too(uri):
         assert text.isprintable()
 
 
-def test_an_error_is_one_line_whatever_a_uri_holds(tmp_path):
+def test_an_error_is_one_line_for_any_uri(tmp_path):
     row = load_one(f"{tmp_path}/a\n\x1b[31m\x00\u2028b.png", "x")
     assert r"a\n\x1b[31m\x00\u2028b.png" in row["error"]
     assert row["error"].isprintable()
 
 
 @pytest.mark.parametrize("chain", ["simplecache::file://{}", "zip://a::{}", "blockcache::{}"])
-def test_a_chain_of_stores_is_refused_and_its_neighbours_are_loaded(good, chain):
+def test_a_chain_of_stores_is_refused_and_other_rows_are_loaded(good, chain):
     uri = chain.format(good)
     rows = pa.table(
         {"pair_id": ["a", "b"], "reference_uri": [good] * 2, "distorted_uri": [uri, good]}
@@ -212,7 +212,7 @@ def test_a_chain_of_stores_is_refused_and_its_neighbours_are_loaded(good, chain)
     assert "a chain of several" in block["error"][0].as_py()
 
 
-def test_other_columns_pass_through_untouched(good):
+def test_other_columns_pass_through_unchanged(good):
     rows = pa.table(
         {
             "pair_id": ["a", "b"],

@@ -25,12 +25,12 @@ def _soon(monkeypatch):
 
 
 def write_lock(run, **changes) -> None:
-    """Leave a file as another process would."""
+    """Write the file as another process does."""
     held = {"holder": "other", "process": os.getpid(), "place": "elsewhere", "host": "far"}
     run.write_lock(LockRecord(**(held | {"beats": 1} | changes)))
 
 
-def test_a_folder_is_held_by_one_and_free_again_after(folder):
+def test_one_process_holds_a_folder_and_frees_it_at_the_end(folder):
     run = open_run_folder(folder, "r", MINE)
     with lock_run(run) as lock:
         lock.check()
@@ -43,7 +43,7 @@ def test_a_folder_is_held_by_one_and_free_again_after(folder):
         lock.check()
 
 
-def test_a_folder_that_a_dead_process_here_held_is_taken_at_once(tmp_path):
+def test_the_folder_of_a_dead_process_on_this_machine_is_taken_at_once(tmp_path):
     run = open_run_folder(str(tmp_path), "r", MINE)
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
                           capture_output=True, text=True, check=True)  # fmt: skip
@@ -60,7 +60,7 @@ ODD = b'{"holder": "x", "process": 1%s, "place": "%s", "host": "here", "beats": 
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", ODD])
-def test_a_file_that_is_no_lock_is_replaced(tmp_path, content):
+def test_an_invalid_lock_file_is_replaced(tmp_path, content):
     run = open_run_folder(str(tmp_path), "r", MINE)
     (tmp_path / "run_id=r").mkdir()
     (tmp_path / "run_id=r" / "lock.json").write_bytes(content)
@@ -68,7 +68,7 @@ def test_a_file_that_is_no_lock_is_replaced(tmp_path, content):
         lock.check()
 
 
-def test_a_folder_held_elsewhere_is_taken_once_its_file_no_longer_changes(folder, capsys):
+def test_a_folder_held_on_another_machine_is_taken_if_its_file_stops_changing(folder, capsys):
     run = open_run_folder(folder, "r", MINE)
     write_lock(run)
     start_s = time.monotonic()
@@ -78,7 +78,7 @@ def test_a_folder_held_elsewhere_is_taken_once_its_file_no_longer_changes(folder
     assert "waiting 2 s" in capsys.readouterr().err
 
 
-def test_a_folder_held_elsewhere_is_refused_while_its_file_changes(tmp_path):
+def test_a_folder_held_on_another_machine_is_refused_while_its_file_changes(tmp_path):
     run = open_run_folder(str(tmp_path), "r", MINE)
     write_lock(run)
     timer = threading.Timer(0.5, write_lock, [run], {"beats": 2})
@@ -90,7 +90,7 @@ def test_a_folder_held_elsewhere_is_refused_while_its_file_changes(tmp_path):
 
 @pytest.fixture
 def _in_background():
-    """As the job does, where a script started it with `&`: the shell has it ignore SIGINT."""
+    """Signal handlers of the job when a script starts it with `&`: the shell ignores SIGINT."""
     handlers = {signal.SIGTERM: signal.default_int_handler, signal.SIGINT: signal.SIG_IGN}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     yield
@@ -99,7 +99,7 @@ def _in_background():
 
 
 @pytest.mark.usefixtures("_in_background")
-def test_who_loses_the_folder_is_stopped_and_leaves_the_other_s_file(tmp_path):
+def test_a_process_that_loses_its_folder_stops_and_keeps_the_new_holder_s_file(tmp_path):
     run = open_run_folder(str(tmp_path), "r", MINE)
 
     def lose_it() -> None:
@@ -114,7 +114,7 @@ def test_who_loses_the_folder_is_stopped_and_leaves_the_other_s_file(tmp_path):
     assert json.loads((tmp_path / "run_id=r" / "lock.json").read_text())["holder"] == "other"
 
 
-def test_an_interruption_is_still_one(tmp_path):
+def test_an_interrupted_process_frees_its_folder(tmp_path):
     run = open_run_folder(str(tmp_path), "r", MINE)
     with pytest.raises(KeyboardInterrupt), lock_run(run):
         raise KeyboardInterrupt

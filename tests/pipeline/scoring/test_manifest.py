@@ -14,7 +14,7 @@ from pipeline.scoring.manifest import Manifest, hash_ids, open_manifest
 
 
 def pairs(first: int = 0, last: int = 4, **columns) -> pa.Table:
-    """Return rows with ids p<first> to p<last - 1>; columns replace or join the usual ones."""
+    """Return rows with ids p<first> to p<last - 1>; columns replace or extend the defaults."""
     ids = [f"p{number}" for number in range(first, last)]
     return pa.table(
         {
@@ -52,7 +52,7 @@ def names(manifest: Manifest) -> list[str]:
     return [path.rpartition("/")[2] for path in manifest.paths]
 
 
-def test_a_manifest_tells_its_files_columns_rows_and_ids(folder):
+def test_a_manifest_knows_its_files_columns_rows_and_ids(folder):
     rows = pairs(model=pa.array(["x", None, "y", "z"]))
     uri = save(f"{folder}/pairs.parquet", rows.replace_schema_metadata({"pandas": "{}"}))
     manifest = read(uri)
@@ -76,7 +76,7 @@ def test_a_folder_and_a_glob_name_the_same_files_in_one_order(folder, pattern):
     assert manifest.fingerprint == read(f"{folder}/m").fingerprint
 
 
-def test_a_folder_is_read_to_its_leaves_but_for_hidden_files_and_folders(folder):
+def test_a_folder_is_read_with_its_subfolders_except_hidden_ones(folder):
     save(f"{folder}/m/deep/er/a.parquet", pairs())
     for name in ("_b.parquet", ".c.parquet", "_tmp/d.parquet", "deep/.tmp/e.parquet"):
         save(f"{folder}/m/{name}", pairs())
@@ -90,7 +90,7 @@ def test_hidden_parents_of_the_manifest_do_not_hide_it(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["pairs[1].parquet", "pairs*.parquet", "_pairs.parquet", "pairs"])
-def test_a_file_that_is_named_is_taken_whatever_its_name(tmp_path, name):
+def test_a_single_file_can_have_any_name(tmp_path, name):
     uri = save(tmp_path / name, pairs())
     save(tmp_path / "pairs1.parquet", pairs(4, 5))
     assert read(uri).paths == [uri]
@@ -106,7 +106,7 @@ def test_files_that_another_machine_adds_or_changes_are_seen(s3_store):
     assert len({manifest.fingerprint for manifest in seen}) == 3
 
 
-def test_a_copy_has_the_same_fingerprint_and_a_changed_cell_another(folder):
+def test_a_copy_has_the_same_fingerprint_and_a_changed_cell_changes_it(folder):
     for place in ("one", "copy/of"):
         for name, start in (("a", 0), ("b", 2)):
             save(f"{folder}/{place}/{name}.parquet", pairs(start, start + 2))
@@ -127,7 +127,7 @@ def test_a_single_file_may_be_renamed_and_a_folder_s_may_not(tmp_path):
 
 
 @pytest.mark.parametrize("type_", [pa.binary(), pa.large_binary()])
-def test_images_may_stand_in_the_manifest_as_bytes(tmp_path, type_):
+def test_a_manifest_may_hold_encoded_images(tmp_path, type_):
     images = pa.array([b"image"] * 4, type_)
     rows = pa.table({"pair_id": pairs()["pair_id"], "reference_bytes": images})
     rows = rows.append_column("distorted_bytes", images)
@@ -146,7 +146,7 @@ def test_columns_may_have_other_names_and_large_types(tmp_path):
     assert (manifest.id_hashes == usual.id_hashes).all()
 
 
-def test_naming_a_column_settles_which_of_two_is_meant(tmp_path):
+def test_the_config_chooses_between_two_image_columns(tmp_path):
     uri = save(tmp_path / "a", pairs(reference_bytes=[b"image"] * 4))
     (problem,) = problems_of(uri)
     assert problem == (
@@ -190,7 +190,7 @@ def test_naming_a_column_settles_which_of_two_is_meant(tmp_path):
         ),
     ],
 )
-def test_one_breach_of_the_contract_is_one_line(tmp_path, rows, expected):
+def test_each_problem_of_a_manifest_is_one_line(tmp_path, rows, expected):
     (problem,) = problems_of(save(tmp_path / "a.parquet", rows))
     assert problem.startswith("manifest")
     assert expected in problem
@@ -250,7 +250,7 @@ def test_folders_named_key_value_are_refused_below_the_manifest_only(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["", "/absent.parquet", "/absent/", "/*.parquet"])
-def test_a_manifest_that_is_not_there_is_refused(folder, name):
+def test_a_missing_manifest_is_refused(folder, name):
     save(f"{folder}/m/notes.txt", b"not a table")
     (problem,) = problems_of(f"{folder}/m{name}")
     assert problem.startswith("manifest.uri: ")
@@ -258,7 +258,7 @@ def test_a_manifest_that_is_not_there_is_refused(folder, name):
 
 
 @pytest.mark.parametrize("damage", ["text", "empty", "truncated", "pages", "footer"])
-def test_a_file_that_is_not_whole_parquet_is_refused(tmp_path, damage):
+def test_a_damaged_parquet_file_is_refused(tmp_path, damage):
     whole = encoded(pairs(0, 500))
     contents = {
         "text": b"pair_id,reference_uri,distorted_uri\n",
@@ -273,13 +273,13 @@ def test_a_file_that_is_not_whole_parquet_is_refused(tmp_path, damage):
     assert problem.startswith(f"manifest.uri: {tmp_path} cannot be read: ")
 
 
-def test_a_store_that_cannot_be_asked_is_refused_without_its_secret():
+def test_an_unreachable_store_is_refused_without_its_secret():
     (problem,) = problems_of("nosuchscheme://user:secret@host/m.parquet?token=secret")
     assert problem.startswith("manifest.uri: nosuchscheme://***@host/m.parquet?token=*** cannot")
     assert "secret" not in problem
 
 
-def test_ids_in_another_order_and_other_files_have_the_same_hashes(tmp_path):
+def test_the_hashes_of_ids_depend_neither_on_order_nor_on_files(tmp_path):
     fs, _ = open_store(str(tmp_path))
     ids = [f"id-{number}" for number in range(1000)] + ["", "ünïcode", "a" * 5000]
     shuffled = list(np.random.default_rng(0).permutation(ids))

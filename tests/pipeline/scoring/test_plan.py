@@ -17,18 +17,18 @@ def plan_of(folder, **columns):
     return make_plan(ScoreManifestConfig.model_validate(settings))
 
 
-def test_a_column_that_arrow_cannot_move_is_refused_by_name(tmp_path):
+def test_a_column_type_that_arrow_cannot_write_is_refused_by_name(tmp_path):
     with pytest.raises(ContractError, match="'note' as string or binary, got string_view"):
         plan_of(tmp_path, note=pa.array(["x"], pa.string_view()))
 
 
-def test_the_same_run_has_the_same_id_and_another_manifest_another(tmp_path):
+def test_the_same_run_has_the_same_id_and_a_different_manifest_a_different_one(tmp_path):
     first = plan_of(tmp_path, note=["x"])
     assert plan_of(tmp_path, note=["x"]).run_id == first.run_id
     assert plan_of(tmp_path, note=["y"]).run_id != first.run_id
 
 
-def test_rows_that_cannot_be_loaded_are_told_and_do_not_stop_the_plan(tmp_path):
+def test_rows_that_cannot_be_loaded_are_reported_and_do_not_stop_the_plan(tmp_path):
     ((status, error),) = plan_of(tmp_path).sample
     assert status == "missing"
     assert "/r.png" in error
