@@ -10,7 +10,7 @@ import ray
 from ray.data import DataContext
 
 from jobs.run_job import DONE, FAULT, TOO_MANY_FAILED, WRONG
-from pipeline.runs.finished import open_scores
+from pipeline.runs.finished import open_run, open_scores
 from pipeline.runs.schema import Status, result_schema
 from pipeline.scoring.config import ScoreManifestConfig
 from pipeline.scoring.graph import execution_context, score_pairs
@@ -74,13 +74,13 @@ def test_each_row_comes_back_once_with_its_status(image_folder, tmp_path, finish
     files = list((run / "scores").rglob("*.parquet"))
     assert len(files) == 2
     assert max(pq.read_metadata(file).num_rows for file in files) <= 200
-    record = json.loads((run / "run.json").read_text())
-    assert record["counts_by_status"] == {s.value: expected.count(s.value) for s in Status}
-    assert record["failed_fraction"] == pytest.approx(26 / 260)
-    assert record["model"]["trained"] is True
-    assert set(results["model_digest"].to_pylist()) == {record["model"]["digest"]}
-    assert set(results["run_id"].to_pylist()) == {record["run_id"]} == {run.name[len("run_id=") :]}
-    weights = record["model"]["fusion_weights"]
+    record = open_run(str(run)).record
+    assert record.counts_by_status == {s.value: expected.count(s.value) for s in Status}
+    assert record.failed_fraction == pytest.approx(26 / 260)
+    assert record.model.trained is True
+    assert set(results["model_digest"].to_pylist()) == {record.model.digest}
+    assert set(results["run_id"].to_pylist()) == {record.run_id} == {run.name[len("run_id=") :]}
+    weights = record.model.fusion_weights
     table = results.to_pandas().query("status == 'ok'")
     total = sum(weight * table[f"{stream}_score"] for stream, weight in weights.items())
     assert np.abs(total - table["spips_score"]).max() < 1e-6
@@ -133,9 +133,9 @@ def test_failed_rows_are_retried_and_the_old_results_stay(image_folder, tmp_path
     assert results.take(kept).equals(before.take(kept))
     assert results.select(same).take([0]).equals(before.select(same).take([0]))
     assert old == {file: file.stat().st_mtime_ns for file in run.glob("scores/attempt-1/*")}
-    record = json.loads((run / "run.json").read_text())
-    assert [attempt["num_rows"] for attempt in record["attempts"]] == [120, 9]
-    assert record["counts_by_status"] == {s.value: expected.count(s.value) for s in Status}
+    record = open_run(str(run)).record
+    assert [attempt.num_rows for attempt in record.attempts] == [120, 9]
+    assert record.counts_by_status == {s.value: expected.count(s.value) for s in Status}
 
     # Without the option the run is finished. With it, a third attempt gives the same results.
     assert score(path, tmp_path / "out", *arguments) == DONE
