@@ -46,6 +46,11 @@ PAIRS_PER_SCORER = 500
 PAIRS_PER_COMPILATION = 6_000
 """Pairs per scorer that pay for compiling: it takes 25 to 60 s and saves 10 to 18 ms per pair of
 256 px."""
+PIXELS_PER_CPU_BATCH = 4 * 256 * 256
+"""Pixels (pairs x H x W) that a CPU scores together: enough to amortize torch's cost per call, few
+enough to stay in its cache."""
+SCORER_KEPT_BYTES = 1 << 30
+"""Freed memory that a scorer keeps: the tensors of most batches fit in it."""
 ROWS_PER_GPU_BLOCK = 64
 """Rows of a scorer's call on a GPU, to which Ray joins the blocks of the load stage."""
 

@@ -16,15 +16,16 @@ from pipeline.runs.records import ModelInfo
 from pipeline.runs.schema import SCORE_FIELDS, Status, result_schema
 from pipeline.runs.storage import local_copy
 from pipeline.scoring.config import ModelSourceConfig
-from pipeline.scoring.resources import keep_freed_memory
+from pipeline.scoring.resources import (
+    PIXELS_PER_CPU_BATCH,
+    SCORER_KEPT_BYTES,
+    keep_freed_memory,
+)
 from spips_core import SPIPS, CompilationError, packaged_checkpoints
 from spips_core.config import STREAMS
 from spips_core.reference_reuse import PairEncoder
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-KEPT_BYTES = 1 << 30
-"""Most freed memory that a scorer keeps, and the largest tensor that it keeps memory of."""
 
 
 def describe_model(model: SPIPS) -> ModelInfo:
@@ -56,10 +57,6 @@ def load_model(source: ModelSourceConfig) -> SPIPS:
         precision=PRECISIONS[source.precision],
     )
 
-
-PIXELS_PER_CPU_BATCH = 4 * 256 * 256
-"""Pixels (pairs x H x W) that a CPU scores together: enough to amortize torch's cost per call, few
-enough to stay in its cache."""
 
 MEASURES = {
     "spips_score": "score", "tradition_score": "tradition", "percept_score": "percept",
@@ -215,7 +212,7 @@ def _prepare_model(
     else:
         # Processes scale where threads do not, and a sum's rounding depends on its threads.
         torch.set_num_threads(1)
-        keep_freed_memory(KEPT_BYTES)
+        keep_freed_memory(SCORER_KEPT_BYTES)
     if compile_kernels:
         try:
             with torch.inference_mode():  # as `_score_batch`

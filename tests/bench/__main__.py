@@ -45,15 +45,14 @@ def measure(part: str, folder: Path, weights: str | None) -> Table:
         return by_length(folder)
     import torch
 
-    from pipeline.scoring.resources import keep_freed_memory
-    from pipeline.scoring.score import KEPT_BYTES
+    from pipeline.scoring.resources import SCORER_KEPT_BYTES, keep_freed_memory
     from tests.bench.images import batch
     from tests.bench.scale_out import scale_out
     from tests.bench.scoring import alexnet
     from tests.bench.timing import medians
 
     torch.set_num_threads(1)  # as the job's scorers
-    keep_freed_memory(KEPT_BYTES)
+    keep_freed_memory(SCORER_KEPT_BYTES)
     model, pair = alexnet(), batch(1, 512)
     seconds = medians({"alexnet": lambda: model.score(*pair)}, 9)["alexnet"]
     return scale_out(folder, seconds_per_pair=seconds)

@@ -1,6 +1,5 @@
 """Parts c and d: the whole job against a plain loop, and how long it takes to start."""
 
-import json
 import multiprocessing
 import os
 import statistics
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from pipeline.runs.finished import open_run
 from tests.bench.images import write_manifest
 from tests.bench.timing import Table
 
@@ -38,11 +38,11 @@ def run_job(manifest: Path, output: Path, *options: str) -> dict[str, float]:
         if process.returncode:
             assert process.stderr is not None
             raise RuntimeError(process.stderr.read()[-2000:])
-    (record,) = output.glob("run_id=*/run.json")
+    (run,) = output.glob("run_id=*")
     return {
         "exit": time.monotonic() - start_s,
         "first": first_s or float("nan"),
-        "scoring": json.loads(record.read_text())["attempts"][0]["elapsed_s"],
+        "scoring": open_run(str(run)).record.attempts[0].elapsed_s,
     }
 
 

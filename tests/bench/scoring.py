@@ -14,14 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.runs.schema import pass_through_schema
 from pipeline.scoring.config import ComputeConfig, ImagesConfig, ModelSourceConfig
 from pipeline.scoring.load import PairLoader
-from pipeline.scoring.resources import keep_freed_memory
-from pipeline.scoring.score import (
-    KEPT_BYTES,
-    PIXELS_PER_CPU_BATCH,
-    PRECISIONS,
-    PairScorer,
-    load_model,
-)
+from pipeline.scoring.resources import PIXELS_PER_CPU_BATCH, SCORER_KEPT_BYTES, keep_freed_memory
+from pipeline.scoring.score import PRECISIONS, PairScorer, load_model
 from spips_core import SPIPS, ModelConfig
 from spips_core.image_ops import to_unit_range, unit_length
 from spips_core.quality import feature_means
@@ -74,7 +68,7 @@ def peers() -> Callable[[Tensor, Tensor], None]:
 
 
 def against_peers(sides_px: tuple[int, ...] = (256, 512, 1024), repeats: int = 9) -> Table:
-    keep_freed_memory(KEPT_BYTES)
+    keep_freed_memory(SCORER_KEPT_BYTES)
     threads = torch.get_num_threads()
     kinds = {"eager": models(compiled=False), "compiled": models(compiled=True)}
     others = peers()
@@ -126,7 +120,7 @@ def shares(side_px: int = 256, repeats: int = 15) -> Table:
     """Part b: what a pair's score is made of, as the job scores it: a few together, one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    keep_freed_memory(KEPT_BYTES)
+    keep_freed_memory(SCORER_KEPT_BYTES)
     most = ceilings()
     compiled = models(compiled=True)
     model = compiled["embedded", "float32"]

@@ -12,6 +12,9 @@ import pytest
 import ray
 from PIL import Image
 
+from jobs import score_manifest
+from pipeline.runs.finished import open_scores
+
 REPOSITORY = Path(__file__).parents[2]
 JOB = [sys.executable, "jobs/score_manifest.py", "--config=conf/debug/score_manifest.yaml"]
 
@@ -99,6 +102,28 @@ def bytes_manifest(images, tmp_path_factory) -> str:
         "distorted_bytes": [images[distorted] for _, distorted in names],
     }
     return write_manifest(tmp_path_factory.mktemp("bytes") / "pairs.parquet", pa.table(columns))
+
+
+def score(manifest: str, output: Path, *arguments: str) -> int:
+    """Run the job in this process, and return its exit code."""
+    return score_manifest.main(
+        [
+            "--config=conf/debug/score_manifest.yaml",
+            f"--manifest.uri={manifest}",
+            f"--output.uri={output}",
+            *arguments,
+        ]
+    )
+
+
+def read(output: Path) -> pa.Table:
+    """Return the results of the only run in a folder of runs."""
+    (run,) = output.glob("run_id=*")
+    return open_scores(str(run)).to_table().sort_by("pair_id")
+
+
+def listing(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
 def start_job(*arguments: str, **environment: str) -> "subprocess.Popen[str]":

@@ -1,6 +1,5 @@
 """The job in its own process: killed, interrupted, submitted to a cluster, reading from S3."""
 
-import json
 import os
 import shutil
 import signal
@@ -17,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.runs.errors import ContractError
-from pipeline.runs.finished import open_scores
+from pipeline.runs.finished import open_run, open_scores
 from tests.jobs.conftest import REPOSITORY, make_rows, start_job, write_manifest
 
 NUM_ROWS = 1_500  # enough rows that a fast machine is not done before the signal
@@ -65,8 +64,8 @@ def test_a_stopped_run_cannot_be_read_and_resumes_where_it_stopped(arguments, tm
     assert job.returncode == 0, printed
     ids = open_scores(str(run)).to_table(columns=["pair_id"])["pair_id"].to_pylist()
     assert sorted(ids) == [f"pair-{i:05d}" for i in range(NUM_ROWS)]
-    record = json.loads((run / "run.json").read_text())
-    assert 75 <= record["attempts"][0]["num_rows_resumed"] < NUM_ROWS
+    (attempt,) = open_run(str(run)).record.attempts
+    assert 75 <= attempt.num_rows_resumed < NUM_ROWS
 
 
 def test_a_second_process_is_kept_out_of_a_run(arguments, tmp_path):

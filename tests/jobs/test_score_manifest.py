@@ -9,7 +9,6 @@ import pytest
 import ray
 from ray.data import DataContext
 
-from jobs import audit_scores, score_manifest
 from jobs.run_job import DONE, FAULT, TOO_MANY_FAILED, WRONG
 from pipeline.runs.finished import open_run, open_scores
 from pipeline.runs.schema import Status, result_schema
@@ -18,26 +17,9 @@ from pipeline.scoring.graph import execution_context, score_pairs
 from pipeline.scoring.plan import make_plan
 from pipeline.scoring.resources import Scorers
 from spips_core import SPIPS, ModelConfig
-from tests.jobs.conftest import make_rows, write_manifest
-from tests.pipeline.runs.version_0_2 import write_run_0_2
+from tests.jobs.conftest import listing, make_rows, read, score, write_manifest
 
-DEBUG = "--config=conf/debug/score_manifest.yaml"
 pytestmark = pytest.mark.usefixtures("ray_cluster")
-
-
-def score(manifest: str, output: Path, *arguments: str) -> int:
-    return score_manifest.main(
-        [DEBUG, f"--manifest.uri={manifest}", f"--output.uri={output}", *arguments]
-    )
-
-
-def read(output: Path) -> pa.Table:
-    (run,) = output.glob("run_id=*")
-    return open_scores(str(run)).to_table().sort_by("pair_id")
-
-
-def listing(folder: Path) -> dict[str, int]:
-    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
 @pytest.fixture(scope="module")
@@ -92,13 +74,13 @@ def test_each_row_comes_back_once_with_its_status(image_folder, tmp_path, finish
     files = list((run / "scores").rglob("*.parquet"))
     assert len(files) == 2
     assert max(pq.read_metadata(file).num_rows for file in files) <= 200
-    record = json.loads((run / "run.json").read_text())
-    assert record["counts_by_status"] == {s.value: expected.count(s.value) for s in Status}
-    assert record["failed_fraction"] == pytest.approx(26 / 260)
-    assert record["model"]["trained"] is True
-    assert set(results["model_digest"].to_pylist()) == {record["model"]["digest"]}
-    assert set(results["run_id"].to_pylist()) == {record["run_id"]} == {run.name[len("run_id=") :]}
-    weights = record["model"]["fusion_weights"]
+    record = open_run(str(run)).record
+    assert record.counts_by_status == {s.value: expected.count(s.value) for s in Status}
+    assert record.failed_fraction == pytest.approx(26 / 260)
+    assert record.model.trained is True
+    assert set(results["model_digest"].to_pylist()) == {record.model.digest}
+    assert set(results["run_id"].to_pylist()) == {record.run_id} == {run.name[len("run_id=") :]}
+    weights = record.model.fusion_weights
     table = results.to_pandas().query("status == 'ok'")
     total = sum(weight * table[f"{stream}_score"] for stream, weight in weights.items())
     assert np.abs(total - table["spips_score"]).max() < 1e-6
@@ -151,58 +133,15 @@ def test_failed_rows_are_retried_and_the_old_results_stay(image_folder, tmp_path
     assert results.take(kept).equals(before.take(kept))
     assert results.select(same).take([0]).equals(before.select(same).take([0]))
     assert old == {file: file.stat().st_mtime_ns for file in run.glob("scores/attempt-1/*")}
-    record = json.loads((run / "run.json").read_text())
-    assert [attempt["num_rows"] for attempt in record["attempts"]] == [120, 9]
-    assert record["counts_by_status"] == {s.value: expected.count(s.value) for s in Status}
+    record = open_run(str(run)).record
+    assert [attempt.num_rows for attempt in record.attempts] == [120, 9]
+    assert record.counts_by_status == {s.value: expected.count(s.value) for s in Status}
 
     # Without the option the run is finished. With it, a third attempt gives the same results.
     assert score(path, tmp_path / "out", *arguments) == DONE
     assert score(path, tmp_path / "out", *arguments, "--retry-failed") == DONE
     assert "8 failed rows, attempt 3" in capfd.readouterr().out
     assert read(tmp_path / "out")["status"].to_pylist() == expected
-
-
-@pytest.fixture
-def run_0_2(image_folder, tmp_path):
-    """A function that writes run "night" as version 0.2 did, and the arguments of its command."""
-    images = [str(image_folder / name) for name in ("r0.png", "d0_0.png", "absent.png")]
-    pairs = {"pair_id": ["a", "b"], "reference_uri": images[:1] * 2, "distorted_uri": images[1:]}
-    path = write_manifest(tmp_path / "pairs.parquet", pa.table(pairs))
-    settings = {
-        "manifest": {"uri": path},
-        "output": {"uri": str(tmp_path / "out"), "run_id": "night"},
-    }
-    plan = make_plan(ScoreManifestConfig.model_validate(settings))
-
-    def write(*, is_finished: bool) -> list[str]:
-        write_run_0_2(
-            tmp_path / "out", plan.fingerprints, images=images, manifest=path,
-            is_finished=is_finished,
-        )  # fmt: skip
-        return [path, tmp_path / "out", "--output.run_id=night", "--failure.max_failed_fraction=1"]
-
-    return write
-
-
-def test_a_finished_run_of_version_0_2_is_left_alone_audited_and_retried(run_0_2, tmp_path, capfd):
-    arguments = run_0_2(is_finished=True)
-    run, before = tmp_path / "out" / "run_id=night", listing(tmp_path / "out")
-    assert score(*arguments) == DONE
-    assert f"this run is finished: {run}" in capfd.readouterr().out
-    assert listing(tmp_path / "out") == before
-    audited = [f"--scores.uri={run}", f"--output.uri={tmp_path}/audit", "--group_by=[]"]
-    assert audit_scores.main(audited) == DONE
-
-    assert score(*arguments, "--retry-failed") == DONE
-    assert read(tmp_path / "out")["run_attempt"].to_pylist() == [1, 2]
-    attempts = open_run(str(run)).record.attempts
-    assert [attempt.num_rows for attempt in attempts] == [2, 1]
-    assert [attempt.scorers.get("actors") for attempt in attempts] == [1, None]
-
-
-def test_an_unfinished_run_of_version_0_2_resumes(run_0_2, tmp_path):
-    assert score(*run_0_2(is_finished=False)) == DONE
-    assert read(tmp_path / "out")["status"].to_pylist() == ["ok", "missing"]
 
 
 def test_without_failed_rows_there_is_nothing_to_retry(finished, manifest, capfd):
