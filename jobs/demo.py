@@ -36,9 +36,6 @@ Row = dict[str, Any]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo.
 
-    Args:
-        arguments: command line; None takes the process's.
-
     Returns:
         The exit code of the scoring job.
     """
@@ -82,11 +79,7 @@ def _crop(image: Image.Image) -> Image.Image:
 
 
 def make_pairs(folder: Path) -> Iterator[Row]:
-    """Write every photograph and its distorted versions, and yield their manifest rows.
-
-    Args:
-        folder: folder of the images.
-    """
+    """Write every photograph and its distorted versions, and yield their manifest rows."""
     for photo, image in photographs().items():
         reference = folder / f"{photo}.png"
         image.save(reference)
@@ -109,9 +102,6 @@ def make_broken_rows(folder: Path) -> Iterator[Row]:
     """Write images that cannot be scored, and yield a manifest row for each status.
 
     Except non_finite: the packaged models give every 8-bit image a finite score.
-
-    Args:
-        folder: folder of the images.
     """
     photo = folder / "astronaut.png"
     whole = photo.read_bytes()
@@ -140,11 +130,7 @@ def make_broken_rows(folder: Path) -> Iterator[Row]:
 
 
 def empty_png(side_px: int) -> bytes:
-    """Return a black PNG of side_px x side_px, 1 bit a pixel: a small file even if it is large.
-
-    Args:
-        side_px: height and width in pixels.
-    """
+    """Return a black PNG of side_px x side_px, 1 bit a pixel: a small file even if it is large."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         checksum = zlib.crc32(name + content).to_bytes(4, "big")
@@ -160,11 +146,7 @@ def empty_png(side_px: int) -> bytes:
 
 
 def show(run_folder: Path) -> None:
-    """Print the rows that failed, the mean scores, and the paths of the results.
-
-    Args:
-        run_folder: a finished run.
-    """
+    """Print the rows that failed, the mean scores, and the paths of the results."""
     console = Console()
     scores = open_scores(str(run_folder)).to_table().to_pandas()
     failed = Table(title="rows that could not be scored")

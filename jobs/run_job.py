@@ -52,12 +52,7 @@ def run_job(
 
 
 def make_parser(job: str, description: str | None) -> argparse.ArgumentParser:
-    """Return a job's command line without options.
-
-    Args:
-        job: file name of the job.
-        description: its docstring, which --help shows unchanged.
-    """
+    """Return a job's command line without options."""
     return argparse.ArgumentParser(
         prog=job, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -67,10 +62,6 @@ def exit_code_of(
     work: Callable[[], int], *, interrupted: str = "run the same command again to go on"
 ) -> int:
     """Do a job's work, and print each problem as one line instead of a stack trace.
-
-    Args:
-        work: returns an exit code, or raises one of the pipeline's errors.
-        interrupted: message after Ctrl-C or SIGTERM.
 
     Returns:
         The exit code of the work, or of its error.
@@ -121,10 +112,6 @@ def start_ray(*, dashboard: bool = False) -> list[dict[str, float]]:
 
 
 def say(text: str) -> None:
-    """Print a line at once.
-
-    Args:
-        text: the line.
-    """
+    """Print a line at once."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()

@@ -140,9 +140,6 @@ def open_newest_run(uri: str) -> FinishedRun:
 def is_run(uri: str) -> bool:
     """Return whether a folder is that of one run, finished or not.
 
-    Args:
-        uri: the folder's.
-
     Raises:
         ContractError: the folder cannot be read.
     """
@@ -222,11 +219,6 @@ def choose_newest(
 ) -> pc.Expression | None:
     """Return the condition that selects the newest result of each pair.
 
-    Args:
-        folder: the run's folder.
-        attempts: each attempt's result files, relative to the folder, the oldest attempt first.
-        pair_id_column: column with each pair's id.
-
     Returns:
         A condition on the rows of all these files; None selects all rows.
     """
@@ -241,11 +233,7 @@ def choose_newest(
 
 
 def count_by_status(rows: pyarrow.dataset.Dataset) -> dict[str, int]:
-    """Return the number of rows with each status, zeros included.
-
-    Args:
-        rows: results.
-    """
+    """Return the number of rows with each status, zeros included."""
     counts: Counter[str] = Counter()
     for batch in rows.to_batches(columns=["status"]):
         for entry in pc.value_counts(batch.column(0)).to_pylist():

@@ -121,21 +121,12 @@ class RunFolder:
 
 
 def fingerprint(content: Json) -> str:
-    """Return the sha256 of JSON data; the order of its keys does not matter.
-
-    Args:
-        content: JSON data.
-    """
+    """Return the sha256 of JSON data; the order of its keys does not matter."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def open_run_folder(output_uri: str, run_id: str, fingerprints: dict[str, str]) -> RunFolder:
     """Return a run's folder after checking that it is free or holds the same run.
-
-    Args:
-        output_uri: folder of all runs.
-        run_id: name of this run.
-        fingerprints: of manifest, model and scoring settings, by name.
 
     Raises:
         ContractError: the folder cannot be read, or it holds something else.

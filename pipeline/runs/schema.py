@@ -72,31 +72,18 @@ RESERVED_COLUMNS = frozenset(
 
 
 def pass_through_schema(manifest: pa.Schema, image_columns: Iterable[str]) -> pa.Schema:
-    """Return the pass-through columns: all of the manifest's columns but encoded images.
-
-    Args:
-        manifest: the manifest's schema.
-        image_columns: names of the reference and distorted columns.
-    """
+    """Return the pass-through columns: all of the manifest's columns but encoded images."""
     dropped = {name for name in image_columns if is_bytes(manifest.field(name).type)}
     return pa.schema([field for field in manifest if field.name not in dropped])
 
 
 def loaded_schema(pass_through: pa.Schema) -> pa.Schema:
-    """Return the schema of blocks between the load and score stages.
-
-    Args:
-        pass_through: schema of the manifest's columns in the results.
-    """
+    """Return the schema of blocks between the load and score stages."""
     return pa.schema([*pass_through, *SIZE_FIELDS, *STATUS_FIELDS, *PIXEL_FIELDS])
 
 
 def result_schema(pass_through: pa.Schema) -> pa.Schema:
-    """Return the schema of the results.
-
-    Args:
-        pass_through: schema of the manifest's columns in the results.
-    """
+    """Return the schema of the results."""
     return pa.schema([*pass_through, *SCORE_FIELDS, *SIZE_FIELDS, *STATUS_FIELDS, *LINEAGE_FIELDS])
 
 

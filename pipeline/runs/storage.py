@@ -30,9 +30,6 @@ STORE_ERRORS = (OSError, ValueError, ImportError, BotoCoreError, ClientError)
 def check_writable(uri: str) -> None:
     """Check that a local folder can be written; other stores fail at the first write.
 
-    Args:
-        uri: a local path or fsspec URI.
-
     Raises:
         OSError: the path is a file, or its nearest existing parent is not writable.
         ValueError: other processes cannot read what is written to this store.
@@ -49,9 +46,6 @@ def check_writable(uri: str) -> None:
 def open_store(uri: str) -> tuple[AbstractFileSystem, str]:
     """Return the file system of a URI and the path inside it.
 
-    Args:
-        uri: a local path or any fsspec URI.
-
     Raises:
         ValueError: the scheme is unknown.
         ImportError: the scheme's driver is not installed.
@@ -64,10 +58,6 @@ def open_store(uri: str) -> tuple[AbstractFileSystem, str]:
 
 def open_fs(uri: str, **options: Any) -> tuple[AbstractFileSystem, str]:
     """Return the file system of a URI and the path inside it, unchanged from the driver.
-
-    Args:
-        uri: a local path or any fsspec URI.
-        options: keyword arguments of the driver.
 
     Raises:
         ValueError, ImportError, OSError: as in `open_store`.
@@ -85,9 +75,6 @@ def arrow_filesystem(fs: AbstractFileSystem) -> pyarrow.fs.FileSystem:
 
     It wraps fsspec's S3 client, because many S3 servers refuse the checksums that pyarrow's own S3
     client streams.
-
-    Args:
-        fs: what `open_store` returns.
     """
     if isinstance(fs, LocalFileSystem):
         return pyarrow.fs.LocalFileSystem()
@@ -95,12 +82,7 @@ def arrow_filesystem(fs: AbstractFileSystem) -> pyarrow.fs.FileSystem:
 
 
 def content_id(fs: AbstractFileSystem, path: str) -> str:
-    """Return a text that changes with a file's content: the store's ETag, else the sha256.
-
-    Args:
-        fs: the file's store.
-        path: the file.
-    """
+    """Return a text that changes with a file's content: the store's ETag, else the sha256."""
     info = fs.info(path)
     for key in ("ETag", "etag", "md5Hash", "content_md5"):
         if info.get(key):
@@ -110,13 +92,7 @@ def content_id(fs: AbstractFileSystem, path: str) -> str:
 
 
 def write_whole(fs: AbstractFileSystem, path: str, content: bytes) -> None:
-    """Write a small file so that a reader sees either all of it or nothing.
-
-    Args:
-        fs: the file's store.
-        path: the file to write; missing folders are created.
-        content: its bytes.
-    """
+    """Write a small file so that a reader sees either all of it or nothing."""
     if not isinstance(fs, LocalFileSystem):  # object stores show only complete objects
         fs.pipe_file(path, content)
         return
@@ -156,11 +132,7 @@ def local_copy(uri: str, sha256: str | None) -> Path:
 
 
 def describe(error: Exception) -> str:
-    """Return an exception as one line without secrets.
-
-    Args:
-        error: any exception.
-    """
+    """Return an exception as one line without secrets."""
     lines = str(error).strip().splitlines()
     if lines == ["None"] and isinstance(error.__cause__, Exception):
         return describe(error.__cause__)  # some stores keep the reason only there

@@ -22,9 +22,6 @@ def redact(text: str) -> str:
     """Return a text in which *** replaces the user info and query values of URIs.
 
     Paths do not change, even with = and & in them. The container@account of abfs does not change.
-
-    Args:
-        text: a URI, or an error message with URIs in it.
     """
     for tail in (_HTTP_TAIL, _QUERY):
         text = tail.sub(lambda match: match[1] + _without_values(match[2]), text)
@@ -62,11 +59,7 @@ def redact_uri(uri: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return a text as one line: control characters become escape sequences.
-
-    Args:
-        text: any text, possibly written by a stranger.
-    """
+    """Return a text as one line: control characters become escape sequences."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
@@ -74,10 +67,6 @@ def redact_as(text: str, uri: str) -> str:
     """Return a redacted error message that nowhere contains the secrets of a URI.
 
     Servers repeat parts of a request in their answers, sometimes encoded or without the host.
-
-    Args:
-        text: an error message.
-        uri: the URI of the request.
     """
     text = redact(text)
     secrets = re.findall(r"://([^/\s?#]*)@", uri)

@@ -12,10 +12,6 @@ from spips_core.errors import TooManyPixelsError, UndecodableImageError
 def decode_image(content: bytes, max_pixels: int) -> Image.Image:
     """Decode an image file to 8-bit RGB, as `spips_core.decode.decode_image` does.
 
-    Args:
-        content: the file.
-        max_pixels: largest accepted height times width.
-
     Raises:
         RowError: too_large, known from the header; or decode_error.
     """
@@ -32,11 +28,6 @@ def fit_pair(
     reference: Image.Image, distorted: Image.Image, images: ImagesConfig
 ) -> tuple[Image.Image, Image.Image]:
     """Bring a decoded pair to the size at which it is scored.
-
-    Args:
-        reference: the undistorted image.
-        distorted: the image to judge.
-        images: the rules.
 
     Raises:
         RowError: size_mismatch, too_large or too_small.

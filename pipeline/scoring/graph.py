@@ -34,12 +34,7 @@ retries are used up. A file that is written again replaces what is there of it."
 
 
 def run_graph(plan: Plan, scorers: Scorers) -> None:
-    """Write the results of the attempt's rows that have none yet.
-
-    Args:
-        plan: the run.
-        scorers: the scorers.
-    """
+    """Write the results of the attempt's rows that have none yet."""
     with DataContext.current(execution_context(plan, scorers)), warnings.catch_warnings():
         # When Ray cannot record finished rows it only warns, and the run could not be resumed.
         warnings.filterwarnings("error", "You've enabled checkpointing, but", UserWarning)
@@ -106,13 +101,7 @@ def score_pairs(
 
 
 def write_results(rows: Dataset, plan: Plan, path: str) -> None:
-    """Run a graph, and write its rows as they come.
-
-    Args:
-        rows: what `score_pairs` returns.
-        plan: the run.
-        path: folder for the result files, in the store of the run.
-    """
+    """Run a graph, and write its rows as they come."""
     rows_per_file = plan.config.output.rows_per_file
     rows.write_parquet(
         path,
@@ -129,12 +118,7 @@ def write_results(rows: Dataset, plan: Plan, path: str) -> None:
 
 
 def execution_context(plan: Plan, scorers: Scorers) -> DataContext:
-    """Return Ray Data's settings: block sizes, memory, retries and the record of finished rows.
-
-    Args:
-        plan: the run.
-        scorers: the scorers.
-    """
+    """Return Ray Data's settings: block sizes, memory, retries and the record of finished rows."""
     context = DataContext.get_current().copy()
     pixels = plan.config.compute.pixels_per_batch
     context.target_max_block_size = BYTES_PER_PIXEL * pixels

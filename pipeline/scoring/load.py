@@ -222,13 +222,7 @@ class PairLoader:
 
 
 def load_pair(reference: str, distorted: str, rules: ImagesConfig) -> pa.Table:
-    """Load one pair with the load stage: return a row with pixels, or with a status and an error.
-
-    Args:
-        reference: URI or absolute path of the undistorted image.
-        distorted: URI or absolute path of the image to judge.
-        rules: which images are accepted, and their size.
-    """
+    """Load one pair as the load stage does; return a row with pixels, or a status and error."""
     columns = {"reference_uri": [reference], "distorted_uri": [distorted]}
     manifest = pa.table(columns)
     names = ("reference_uri", "distorted_uri")

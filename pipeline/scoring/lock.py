@@ -132,9 +132,6 @@ def lock_run(folder: RunFolder) -> Iterator[RunLock]:
     When another process takes the folder, this process gets SIGTERM. Its handler must raise
     KeyboardInterrupt, as `signal.default_int_handler` does.
 
-    Args:
-        folder: the run's folder.
-
     Raises:
         ContractError: another process holds the folder.
         FaultError: the folder cannot be written, or another process has taken it.

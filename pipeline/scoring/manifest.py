@@ -63,9 +63,6 @@ class Manifest:
 def open_manifest(config: ManifestConfig) -> Manifest:
     """Find a manifest's files, and check that it has rows and that its columns and ids are valid.
 
-    Args:
-        config: its URI and column names.
-
     Raises:
         ContractError: it is not valid; every problem found is listed.
     """
@@ -121,11 +118,6 @@ def hash_ids(
 
     Two lists with the same sorted hashes hold the same ids, possibly in a different order.
 
-    Args:
-        fs: the files' store.
-        paths: Parquet files.
-        column: name of the id column.
-
     Returns:
         (num_ids,) uint64, and the number of rows with a null id.
     """
@@ -160,11 +152,7 @@ class KeepIds:
 
 
 def hash_array(ids: pa.Array) -> npt.NDArray[np.uint64]:
-    """Return a hash of each id, in their order.
-
-    Args:
-        ids: strings without nulls.
-    """
+    """Return a hash of each id, in their order."""
     values = ids.to_numpy(zero_copy_only=False).astype(object)
     hashes: npt.NDArray[np.uint64] = pd.util.hash_array(values, categorize=False)
     return hashes

@@ -201,11 +201,7 @@ def _redacted(value: Any) -> Any:
 
 
 def describe_plan(plan: Plan) -> str:
-    """Return the plan as a few lines for people.
-
-    Args:
-        plan: what `make_plan` returns.
-    """
+    """Return the plan as a few lines for people."""
     model = plan.model
     failed = [error for status, error in plan.sample if status != Status.OK]
     trained = "trained" if model.trained else "NOT trained: scores order pairs only roughly"

@@ -27,11 +27,6 @@ from pipeline.scoring.resources import Scorers
 def score_and_publish(plan: Plan, scorers: Scorers, lock: RunLock) -> RunRecord:
     """Score the rows of an attempt that have no result yet, and publish all its results.
 
-    Args:
-        plan: an attempt that is not published.
-        scorers: the scorers.
-        lock: the right to write into the run's folder.
-
     Returns:
         The content of run.json.
 
@@ -75,23 +70,13 @@ class Start:
 
 
 def start_attempt(plan: Plan) -> Start:
-    """Return the time, and the number of rows that already have a result.
-
-    Args:
-        plan: the run.
-    """
+    """Return the time, and the number of rows that already have a result."""
     num_rows = len(_result_ids(plan, plan.folder.score_files(plan.attempt.number)))
     return Start(datetime.now(UTC), time.monotonic(), num_rows)
 
 
 def publish(plan: Plan, start: Start, scorers: Scorers, lock: RunLock) -> RunRecord:
     """Check that each id of the attempt has exactly one result, and finish the run.
-
-    Args:
-        plan: the run; all its results are written.
-        start: when this process began.
-        scorers: the scorers, for the record.
-        lock: the right to publish.
 
     Returns:
         The content of run.json.

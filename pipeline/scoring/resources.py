@@ -120,11 +120,7 @@ def choose_scorers(
 
 
 def describe_scorers(scorers: Scorers) -> str:
-    """Return the scorers as a line for people.
-
-    Args:
-        scorers: what `choose_scorers` returns.
-    """
+    """Return the scorers as a line for people."""
     kernels = "compiled" if scorers.compile_kernels else "not compiled"
     gpus = f"{scorers.gpus_per_scorer:g} GPUs each"
     return f"scorers   {scorers.num_scorers} with {gpus}, kernels {kernels}"

@@ -42,9 +42,6 @@ def describe_model(model: SPIPS) -> ModelInfo:
 def load_model(source: ModelSourceConfig) -> SPIPS:
     """Load the model that a config names; files elsewhere are fetched and checked first.
 
-    Args:
-        source: checkpoint, weights and precision.
-
     Raises:
         FaultError: a file cannot be fetched, or has another sha256.
         CheckpointError: a file is not what the model expects.
@@ -225,11 +222,7 @@ def _prepare_model(
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether an allocation failed: in CUDA, in one of its libraries, in torch or in NumPy.
-
-    Args:
-        error: what scoring raised.
-    """
+    """Return whether an allocation failed, in CUDA or its libraries, in torch or in NumPy."""
     messages = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
     return isinstance(error, MemoryError) or any(message in str(error) for message in messages)
 
