@@ -67,6 +67,9 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Ray's workers would stand back for tests that run beside theirs, until these time out.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    # torch's threads wait for each other without spinning: where several processes share the CPUs,
+    # spinning takes ten times the CPU time of the work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
