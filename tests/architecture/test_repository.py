@@ -114,3 +114,11 @@ def test_the_version_is_the_same_everywhere():
     citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
     newest = re.search(r"^## ([\d.]+)", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert project["version"] == citation["version"] == newest[1]
+
+
+def test_no_file_of_the_code_has_over_350_lines():
+    folders = ("docs", "jobs", "pipeline", "spips_core")
+    files = [path for folder in folders for path in REPOSITORY.glob(f"{folder}/**/*.py")]
+    lengths = {str(p.relative_to(REPOSITORY)): len(p.read_text().splitlines()) for p in files}
+    assert len(lengths) > 50
+    assert not {name: length for name, length in lengths.items() if length > 350}
