@@ -1,24 +1,19 @@
 """Compute a run's figures, compare them with a baseline, and judge the gates."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product, starmap
 from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from scipy import stats
 
 from pipeline.audits.baseline import describe_run
 from pipeline.audits.config import AuditScoresConfig, ReportConfig
-from pipeline.audits.distribution import (
-    Distribution,
-    Floats,
-    Interval,
-    interval_of,
-    rank_test,
-    share_interval,
-)
+from pipeline.audits.distribution import Distribution, interval_of, rank_test, share_interval
 from pipeline.audits.gates import check_columns, judge
 from pipeline.audits.records import (
     SCORE,
@@ -37,14 +32,7 @@ from pipeline.audits.records import (
     label_of,
     show_value,
 )
-from pipeline.audits.tables import (
-    QUANTILES,
-    VALUE_COLUMNS,
-    Differences,
-    Order,
-    ScoreTables,
-    Values,
-)
+from pipeline.audits.tables import QUANTILES, VALUE_COLUMNS, Differences, Order, ScoreTables
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.schema import Status
 
@@ -57,17 +45,11 @@ NUM_FAILURES = 3
 
 @dataclass(frozen=True)
 class Sample:
-    """One column's finite values in one group of the run or of the baseline.
-
-    Attributes:
-        figures: the figures of the values.
-        distribution: the distribution of the values.
-        mean_draws: (bootstrap_samples,) means of bootstrap draws.
-    """
+    """One column's finite values in one group of the run or of the baseline."""
 
     figures: Figures
     distribution: Distribution
-    mean_draws: Floats
+    mean_draws: NDArray[np.float64]  # (bootstrap_samples,) means of bootstrap draws
 
 
 Samples = dict[tuple[Side, Key, str], Sample]
@@ -76,53 +58,29 @@ Samples = dict[tuple[Side, Key, str], Sample]
 
 @dataclass(frozen=True)
 class PickedPair:
-    """A pair that the report shows.
-
-    Attributes:
-        pair_id: its id.
-        uris: of reference and distorted; None if the manifest holds the images' bytes.
-        rise: by how much its score rose; None if the baseline does not have the pair.
-        scores: its scores by column; columns without a value are left out.
-        group: its values of the `group_by` columns, by column.
-    """
+    """A pair that the report shows."""
 
     pair_id: str
-    uris: tuple[str, str] | None
-    rise: float | None
-    scores: dict[str, float]
-    group: dict[str, str | None]
+    uris: tuple[str, str] | None  # of the images; None if the manifest holds their bytes
+    rise: float | None  # of the score; None if the baseline does not have the pair
+    scores: dict[str, float]  # by column; columns without a value are left out
+    group: dict[str, str | None]  # values of the `group_by` columns, by column
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found.
-
-    Attributes:
-        record: the content of audit.json.
-        distributions: of the score, by side and group.
-        sheets: the pairs of each contact sheet.
-    """
+    """What an audit found: the content of audit.json and what the page shows besides."""
 
     record: AuditRecord
-    distributions: dict[tuple[Side, Key], Distribution]
-    sheets: dict[Order, list[PickedPair]]
+    distributions: dict[tuple[Side, Key], Distribution]  # of the score
+    sheets: dict[Order, list[PickedPair]]  # the pairs of each contact sheet
 
 
 def audit(
-    config: AuditScoresConfig,
-    tables: ScoreTables,
-    run: FinishedRun,
-    baseline: Sequence[FinishedRun],
-    notes: Sequence[str] = (),
-) -> Audit:
-    """Compute every figure, compare with the baseline, and judge the gates.
-
-    Args:
-        config: settings of the job.
-        tables: the rows of run and baseline.
-        run: the run.
-        baseline: the runs that it is compared with; may be empty.
-        notes: lines for people, to which the audit adds its own.
+    config: AuditScoresConfig, tables: ScoreTables, run: FinishedRun,
+    baseline: Sequence[FinishedRun], notes: Sequence[str] = (),
+) -> Audit:  # fmt: skip
+    """Compute every figure, compare with the baseline, and judge the gates. Add to the notes.
 
     Raises:
         ContractError: a gate names a column in which the run has no values, though rows are ok.
@@ -139,21 +97,12 @@ def audit(
     record = AuditRecord(
         passed=not any(gate.state == "broken" for gate in gates),
         change=_name_change(changes),
-        notes=[
-            *notes,
-            *(f"group {label_of(group)} is in the baseline but not in this run"
-              for group in tables.groups if group in vanished),
-        ],
-        run=describe_run(run),
-        baseline=[describe_run(one) for one in baseline],
-        group_by=tables.group_by,
-        confidence=config.report.confidence,
-        gates=gates,
-        statuses=statuses,
-        failures=list(_pick_failures(tables, run)),
-        figures=figures,
-        changes=changes,
-        streams=list(_contributions(run, changes)),
+        notes=[*notes, *(f"group {label_of(group)} is in the baseline but not in this run"
+                         for group in tables.groups if group in vanished)],
+        run=describe_run(run), baseline=[describe_run(one) for one in baseline],
+        group_by=tables.group_by, confidence=config.report.confidence,
+        gates=gates, statuses=statuses, failures=list(_pick_failures(tables, run)),
+        figures=figures, changes=changes, streams=list(_contributions(run, changes)),
         trend=list(_trend(tables, run, baseline, samples)),
     )  # fmt: skip
     distributions = {
@@ -176,38 +125,34 @@ def _count_statuses(tables: ScoreTables, side: Side) -> Iterator[StatusCounts]:
 def _measure(config: AuditScoresConfig, tables: ScoreTables) -> Samples:
     """Compute the figures of each column and group, for run and baseline."""
     generator = np.random.default_rng(config.report.seed)
+    confidence = config.report.confidence
     samples = {}
-    for side in SIDES:
-        for column in tables.columns:
-            thresholds = config.thresholds_of(column)
-            distributions = tables.distributions(side, column)
-            for group, values in tables.describe(side, column, thresholds).items():
-                distribution = distributions[group]
-                draws = distribution.mean_draws(config.report.bootstrap_samples, generator)
-                confidence = config.report.confidence
-                quantiles = {
-                    name: _estimate(value, distribution.quantile_interval(q, confidence))
-                    for (name, q), value in zip(QUANTILES.items(), values.quantiles, strict=True)
-                }
-                figures = Figures(
-                    of=side, group=group, column=column, rows=values.rows,
-                    mean=_estimate(values.mean, interval_of(draws, confidence)),
-                    share_above=list(_shares(values, thresholds, confidence)),
-                    **quantiles,
-                )  # fmt: skip
-                samples[side, group, column] = Sample(figures, distribution, draws)
+    for side, column in product(SIDES, tables.columns):
+        thresholds = config.thresholds_of(column)
+        distributions = tables.distributions(side, column)
+        for group, values in tables.describe(side, column, thresholds).items():
+            distribution = distributions[group]
+            draws = distribution.mean_draws(config.report.bootstrap_samples, generator)
+            quantiles = {
+                name: _estimate(value, distribution.quantile_interval(q, confidence))
+                for (name, q), value in zip(QUANTILES.items(), values.quantiles, strict=True)
+            }
+            shares = []
+            for threshold, count in zip(thresholds, values.above, strict=True):
+                low, high = share_interval(count, values.rows, confidence)
+                share = count / values.rows
+                shares.append(ShareAbove(threshold=threshold, value=share, low=low, high=high))
+            figures = Figures(
+                of=side, group=group, column=column, rows=values.rows,
+                mean=_estimate(values.mean, interval_of(draws, confidence)),
+                share_above=shares, **quantiles,
+            )  # fmt: skip
+            samples[side, group, column] = Sample(figures, distribution, draws)
     return samples
 
 
-def _estimate(value: float, interval: Interval) -> Estimate:
-    low, high = interval
-    return Estimate(value=value, low=low, high=high)
-
-
-def _shares(values: Values, thresholds: Sequence[float], confidence: float) -> Iterator[ShareAbove]:
-    for threshold, count in zip(thresholds, values.above, strict=True):
-        low, high = share_interval(count, values.rows, confidence)
-        yield ShareAbove(threshold=threshold, value=count / values.rows, low=low, high=high)
+def _estimate(value: float, interval: tuple[float, float]) -> Estimate:
+    return Estimate(value=value, low=interval[0], high=interval[1])
 
 
 def _compare(report: ReportConfig, tables: ScoreTables, samples: Samples) -> Iterator[Change]:
@@ -283,14 +228,11 @@ def _trend(
     """Yield the scores of each run, oldest first."""
     earlier = tables.describe_baseline_runs()
     for number, one in enumerate(baseline):
-        mean, median, p95 = earlier.get(number, (None, None, None))
-        yield TrendPoint(**dict(describe_run(one)), mean=mean, median=median, p95=p95)
-    point = dict(describe_run(run))
+        yield TrendPoint(**dict(describe_run(one)), **earlier.get(number, {}))
     now = samples.get(("run", (), SCORE))
-    if now is not None:
-        figures = now.figures.by_name
-        point |= {name: figures[name].value for name in ("mean", "median", "p95")}
-    yield TrendPoint(**point)
+    figures = {} if now is None else now.figures.by_name
+    latest = {name: figures[name].value for name in ("mean", "median", "p95") if figures}
+    yield TrendPoint(**dict(describe_run(run)), **latest)
 
 
 def _pick_failures(tables: ScoreTables, run: FinishedRun) -> Iterator[Failure]:
@@ -313,25 +255,20 @@ def _pick_sheets(
     }
     columns = [*VALUE_COLUMNS, *(run.image_columns or ()), *tables.group_by]
     rows = _read_rows(run, columns, sorted({id_ for pairs in picked.values() for id_ in pairs}))
+
+    def make_pair(pair_id: str, rise: float | None) -> PickedPair:
+        row = rows[pair_id]
+        uris = None
+        if run.image_columns is not None:
+            reference, distorted = run.image_columns
+            uris = str(row[reference]), str(row[distorted])
+        scores = {name: row[name] for name in VALUE_COLUMNS if row[name] is not None}
+        group = {name: None if row[name] is None else str(row[name]) for name in tables.group_by}
+        return PickedPair(pair_id, uris, rise, scores, group)
+
     return {
-        order: [_make_pair(rows[id_], id_, rise, run, tables) for id_, rise in pairs.items()]
-        for order, pairs in picked.items()
-        if pairs
+        order: list(starmap(make_pair, pairs.items())) for order, pairs in picked.items() if pairs
     }
-
-
-def _make_pair(
-    row: Mapping[str, Any], pair_id: str, rise: float | None, run: FinishedRun, tables: ScoreTables
-) -> PickedPair:
-    uris = None
-    if run.image_columns is not None:
-        reference, distorted = run.image_columns
-        uris = str(row[reference]), str(row[distorted])
-    return PickedPair(
-        pair_id=pair_id, uris=uris, rise=rise,
-        scores={name: row[name] for name in VALUE_COLUMNS if row[name] is not None},
-        group={name: None if row[name] is None else str(row[name]) for name in tables.group_by},
-    )  # fmt: skip
 
 
 def _read_rows(

@@ -17,10 +17,6 @@ def open_runs(
 ) -> tuple[FinishedRun, list[FinishedRun], list[str]]:
     """Open the run and its baseline.
 
-    Args:
-        config: settings of the job.
-        allow_different_models: accept a baseline that a different model scored.
-
     Returns:
         The run; the runs of the baseline, oldest first; and notes for people.
 
@@ -29,6 +25,8 @@ def open_runs(
             the output cannot be written. The error lists every problem.
     """
     problems: list[str] = []
+    baseline: list[FinishedRun] = []
+    notes: list[str] = []
     run = None
     try:
         check_writable(config.output.uri)
@@ -39,8 +37,6 @@ def open_runs(
         run = open_newest_run(config.scores.uri)
     except ContractError as error:
         problems += [f"scores.uri: {problem}" for problem in error.problems]
-    baseline: list[FinishedRun] = []
-    notes: list[str] = []
     try:
         if run is not None and config.baseline.uri is not None:
             baseline, notes = _open_baseline(config, run, any_model=allow_different_models)
@@ -96,11 +92,7 @@ def _why_not(
 
 
 def describe_run(run: FinishedRun) -> RunDescription:
-    """Return what audit.json says about a run.
-
-    Args:
-        run: the run.
-    """
+    """Return what audit.json says about a run."""
     record = run.record
     return RunDescription(
         uri=run.uri, run_id=run.run_id, finished_at=run.finished_at, rows=record.num_rows,

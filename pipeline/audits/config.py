@@ -137,11 +137,7 @@ class AuditScoresConfig(Section):
         return self
 
     def thresholds_of(self, column: str) -> list[float]:
-        """Return the thresholds of a column, with those of its gates, ascending.
-
-        Args:
-            column: one of the score columns.
-        """
+        """Return the thresholds of a score column, with those of its gates, ascending."""
         listed = {t for name, values in self.thresholds.items() if name == column for t in values}
         gated = {gate.threshold for gate in self.gates if gate.column == column}
         return sorted(listed | {t for t in gated if t is not None})

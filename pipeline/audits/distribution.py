@@ -4,6 +4,7 @@ import math
 from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,11 +45,7 @@ class Distribution:
         return np.asarray(self.sums / self.counts, np.float64)
 
     def quantile(self, q: float) -> float:
-        """Return a quantile, to within the width of a bin.
-
-        Args:
-            q: 0 to 1.
-        """
+        """Return the quantile q, 0 to 1, to within the width of a bin."""
         rank = min(max(math.ceil(q * self.num_rows), 1), self.num_rows)
         return float(self.values[np.searchsorted(np.cumsum(self.counts), rank)])
 
@@ -57,10 +54,6 @@ class Distribution:
 
         The r-th smallest value of a draw is at or below a value if at least r of its rows are. The
         number of these rows is a binomial variable, so the interval needs no draws.
-
-        Args:
-            q: 0 to 1.
-            confidence: 0 to 1.
         """
         n, tail = self.num_rows, (1 - confidence) / 2
         rank = min(max(math.ceil(q * n), 1), n)
@@ -78,10 +71,6 @@ class Distribution:
 
         Rows are drawn from coarser bins, 3 % of their value wide. Such bins are narrow enough not
         to change the spread of the means.
-
-        Args:
-            num_draws: number of draws.
-            generator: source of randomness.
         """
         coarse = np.sign(self.bins) * (
             (np.abs(self.bins) - 1) * BOOTSTRAP_BINS_PER_OCTAVE // BINS_PER_OCTAVE + 1
@@ -94,32 +83,20 @@ class Distribution:
 
 
 def share_interval(count: int, num_rows: int, confidence: float) -> Interval:
-    """Return the bootstrap interval of a share for infinitely many draws.
-
-    Args:
-        count: number of rows that have the property.
-        num_rows: number of all rows, > 0.
-        confidence: 0 to 1.
-    """
+    """Return the bootstrap interval of count / num_rows for infinitely many draws."""
     tail = (1 - confidence) / 2
     low, high = stats.binom.ppf([tail, 1 - tail], num_rows, count / num_rows) / num_rows
     return float(low), float(high)
 
 
 def interval_of(draws: Floats, confidence: float) -> Interval:
-    """Return the interval that holds the middle share of bootstrap draws.
-
-    Args:
-        draws: (N,) figure of each draw.
-        confidence: 0 to 1.
-    """
+    """Return the interval that holds the middle share, 0 to 1, of the bootstrap draws, (N,)."""
     tail = (1 - confidence) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
     return float(low), float(high)
 
 
-@dataclass(frozen=True)
-class RankTest:
+class RankTest(NamedTuple):
     """Result of the Mann-Whitney test: are the values of the first sample larger?
 
     Attributes:
@@ -134,12 +111,7 @@ class RankTest:
 
 
 def rank_test(first: Distribution, second: Distribution) -> RankTest:
-    """Compare two samples by ranks. Values in the same bin count as tied.
-
-    Args:
-        first: with at least one row.
-        second: with at least one row.
-    """
+    """Compare two samples, not empty, by ranks. Values in the same bin count as tied."""
     bins = np.union1d(first.bins, second.bins)
     counts = np.zeros((2, len(bins)))
     for row, sample in zip(counts, (first, second), strict=True):

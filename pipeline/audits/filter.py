@@ -1,12 +1,11 @@
 """Keep the good pairs of a run as a manifest, and list the other rows with the reasons."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset
 import ray.data
 from pydantic import ValidationError
@@ -34,110 +33,48 @@ REASON = "reject_reason"
 
 
 class FilterPlan(Record):
-    """What a filtering does: the content of plan.json. Equal plans make the same filtering.
-
-    Attributes:
-        version: version of this record.
-        run: the run's folder, without secrets.
-        attempts: number of the run's attempts; a retry of failed rows adds one.
-        fingerprints: fingerprints of the run, by name.
-        statuses: statuses that are kept.
-        bounds: bounds of kept rows.
-    """
+    """What a filtering does: the content of plan.json. Equal plans make the same filtering."""
 
     version: int = 1
-    run: str
-    attempts: int
-    fingerprints: dict[str, str]
+    run: str  # the run's folder, without secrets
+    attempts: int  # of the run; a retry of failed rows adds one
+    fingerprints: dict[str, str]  # of the run
     statuses: tuple[Status, ...]
     bounds: tuple[BoundConfig, ...]
 
 
 class FilterSummary(Record):
-    """What a filtering did: the content of summary.json.
-
-    Attributes:
-        version: version of this record.
-        run: the run's folder, without secrets.
-        run_id: the run's name.
-        model_digest: digest of the model that scored the run.
-        rows: number of all rows.
-        kept: number of kept rows.
-        rejected: number of rejected rows.
-        rules: the conditions, that on the status first.
-    """
+    """What a filtering did: the content of summary.json."""
 
     version: int = 1
-    run: str
+    run: str  # the run's folder, without secrets
     run_id: str
     model_digest: str
     rows: int
     kept: int
     rejected: int
-    rules: tuple[RuleCount, ...]
+    rules: tuple[RuleCount, ...]  # the rule on the status is first
 
 
-@dataclass(frozen=True)
-class KeepRows:
-    """A stage: takes result rows, returns those that keep all rules, with the manifest's columns.
-
-    Attributes:
-        rules: conditions on a kept row.
-        columns: the manifest's columns.
-    """
-
-    rules: Rules
-    columns: tuple[str, ...]
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        """Return the kept rows."""
-        kept = ~self.rules.broken(rows).any(axis=0)
-        return rows.filter(pa.array(kept)).select(list(self.columns))
+def keep_rows(rows: pa.Table, rules: Rules, columns: Sequence[str]) -> pa.Table:
+    """Return the rows that keep all rules, with the manifest's columns only."""
+    return rows.filter(pa.array(~rules.broken(rows).any(axis=0))).select(columns)
 
 
-@dataclass(frozen=True)
-class RejectRows:
-    """A stage: takes result rows, returns those that break a rule. Adds the column reject_reason.
-
-    Attributes:
-        rules: conditions on a kept row.
-    """
-
-    rules: Rules
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        """Return the rejected rows."""
-        broken = self.rules.broken(rows)
-        is_out = broken.any(axis=0)
-        names = np.array(self.rules.names, object)
-        reasons = ["; ".join(f"not: {n}" for n in names[column]) for column in broken[:, is_out].T]
-        rejected = rows.filter(pa.array(is_out))
-        return rejected.append_column(REASON, pa.array(reasons, pa.string()))
-
-
-@dataclass(frozen=True)
-class KeepWhere:
-    """A stage: takes results, returns the rows that fulfil a condition.
-
-    Attributes:
-        condition: a condition on the columns of the results.
-    """
-
-    condition: pc.Expression
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        """Return the rows that fulfil the condition."""
-        return rows.filter(self.condition)
+def reject_rows(rows: pa.Table, rules: Rules) -> pa.Table:
+    """Return the rows that break a rule. Adds the column reject_reason."""
+    broken = rules.broken(rows)
+    is_out = broken.any(axis=0)
+    names = np.array(rules.names, object)
+    reasons = ["; ".join(f"not: {n}" for n in names[column]) for column in broken[:, is_out].T]
+    rejected = rows.filter(pa.array(is_out))
+    return rejected.append_column(REASON, pa.array(reasons, pa.string()))
 
 
 def open_output(
     config: FilterScoresConfig, run: FinishedRun
 ) -> tuple[RunFolder, Literal["new", "unfinished", "finished"]]:
     """Return the output folder, after checking that it is free or holds the same filtering.
-
-    Args:
-        config: settings of the job.
-        run: the run.
 
     Raises:
         ContractError: the folder cannot be used, or something else is in it.
@@ -178,16 +115,6 @@ def write_filtered(
 
     This replaces what an interrupted filtering with the same plan left.
 
-    Args:
-        config: settings of the job.
-        folder: the output folder, as `open_output` returns it.
-        run: the run.
-        rules: conditions on a kept row.
-        summary: what the rules do, as `summarise` returns it.
-
-    Returns:
-        The content of summary.json.
-
     Raises:
         ContractError: no row is kept; or the run's manifest is needed and is missing or changed.
         FaultError: the number of rows written is not the number expected.
@@ -198,10 +125,12 @@ def write_filtered(
         raise ContractError(f"bounds: expected rows to keep, got none of {summary.rows}: {breaks}")
     results = _read(run.files, arrow_filesystem(run.folder.fs))
     if run.is_newest is not None:
-        newest = KeepWhere(run.is_newest)
-        results = results.map_batches(newest, batch_size=None, batch_format="pyarrow")
+        is_newest = run.is_newest
+        results = results.map_batches(
+            lambda rows: rows.filter(is_newest), batch_size=None, batch_format="pyarrow"
+        )
     kept = _choose_kept(run, rules, summary, results)
-    rejected = results.map_batches(RejectRows(rules), batch_format="pyarrow")
+    rejected = results.map_batches(partial(reject_rows, rules=rules), batch_format="pyarrow")
     folder.write("plan.json", _plan(config, run).model_dump(mode="json"))
     num_rejected = summary.rows - summary.kept
     _write_rows(kept, folder, "manifest", summary.kept, config.output.rows_per_file)
@@ -226,8 +155,8 @@ def _choose_kept(
 ) -> ray.data.Dataset:
     """Return the kept rows with all columns that scoring them again needs."""
     if summary.kept_ids is None:
-        columns = tuple(run.pass_through_columns)
-        return results.map_batches(KeepRows(rules, columns), batch_format="pyarrow")
+        keep = partial(keep_rows, rules=rules, columns=run.pass_through_columns)
+        return results.map_batches(keep, batch_format="pyarrow")
     source = ManifestConfig.model_validate(run.record.config["manifest"])
     try:
         manifest = open_manifest(source)

@@ -26,20 +26,12 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Rule:
-    """One condition on a kept row.
-
-    Attributes:
-        name: the condition in words; also the reason why a row is rejected.
-        column: column of the value.
-        is_upper: True if the limit is the largest value kept, False if it is the smallest.
-        limits: the limit by the values of `within`; a row with other values breaks the rule.
-        within: columns that choose the limit.
-    """
+    """One condition on a kept row; its name is also the reason why a row is rejected."""
 
     name: str
     column: str
-    is_upper: bool
-    limits: dict[tuple[Any, ...], float]
+    is_upper: bool  # the limit is the largest value kept, not the smallest
+    limits: dict[tuple[Any, ...], float]  # by the values of `within`; others break the rule
     within: tuple[str, ...] = ()
 
     def holds(self, rows: pa.Table) -> Mask:
@@ -56,12 +48,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Rules:
-    """All conditions on a kept row.
-
-    Attributes:
-        statuses: statuses that are kept.
-        rules: conditions on values.
-    """
+    """All conditions on a kept row: on its status and on its values."""
 
     statuses: tuple[str, ...]
     rules: tuple[Rule, ...]
@@ -79,27 +66,18 @@ class Rules:
 
 
 class RuleCount(Record):
-    """How many rows one condition removes.
-
-    Attributes:
-        rule: the condition in words.
-        removes: number of rows that break it.
-        removes_alone: number of rows that break it and no other condition.
-    """
+    """How many rows one condition removes."""
 
     rule: str
     removes: int
-    removes_alone: int
+    removes_alone: int  # rows that break no other condition
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What the conditions do to a run.
+    """What the conditions do to a run. The condition on the status is the first of the rules.
 
     Attributes:
-        rows: number of all rows.
-        kept: number of rows that keep every condition.
-        rules: the conditions, that on the status first.
         edges: (bars + 1,) edges of the score's histogram, ascending.
         histogram: (2, bars) numbers of scored rows, kept and rejected.
         kept_ids: ids of the kept rows if they must be read from the manifest; None if the results
@@ -117,10 +95,6 @@ class Summary:
 def make_rules(config: FilterScoresConfig, run: FinishedRun) -> Rules:
     """Return the conditions, with quantiles turned into values.
 
-    Args:
-        config: settings of the job.
-        run: the run.
-
     Raises:
         ContractError: a column is missing, has no values, or has a type that cannot group rows.
     """
@@ -133,21 +107,17 @@ def make_rules(config: FilterScoresConfig, run: FinishedRun) -> Rules:
     types = {name: run.scores.schema.field(name).type for name in known}
     problems = []
     for number, bound in enumerate(config.bounds):
+        place = f"bounds.{number}"
         if not counts[bound.column]:
-            problems.append(
-                f"bounds.{number}.column: expected one with values, {filled}, got {bound.column!r}"
-            )
+            problems.append(f"{place}.column: expected one with values, {filled}, "
+                            f"got {bound.column!r}")  # fmt: skip
         for name in bound.within:
             if name not in types:
-                problems.append(
-                    f"bounds.{number}.within: expected columns among {', '.join(known)}, "
-                    f"got {name!r}"
-                )
+                problems.append(f"{place}.within: expected columns among {', '.join(known)}, "
+                                f"got {name!r}")  # fmt: skip
             elif pa.types.is_nested(types[name]):
-                problems.append(
-                    f"bounds.{number}.within: expected texts, numbers, flags or times in column "
-                    f"{name!r}, got {types[name]}"
-                )
+                problems.append(f"{place}.within: expected texts, numbers, flags or times in "
+                                f"column {name!r}, got {types[name]}")  # fmt: skip
     if problems:
         raise ContractError(*problems)
     rules = tuple(_make_rule(bound, run) for bound in dict.fromkeys(config.bounds))
@@ -158,10 +128,9 @@ def _make_rule(bound: BoundConfig, run: FinishedRun) -> Rule:
     is_upper = bound.at_most is not None or bound.at_most_quantile is not None
     words = f"{bound.column} {'at most' if is_upper else 'at least'}"
     given = bound.at_most if is_upper else bound.at_least
-    if given is not None:  # repr, so that different numbers look different
-        return Rule(
-            f"{words} {repr(given).removesuffix('.0')}", bound.column, is_upper, {(): given}
-        )
+    if given is not None:
+        name = f"{words} {repr(given).removesuffix('.0')}"  # different numbers look different
+        return Rule(name, bound.column, is_upper, {(): given})
     q = bound.at_most_quantile if is_upper else bound.at_least_quantile
     limits = _quantiles(run, bound.column, float(q or 0), bound.within)
     if bound.within:
@@ -174,16 +143,10 @@ def _make_rule(bound: BoundConfig, run: FinishedRun) -> Rule:
 def _quantiles(
     run: FinishedRun, column: str, q: float, within: Sequence[str]
 ) -> dict[tuple[Any, ...], float]:
-    """Return a quantile of a column over the ok rows that share the values of other columns.
+    """Return a quantile of a column over the ok rows, by the values of the columns within.
 
-    Args:
-        run: the run.
-        column: one of the score columns.
-        q: 0 to 1.
-        within: pass-through columns; without any, there is one quantile of all rows, with key ().
-
-    Returns:
-        The quantile by the values of `within`. Rows without a value make no entry.
+    Without such columns there is one quantile of all rows, with key (). Rows without a value make
+    no entry.
     """
     keys = "".join(f", c{i + 2}" for i in range(len(within)))
     with duckdb.connect() as connection:
@@ -202,12 +165,7 @@ def _key_of(values: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def summarise(rules: Rules, run: FinishedRun) -> Summary:
-    """Return what the rules do to a run. This reads the results once.
-
-    Args:
-        rules: conditions on a kept row.
-        run: the run.
-    """
+    """Return what the rules do to a run. This reads the results once."""
     top = _quantiles(run, SCORE, HISTOGRAM_QUANTILE, ()).get((), 0.0) or 1.0
     edges = np.linspace(0, top, NUM_BARS + 1)
     histogram = np.zeros((2, NUM_BARS), np.int64)
@@ -234,10 +192,9 @@ def summarise(rules: Rules, run: FinishedRun) -> Summary:
         kept_rows = rows.filter(pa.array(kept))
         kept_ids.append(kept_rows.column(run.pair_id_column).combine_chunks())
         # The results hold a signed URI without its signature, which fetching needs.
-        must_read_manifest |= any(
-            pc.any(pc.match_substring(kept_rows.column(name), "***")).as_py()
-            for name in uri_columns
-        )
+        for name in uri_columns:
+            signed = pc.match_substring(kept_rows.column(name), "***")
+            must_read_manifest |= bool(pc.any(signed).as_py())
     counts = tuple(
         RuleCount(rule=name, removes=int(all_), removes_alone=int(alone))
         for name, all_, alone in zip(rules.names, removes, removes_alone, strict=True)
@@ -247,11 +204,7 @@ def summarise(rules: Rules, run: FinishedRun) -> Summary:
 
 
 def describe_summary(summary: Summary) -> str:
-    """Return what the rules do and a histogram of the scores, as lines for people.
-
-    Args:
-        summary: as `summarise` returns it.
-    """
+    """Return what the rules do and a histogram of the scores, as lines for people."""
     lines = [f"{'rows':<50} {summary.rows:>12}"]
     lines += [
         f"{'not: ' + rule.rule:<50} {rule.removes:>12}  {rule.removes_alone} for this reason alone"

@@ -11,23 +11,13 @@ from pipeline.runs.schema import Status
 NO_VALUE = "no row has a value"
 NOTHING_BEFORE = "nothing to compare with"
 WORDS = {
-    "at_most": "at most",
-    "at_least": "at least",
-    "rise_at_most": "rises by at most",
-    "fall_at_most": "falls by at most",
-}
+    "at_most": "at most", "at_least": "at least",
+    "rise_at_most": "rises by at most", "fall_at_most": "falls by at most",
+}  # fmt: skip
 
 
 def check_columns(gates: Sequence[GateConfig], columns: Sequence[str]) -> None:
-    """Refuse gates on columns without values.
-
-    Args:
-        gates: the gates.
-        columns: score columns in which the run has values.
-
-    Raises:
-        ContractError: a gate names a different column.
-    """
+    """Raise a ContractError if a gate names none of the columns in which the run has values."""
     problems = [
         f"gates.{number}.column: expected a column with values, one of {', '.join(columns)}, "
         f"got {gate.column!r}, which the run's model does not fill"
@@ -39,21 +29,14 @@ def check_columns(gates: Sequence[GateConfig], columns: Sequence[str]) -> None:
 
 
 def judge(
-    config: AuditScoresConfig,
-    figures: Sequence[Figures],
-    changes: Sequence[Change],
+    config: AuditScoresConfig, figures: Sequence[Figures], changes: Sequence[Change],
     statuses: Sequence[StatusCounts],
-) -> Iterator[GateVerdict]:
+) -> Iterator[GateVerdict]:  # fmt: skip
     """Yield the verdict of each gate, for all rows or for each group of the run.
 
     If no row has a value, there is no figure and the gate is broken. A gate on a change is not
-    judged if there is nothing to compare with.
-
-    Args:
-        config: settings of the job.
-        figures: figures of the run; those of the baseline are ignored.
-        changes: changes from the baseline to the run.
-        statuses: status counts of the run; those of the baseline are ignored.
+    judged if there is nothing to compare with. Figures and status counts of the baseline are
+    ignored.
     """
     of_run = {(row.group, row.column): row for row in figures if row.of == "run"}
     rises = {(change.group, change.column): change.rise for change in changes}
@@ -66,27 +49,19 @@ def judge(
             place = row.group, str(gate.column)
             figure: Estimate | str
             if gate.column is None:
-                figure = _failed_fraction(row, config.report.confidence)
+                num_failed = row.rows - row.counts[Status.OK]
+                low, high = share_interval(num_failed, row.rows, config.report.confidence)
+                figure = Estimate(value=row.failed_fraction, low=low, high=high)
             elif place not in of_run:
                 figure = NO_VALUE
             elif gate.compares:
                 figure = rises.get(place, NOTHING_BEFORE)
+            elif gate.figure == "share_above":
+                shares = of_run[place].share_above
+                figure = next(share for share in shares if share.threshold == gate.threshold)
             else:
-                figure = _choose(gate, of_run[place])
+                figure = of_run[place].by_name[gate.figure]
             yield _hold(gate, row.group, figure)
-
-
-def _failed_fraction(row: StatusCounts, confidence: float) -> Estimate:
-    num_failed = row.rows - row.counts[Status.OK]
-    low, high = share_interval(num_failed, row.rows, confidence)
-    return Estimate(value=row.failed_fraction, low=low, high=high)
-
-
-def _choose(gate: GateConfig, figures: Figures) -> Estimate:
-    """Return the figure that a gate without a baseline bounds."""
-    if gate.figure == "share_above":
-        return next(share for share in figures.share_above if share.threshold == gate.threshold)
-    return figures.by_name[gate.figure]
 
 
 def _hold(gate: GateConfig, group: Key, figure: Estimate | str) -> GateVerdict:

@@ -43,41 +43,32 @@ BRIGHTEST_QUANTILE = 0.995  # A single extreme pixel must not darken all others.
 
 
 def draw_trend(trend: Sequence[TrendPoint]) -> dict[str, str]:
-    """Return charts of the score and of the failed rows over the runs, as SVG by title.
-
-    Args:
-        trend: the runs, oldest first.
-    """
+    """Return charts of the score and of the failed rows over the runs, as SVG by title."""
     days = [datetime.fromisoformat(run.finished_at).strftime("%d %b\n%H:%M") for run in trend]
     places = np.arange(len(trend))
-    charts = {}
     figure, axes = _axes()
     for name, style in (("p95", ":"), ("mean", "-"), ("median", "--")):
         values = np.array([getattr(run, name) for run in trend], np.float64)  # None becomes NaN
         axes.plot(places, values, style, color=COLOURS["run"], marker="o", markersize=4)
-        axes.annotate(
-            name, (places[-1], values[-1]), xytext=(8, -3), textcoords="offset points",
-            color=COLOURS["ink"],
-        )  # fmt: skip
+        axes.annotate(name, (places[-1], values[-1]), xytext=(8, -3), textcoords="offset points",
+                      color=COLOURS["ink"])  # fmt: skip
     axes.set_xlim(-0.3, len(trend) - 1 + 0.2 * len(trend))
-    axes.set_ylim(bottom=0)
-    axes.set_xticks(places, days)
-    charts[SCORE] = _to_svg(figure, "trend_score")
-    figure, axes = _axes()
-    axes.bar(places, [100 * run.failed_fraction for run in trend], 0.5, color=COLOURS["run"])
-    axes.set_ylim(bottom=0)
-    axes.set_xticks(places, days)
-    charts["failed rows, %"] = _to_svg(figure, "trend_failed")
-    return charts
+    failed_figure, failed_axes = _axes()
+    shares = [100 * run.failed_fraction for run in trend]
+    failed_axes.bar(places, shares, 0.5, color=COLOURS["run"])
+    for each in (axes, failed_axes):
+        each.set_ylim(bottom=0)
+        each.set_xticks(places, days)
+    return {
+        SCORE: _to_svg(figure, "trend_score"),
+        "failed rows, %": _to_svg(failed_figure, "trend_failed"),
+    }
 
 
 def draw_distributions(run: Distribution, baseline: Distribution | None, name: str) -> str:
     """Return a chart of a group's scores, and of the baseline's in the same axes, as SVG.
 
-    Args:
-        run: scores of the run.
-        baseline: scores of the baseline, if there are any.
-        name: a name that no other chart on the page has.
+    No other chart on the page may have the name.
     """
     figure, axes = _axes()
     samples = [sample for sample in (run, baseline) if sample is not None]
@@ -87,11 +78,8 @@ def draw_distributions(run: Distribution, baseline: Distribution | None, name: s
         if sample is None:
             continue
         counts, _ = np.histogram(sample.values, edges, weights=sample.counts)
-        shares = 100 * counts / sample.num_rows
-        axes.stairs(
-            shares, edges, fill=is_filled, color=COLOURS[colour], alpha=0.6 if is_filled else 1,
-            linewidth=1.4,
-        )  # fmt: skip
+        axes.stairs(100 * counts / sample.num_rows, edges, fill=is_filled, color=COLOURS[colour],
+                    alpha=0.6 if is_filled else 1, linewidth=1.4)  # fmt: skip
         axes.axvline(sample.quantile(0.5), color=COLOURS[colour], linestyle="--", linewidth=1)
     axes.set_xlim(0, top)
     axes.set_xlabel(SCORE)
@@ -131,36 +119,22 @@ def _to_svg(figure: Figure, name: str) -> str:
 
 @dataclass(frozen=True)
 class Picture:
-    """One image of a pair.
-
-    Attributes:
-        name: reference, distorted, or the stream of a heat map.
-        data_uri: the image itself.
-        brightest: the value that has the brightest colour of a heat map; None for an image.
-    """
+    """One image of a pair: reference, distorted, or a stream's heat map."""
 
     name: str
     data_uri: str
-    brightest: float | None = None
+    brightest: float | None = None  # value with the brightest colour; None if not a heat map
 
 
 @dataclass(frozen=True)
 class ShownPair:
-    """A pair on a contact sheet.
-
-    Attributes:
-        pair: the pair.
-        pair_id: its id without secrets.
-        uris: of reference and distorted, without secrets; empty if the manifest holds the bytes.
-        pictures: reference, distorted and heat maps; empty if the images cannot be loaded.
-        problem: why there are no pictures, or "".
-    """
+    """A pair on a contact sheet. Its id and URIs are without secrets."""
 
     pair: PickedPair
     pair_id: str
-    uris: tuple[str, ...]
-    pictures: tuple[Picture, ...]
-    problem: str
+    uris: tuple[str, ...]  # of reference and distorted; empty if the manifest holds the bytes
+    pictures: tuple[Picture, ...]  # empty if the images cannot be loaded
+    problem: str  # why there are no pictures, or ""
 
 
 def show_pairs(
@@ -168,13 +142,8 @@ def show_pairs(
 ) -> tuple[dict[Order, list[ShownPair]], list[str]]:
     """Load the images of contact sheets, shrink them, and compute heat maps.
 
-    Args:
-        sheets: pairs by the sheet's name.
-        run: the run; its own settings say which images may be fetched.
-        side_px: longest side of an image on the page.
-
-    Returns:
-        The pairs by the sheet's name, and notes for people.
+    The run's own settings say which images may be fetched. Returns the pairs by sheet, and notes
+    for people.
     """
     if not sheets:
         return {}, []

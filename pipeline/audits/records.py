@@ -23,13 +23,7 @@ SIDES: tuple[Side, Side] = ("run", "baseline")
 
 
 class Estimate(Record):
-    """A figure and its confidence interval.
-
-    Attributes:
-        value: the figure.
-        low: lower end of the interval.
-        high: upper end of the interval.
-    """
+    """A figure and the two ends of its confidence interval."""
 
     value: float
     low: float
@@ -37,29 +31,15 @@ class Estimate(Record):
 
 
 class ShareAbove(Estimate):
-    """The share of rows whose value is above a threshold, 0 to 1.
-
-    Attributes:
-        threshold: the threshold.
-    """
+    """The share of rows whose value is above a threshold, 0 to 1."""
 
     threshold: float
 
 
 class Figures(Record):
-    """The figures of one column in one group.
+    """The figures of one column in one group, over the `rows` that are ok and have a finite value.
 
-    Attributes:
-        of: where the rows are from.
-        group: the group.
-        column: the score column.
-        rows: number of rows that are ok and have a finite value; the figures are over these.
-        mean: mean of the values.
-        p5: 5th percentile.
-        median: 50th percentile.
-        p95: 95th percentile.
-        p99: 99th percentile.
-        share_above: one entry for each threshold of the column, ascending.
+    `p5` to `p99` are percentiles. `share_above` has an entry for each threshold, ascending.
     """
 
     of: Side
@@ -76,27 +56,16 @@ class Figures(Record):
     @property
     def by_name(self) -> dict[str, Estimate]:
         """The mean and the quantiles."""
-        return {
-            "mean": self.mean, "p5": self.p5, "median": self.median, "p95": self.p95,
-            "p99": self.p99,
-        }  # fmt: skip
+        return {name: getattr(self, name) for name in ("mean", "p5", "median", "p95", "p99")}
 
 
 class StatusCounts(Record):
-    """How many rows of one group have each status.
-
-    Attributes:
-        of: where the rows are from.
-        group: the group.
-        rows: number of all rows.
-        failed_fraction: share of the rows that are not ok, 0 to 1.
-        counts: number of rows by status; every status is there.
-    """
+    """How many rows of one group have each status; `counts` has every status."""
 
     of: Side
     group: Key
     rows: int
-    failed_fraction: float
+    failed_fraction: float  # share of the rows that are not ok, 0 to 1
     counts: dict[Status, int]
 
 
@@ -104,14 +73,10 @@ class Change(Record):
     """How one column of one group changed from the baseline to the run.
 
     Attributes:
-        group: the group.
-        column: the score column.
         is_paired: True if `rise` is the mean difference of the pairs in both runs, False if it is
             the difference of the two means.
-        pairs_in_both: number of pairs with finite values in both.
-        rose: number of these pairs whose value rose.
-        fell: number of these pairs whose value fell.
-        equal: number of these pairs whose value stayed the same.
+        pairs_in_both: number of pairs with finite values in both; `rose`, `fell` and `equal` count
+            those whose value rose, fell, or stayed the same.
         rise: by how much the mean rose; negative if it fell.
         paired_p_value: Student's test of the paired differences; None without any spread.
         paired_effect: mean of the paired differences over their standard deviation (Cohen's d).
@@ -134,81 +99,44 @@ class Change(Record):
 
 
 class StreamContribution(Record):
-    """What one stream adds to the change of the score in one group.
-
-    Attributes:
-        group: the group.
-        stream: tradition, percept or semantic.
-        rise: by how much the stream's mean rose.
-        weight: the stream's fusion weight; None if the model fuses with an MLP.
-        contribution: weight times rise; None without a weight.
-    """
+    """What one stream adds to the change of the score in one group: its weight times its rise."""
 
     group: Key
     stream: str
-    rise: float
-    weight: float | None
+    rise: float  # of the stream's mean
+    weight: float | None  # the stream's fusion weight; None if the model fuses with an MLP
     contribution: float | None
 
 
 class GateVerdict(Record):
-    """Whether one gate holds in one group.
+    """Whether one gate holds in one group."""
 
-    Attributes:
-        rule: the gate in words.
-        group: the group.
-        state: kept; broken; or not judged, when there is no baseline to compare with.
-        reason: why there is no figure, or "".
-        figure: what the gate bounds; None if no row has a value.
-        low: lower end of the figure's interval.
-        high: upper end of the figure's interval.
-        bound: the gate's bound.
-        margin: distance of the figure to the bound; negative if it is beyond the bound.
-    """
-
-    rule: str
+    rule: str  # the gate in words
     group: Key
-    state: Literal["kept", "broken", "not judged"]
-    reason: str = ""
-    figure: float | None = None
+    state: Literal["kept", "broken", "not judged"]  # not judged: no baseline to compare with
+    reason: str = ""  # why there is no figure
+    figure: float | None = None  # what the gate bounds, with its interval; None without values
     low: float | None = None
     high: float | None = None
     bound: float
-    margin: float | None = None
+    margin: float | None = None  # from the figure to the bound; negative beyond the bound
 
 
 class RunDescription(Record):
-    """One of the runs that an audit reads.
+    """One of the runs that an audit reads."""
 
-    Attributes:
-        uri: its folder, without secrets.
-        run_id: its name.
-        finished_at: when it was published, UTC, ISO 8601.
-        rows: number of all rows.
-        failed_fraction: share of the rows that are not ok, 0 to 1.
-        model_digest: digest of the model that scored it.
-        model: name or path of the model's checkpoint.
-        is_trained: whether the model was trained.
-    """
-
-    uri: str
+    uri: str  # its folder, without secrets
     run_id: str
-    finished_at: str
+    finished_at: str  # when it was published, UTC, ISO 8601
     rows: int
-    failed_fraction: float
+    failed_fraction: float  # share of the rows that are not ok, 0 to 1
     model_digest: str
-    model: str
+    model: str  # name or path of the checkpoint
     is_trained: bool
 
 
 class TrendPoint(RunDescription):
-    """A run with its scores over all rows.
-
-    Attributes:
-        mean: mean score; None if no row has one, as all of these.
-        median: 50th percentile of the score.
-        p95: 95th percentile of the score.
-    """
+    """A run with figures of its score over all rows; None if no row has a score."""
 
     mean: float | None = None
     median: float | None = None
@@ -216,13 +144,7 @@ class TrendPoint(RunDescription):
 
 
 class Failure(Record):
-    """An example of a row without a score.
-
-    Attributes:
-        status: the row's status.
-        pair_id: the pair.
-        error: the row's error.
-    """
+    """An example of a row without a score."""
 
     status: str
     pair_id: str
@@ -232,22 +154,19 @@ class Failure(Record):
 class AuditRecord(Record):
     """All that an audit found, as audit.json holds it.
 
+    In the lists by group, all rows come first.
+
     Attributes:
-        version: version of this record.
-        passed: whether no gate is broken.
         change: how the mean score of all rows changed; "worse" or "better" when the whole
             confidence interval of the rise is above or below 0.
         notes: lines for people.
-        run: the run.
         baseline: the runs it is compared with, oldest first.
         group_by: the columns that make groups.
         confidence: level of all intervals, 0.5 to 1.
-        gates: verdict of each gate in each group that it applies to.
-        statuses: rows by status, for run and baseline, all rows first, then each group.
+        statuses: for run and baseline.
         failures: a few examples of each status but ok.
-        figures: for run and baseline, by column, all rows first, then each group.
-        changes: by column, all rows first, then each group that has values in both.
-        streams: contributions to the score's change.
+        figures: for run and baseline, by column.
+        changes: by column, for groups that have values in both.
         trend: the runs of the baseline, then the run.
     """
 
@@ -284,19 +203,18 @@ class AuditRecord(Record):
             Columns: of (run, baseline or change); group_<name> for each column of `group_by`, null
             for all rows; column, figure, value, low, high.
         """
-        sides, groups, columns, names, values = zip(*self._numbers(), strict=True)
-        lows = [value.low if isinstance(value, Estimate) else None for value in values]
-        highs = [value.high if isinstance(value, Estimate) else None for value in values]
-        texts = {"of": sides}
-        for i, name in enumerate(self.group_by):
-            texts[f"group_{name}"] = tuple(group[i] if group else None for group in groups)
-        texts |= {"column": columns, "figure": names}
-        figures = [value.value if isinstance(value, Estimate) else value for value in values]
-        floats = {"value": figures, "low": lows, "high": highs}
-        return pa.table(
-            {name: pa.array(content, pa.string()) for name, content in texts.items()}
-            | {name: pa.array(content, pa.float64()) for name, content in floats.items()}
-        )
+        rows = []
+        for of, group, column, figure, value in self._numbers():
+            keys = group or (None,) * len(self.group_by)
+            low = high = None
+            if isinstance(value, Estimate):
+                low, high, value = value.low, value.high, value.value  # noqa: PLW2901
+            rows.append((of, *keys, column, figure, value, low, high))
+        texts = ["of", *(f"group_{name}" for name in self.group_by), "column", "figure"]
+        types = [(name, pa.string()) for name in texts]
+        types += [(name, pa.float64()) for name in ("value", "low", "high")]
+        columns = zip(types, zip(*rows, strict=True), strict=True)
+        return pa.table({name: pa.array(values, kind) for (name, kind), values in columns})
 
     def _numbers(self) -> Iterator[tuple[str, Key, str | None, str, Estimate | float | None]]:
         """Yield every number: where it is from, group, column, name, value."""
@@ -317,20 +235,12 @@ class AuditRecord(Record):
 
 
 def label_of(group: Sequence[str | None]) -> str:
-    """Return a group's name for people.
-
-    Args:
-        group: the group's key; () is the group of all rows.
-    """
+    """Return a group's name for people; () is the group of all rows."""
     return ", ".join(map(show_value, group)) if group else "all rows"
 
 
 def show_value(value: str | None) -> str:
-    """Return a value of a manifest for people: without secrets, and on one line.
-
-    Args:
-        value: the text; None for null.
-    """
+    """Return a value of a manifest (None: null) for people: without secrets, and on one line."""
     if value is None:
         return "(null)"
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in redact(value))

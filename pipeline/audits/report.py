@@ -20,24 +20,14 @@ from pipeline.runs.uris import redact
 
 MAX_CHARTS = 12
 SHEET_TITLES: dict[Order, str] = {
-    "worst": "Worst pairs",
-    "most changed": "Most changed pairs",
-    "random": "A random sample",
-}
+    "worst": "Worst pairs", "most changed": "Most changed pairs", "random": "A random sample",
+}  # fmt: skip
 LINKABLE = ("https://", "http://", "s3://", "gs://", "file:///", "/")
 """URIs that begin with one of these become links. All other texts of a manifest stay text."""
 
 
 def write_report(audit: Audit, run: FinishedRun, config: AuditScoresConfig) -> dict[str, int]:
-    """Write audit.html, audit.parquet and, last, audit.json.
-
-    Args:
-        audit: what was found.
-        run: the run.
-        config: settings of the job.
-
-    Returns:
-        The size of each file in bytes, by URI.
+    """Write audit.html, audit.parquet and, last, audit.json. Return their sizes in bytes, by URI.
 
     Raises:
         FaultError: the store refuses a file.
@@ -61,13 +51,7 @@ def write_report(audit: Audit, run: FinishedRun, config: AuditScoresConfig) -> d
 
 
 def render(audit: Audit, sheets: Mapping[Order, Sequence[ShownPair]], notes: Sequence[str]) -> str:
-    """Return the page.
-
-    Args:
-        audit: what was found.
-        sheets: the pairs of each contact sheet.
-        notes: lines for people, added to those of the audit.
-    """
+    """Return the page, with the pairs of each contact sheet and notes added to the audit's."""
     environment = Environment(
         loader=PackageLoader("pipeline.audits"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -108,11 +92,7 @@ def _distribution_charts(audit: Audit) -> list[tuple[str, Markup]]:
 
 
 def describe_audit(record: AuditRecord) -> str:
-    """Return a few lines for people: the runs, the score, the gates, the verdict.
-
-    Args:
-        record: what was found.
-    """
+    """Return a few lines for people: the runs, the score, the gates, the verdict."""
     run = record.run
     lines = [f"run        {run.uri}, {run.rows} rows, {run.failed_fraction:.4%} failed"]
     lines += [f"baseline   {one.uri}" for one in record.baseline]

@@ -6,6 +6,7 @@ rows exactly, in bounded memory.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import compress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, NamedTuple
@@ -32,36 +33,20 @@ _FIRST_BIN = 1 - int(np.log2(SMALLEST_MAGNITUDE)) * BINS_PER_OCTAVE
 
 
 class Values(NamedTuple):
-    """Figures of a column's finite values in one group.
-
-    Attributes:
-        rows: number of values, at least 1.
-        mean: their mean.
-        quantiles: in the order of QUANTILES.
-        above: number of values above each threshold.
-    """
+    """Figures of a column's finite values in one group; it has at least one."""
 
     rows: int
     mean: float
-    quantiles: list[float]
-    above: list[int]
+    quantiles: list[float]  # in the order of QUANTILES
+    above: list[int]  # number of values above each threshold
 
 
 class Differences(NamedTuple):
-    """Figures of the differences, run minus baseline, of the pairs of one group that are in both.
-
-    Attributes:
-        pairs: number of pairs.
-        mean: mean difference.
-        standard_deviation: of the differences; None for fewer than two pairs.
-        rose: number of differences above 0.
-        fell: number of differences below 0.
-        equal: number of differences that are 0.
-    """
+    """Figures of the differences, run minus baseline, of one group's pairs that are in both."""
 
     pairs: int = 0
     mean: float = 0.0
-    standard_deviation: float | None = None
+    standard_deviation: float | None = None  # None for fewer than two pairs
     rose: int = 0
     fell: int = 0
     equal: int = 0
@@ -77,17 +62,10 @@ class ScoreTables:
     """
 
     def __init__(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        run: FinishedRun,
-        baseline: Sequence[FinishedRun],
-        group_by: Sequence[str],
-    ) -> None:
-        """Copy the rows into a database that `open_tables` makes.
-
-        Raises:
-            ContractError: the columns make too many groups.
-        """
+        self, connection: duckdb.DuckDBPyConnection, run: FinishedRun,
+        baseline: Sequence[FinishedRun], group_by: Sequence[str],
+    ) -> None:  # fmt: skip
+        """Copy the rows into a database that `open_tables` makes."""
         self._connection = connection
         self.group_by = tuple(group_by)
         keys = [f"key{i}" for i in range(len(group_by))]
@@ -98,8 +76,7 @@ class ScoreTables:
         self._group, sets = ("coalesce(g, 0)", "((), (g))") if keys else ("0", "(())")
         self._group_by = f"GROUPING SETS {sets}"
         (counts,) = self._ask(f"SELECT {_each('count({0})')} FROM run")
-        counted = zip(VALUE_COLUMNS, counts, strict=True)
-        self.columns = tuple(name for name, count in counted if count)
+        self.columns = tuple(compress(VALUE_COLUMNS, counts))
         self._connection.execute(
             f"CREATE TABLE paired AS SELECT run.pair_id, g, {_each('run.{0} - base.{0} AS {0}')} "
             f"FROM run JOIN (SELECT pair_id, {_each('avg({0}) AS {0}')} FROM baseline "
@@ -153,14 +130,7 @@ class ScoreTables:
         return self._connection.execute(query).fetchall()
 
     def count_statuses(self, table: Side) -> dict[Key, dict[Status, int]]:
-        """Return the number of rows with each status, by group.
-
-        Args:
-            table: run or baseline.
-
-        Returns:
-            Every status for each group that has rows, in the order of `groups`.
-        """
+        """Return the number of rows with each status, 0 included, of each group that has rows."""
         rows = self._ask(
             f"SELECT {self._group}, status, count(*) FROM {table} "
             f"GROUP BY status, {self._group_by} ORDER BY ALL"
@@ -172,30 +142,14 @@ class ScoreTables:
         return counts
 
     def describe(self, table: Side, column: str, thresholds: Sequence[float]) -> dict[Key, Values]:
-        """Return figures of a column's finite values, by group.
-
-        Args:
-            table: run or baseline.
-            column: one of the score columns.
-            thresholds: count the values above each of these.
-
-        Returns:
-            An entry for each group that has finite values, in the order of `groups`.
-        """
+        """Return figures of each group with finite values, in the order of `groups`."""
         above = ", ".join(f"count(*) FILTER (x > {float(t)!r}::DOUBLE)" for t in thresholds)
         levels = list(QUANTILES.values())
         figures = f"count(*), avg(x), quantile_cont(x, {levels}), [{above}]::BIGINT[]"
         return {key: Values(*row) for key, row in self._describe(table, column, figures)}
 
     def describe_differences(self, column: str) -> dict[Key, Differences]:
-        """Return figures of the differences of the pairs that are in run and baseline, by group.
-
-        Args:
-            column: one of the score columns.
-
-        Returns:
-            An entry for each group that has finite differences, in the order of `groups`.
-        """
+        """Return figures of each group with finite differences, in the order of `groups`."""
         figures = (
             "count(*), avg(x), stddev_samp(x), count(*) FILTER (x > 0), "
             "count(*) FILTER (x < 0), count(*) FILTER (x = 0)"
@@ -213,20 +167,11 @@ class ScoreTables:
     def distributions(
         self, table: Literal["run", "baseline", "paired"], column: str
     ) -> dict[Key, Distribution]:
-        """Return the distribution of a column's finite values, by group.
-
-        Args:
-            table: run, baseline, or paired for the differences of the pairs in both.
-            column: one of the score columns.
-
-        Returns:
-            An entry for each group that has finite values.
-        """
+        """Return the distribution of each group with finite values; paired has the differences."""
         counted = self._connection.execute(
             f"SELECT {self._group}, bin, count(*), sum(x) FROM (SELECT g, x, "
-            f"CASE WHEN abs(x) < {SMALLEST_MAGNITUDE!r} THEN 0 ELSE "
-            f"sign(x) * (floor(log2(abs(x)) * {BINS_PER_OCTAVE}) + {_FIRST_BIN}) "
-            f"END::BIGINT AS bin "
+            f"CASE WHEN abs(x) < {SMALLEST_MAGNITUDE!r} THEN 0 ELSE sign(x) * "
+            f"(floor(log2(abs(x)) * {BINS_PER_OCTAVE}) + {_FIRST_BIN}) END::BIGINT AS bin "
             f"FROM (SELECT g, {column}::DOUBLE AS x FROM {table}) WHERE isfinite(x)) "
             f"GROUP BY bin, {self._group_by} ORDER BY 1, bin"
         ).fetchnumpy()
@@ -238,29 +183,19 @@ class ScoreTables:
             for group, start, end in zip(groups, starts, ends, strict=True)
         }
 
-    def describe_baseline_runs(self) -> dict[int, tuple[float, float, float]]:
-        """Return mean, median and p95 of the score in each run of the baseline.
-
-        Returns:
-            By the run's place in the baseline. A run without scores has no entry.
-        """
+    def describe_baseline_runs(self) -> dict[int, dict[str, float]]:
+        """Return figures of the score in each run that has scores, by its place in the baseline."""
         rows = self._ask(
             f"SELECT run, avg({SCORE}::DOUBLE), median({SCORE}::DOUBLE), "
             f"quantile_cont({SCORE}::DOUBLE, 0.95) FROM baseline "
             f"WHERE isfinite({SCORE}) GROUP BY run"
         )
-        return {number: (mean, median, p95) for number, mean, median, p95 in rows}
+        return {n: {"mean": mean, "median": median, "p95": p95} for n, mean, median, p95 in rows}
 
     def pick_pairs(self, order: Order, num_pairs: int, seed: int) -> dict[str, float | None]:
-        """Return the ids of a few ok pairs, and by how much the score of each rose.
+        """Return the first ok pairs in an order: by how much the score of each rose, by pair_id.
 
-        Args:
-            order: worst by score, most changed by score, or random; the first pairs are returned.
-            num_pairs: return at most this many.
-            seed: seed of the random order.
-
-        Returns:
-            The rise by pair_id, in order; None for a pair that the baseline does not have.
+        The rise is None for a pair that the baseline does not have.
         """
         by = {
             "worst": f"run.{SCORE} DESC",
@@ -276,11 +211,7 @@ class ScoreTables:
         return dict(rows)
 
     def pick_failures(self, num_examples: int) -> list[tuple[str, str]]:
-        """Return the status and pair_id of a few rows of each status but ok.
-
-        Args:
-            num_examples: return at most this many of each status.
-        """
+        """Return the status and pair_id of at most `num_examples` rows of each status but ok."""
         return self._ask(
             "SELECT status, pair_id FROM run WHERE status <> 'ok' QUALIFY row_number() OVER "
             f"(PARTITION BY status ORDER BY pair_id) <= {int(num_examples)} ORDER BY ALL"
@@ -292,11 +223,6 @@ def open_tables(
     run: FinishedRun, baseline: Sequence[FinishedRun], group_by: Sequence[str]
 ) -> Iterator[ScoreTables]:
     """Open a run and its baseline for questions. The copies are deleted when the context ends.
-
-    Args:
-        run: the run.
-        baseline: the runs that it is compared with, all of them together; may be empty.
-        group_by: pass-through columns; each combination of their values is a group.
 
     Raises:
         ContractError: a column is missing, or the columns make too many groups.
@@ -320,9 +246,6 @@ def open_tables(
 def reported_as_faults(*others: type[Exception]) -> Iterator[None]:
     """Turn the error of a lost or damaged results file, or of a full disk, into a fault.
 
-    Args:
-        others: more errors to turn into faults.
-
     Raises:
         FaultError: one of these errors was raised; the message is one line.
     """
@@ -341,10 +264,6 @@ def stream(run: FinishedRun, columns: Sequence[str]) -> pa.RecordBatchReader:
     """Return columns of the results under the names c0, c1 and so on, for SQL.
 
     SQL ignores the case of names, and a manifest's own names may differ only in that.
-
-    Args:
-        run: the run.
-        columns: names of the columns, in the order of the new names.
     """
     numbered = {f"c{i}": pc.field(name) for i, name in enumerate(columns)}
     return run.scores.scanner(columns=numbered).to_reader()
