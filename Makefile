@@ -23,11 +23,9 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# One by one the tests of whole jobs, whose Ray clusters keep each other waiting past Ray's own limits
-# on two cores; the others two files at a time.
+# Two processes: one runs all tests that start Ray, the other one the rest (tests/conftest.py).
 test: $(READY)
-	$(BIN)/pytest tests/chaos tests/jobs tests/examples
-	$(BIN)/pytest --numprocesses=2 --dist=loadfile $(addprefix --ignore=tests/,chaos jobs examples)
+	$(BIN)/pytest --numprocesses=2 --dist=loadgroup
 
 # Without a network. A fresh environment, since a warning counts as an error only where pages are read.
 docs: $(READY)

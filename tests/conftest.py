@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 NOBODY_LISTENS = "http://127.0.0.1:9"
+RAY_TESTS = ("chaos", "jobs", "examples", "tests/pipeline/audits/test_filter.py")
+"""Folders of tests, and a file, whose tests start a Ray cluster."""
 S3_SERVERS = ("moto", pytest.param("gateway", marks=pytest.mark.s3))
 
 
@@ -72,13 +74,20 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests marked s3 where no gateway is given."""
-    if "SPIPS_TEST_S3_ENDPOINT" not in os.environ:
-        reason = "SPIPS_TEST_S3_ENDPOINT is not set; .ci/s3_gateway.sh starts a gateway"
-        for item in items:
-            if item.get_closest_marker("s3"):
-                item.add_marker(pytest.mark.skip(reason=reason))
+    """Group tests for `--dist=loadgroup`, and skip those marked s3 where no gateway is given.
+
+    Tests that start a Ray cluster run one after the other, in one group: on two cores, two clusters
+    at once exceed Ray's own time limits. They wait often, so the other files run beside them.
+    """
+    reason = "SPIPS_TEST_S3_ENDPOINT is not set; .ci/s3_gateway.sh starts a gateway"
+    for item in items:
+        file = item.path.relative_to(item.config.rootpath)
+        starts_ray = file.parts[1] in RAY_TESTS or str(file) in RAY_TESTS
+        item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else str(file)))
+        if "SPIPS_TEST_S3_ENDPOINT" not in os.environ and item.get_closest_marker("s3"):
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def s3_environment(endpoint: str, access_key: str, secret_key: str) -> dict[str, str]:
