@@ -1,4 +1,4 @@
-"""Train, resume, evaluate, distil and score one pair with the commands that a user types."""
+"""Train, resume, evaluate and distil with the commands that a user types."""
 
 import json
 import os
@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from jobs import distill_trunk, evaluate, score_pair, train
+from jobs import distill_trunk, evaluate, train
 from pipeline.runs.storage import open_store
 from spips_core import SPIPS
 from spips_core.learning.distortions import distort
@@ -343,30 +343,3 @@ def trunk_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("trunk") / "alexnet.safetensors"
     save_file(trunk.state_dict(), path)
     return path
-
-
-def test_score_pair_prints_scores_and_draws_maps(judged, tmp_path, capsys):
-    reference = judged / "2afc/ref/0-0.png"
-    distorted = judged / "2afc/p1/0-0.png"
-    picture = tmp_path / "map.png"
-    assert score_pair.main([str(reference), str(distorted), f"--map={picture}"]) == 0
-    shown = dict(line.split() for line in capsys.readouterr().out.splitlines()[:7])
-    assert float(shown["spips_score"]) > 0
-    assert score_pair.main([str(reference), str(reference)]) == 0
-    same = dict(line.split() for line in capsys.readouterr().out.splitlines())
-    assert (same["spips_score"], same["psnr_db"], same["ssim"]) == ("0.0000", "inf", "1.0000")
-    with Image.open(picture) as image:
-        assert image.width > 4 * image.height * 0.8
-
-
-def test_a_pair_that_cannot_be_scored_is_reported_in_one_line(judged, tmp_path, capsys):
-    photo, crop = judged / "photos/0.png", judged / "2afc/ref/0-0.png"
-    for arguments, problem in (
-        ([photo, crop], "size_mismatch: pair: expected"),
-        ([photo, tmp_path / "no.png"], "missing: distorted: expected"),
-        ([photo, photo, "--checkpoint=none"], "fault: none: cannot be read"),
-    ):
-        assert score_pair.main([str(argument) for argument in arguments]) in (1, 2)
-        error = capsys.readouterr().err
-        assert problem in error
-        assert error.count("\n") == 1
