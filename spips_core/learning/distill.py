@@ -28,15 +28,10 @@ MAX_GRADIENT_NORM = 1.0
 
 
 def tap_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return how much the student's features differ from the teacher's at one tap.
+    """Return how much the student's features differ from the teacher's at one tap, >= 0.
 
-    Args:
-        student: (2 N, C, H, W), features of N references, then of their distorted versions.
-        teacher: (2 N, C', H, W), the teacher's features of the same images.
-
-    Returns:
-        A scalar >= 0: the relative error of the distances within pairs, plus the relative error of
-        the cosines between random positions.
+    It is the relative error of the distances within pairs, plus that of the cosines between random
+    positions. Features (2 N, C, H, W) are of N references, then of their distorted versions.
     """
     ours, theirs = unit_length(student), unit_length(teacher)
     distance, expected = _pair_distances(ours), _pair_distances(theirs)
@@ -104,13 +99,8 @@ class Distillation:
     ) -> None:  # fmt: skip
         """Make the optimizer.
 
-        Args:
-            student: the trunk to train, in place. Its taps must have the places of the teacher's.
-            teacher: a trained trunk.
-            pairs: reference and distorted crops, uint8, all of one size.
-            batch_size: pairs in a step.
-            learning_rate: highest learning rate, reached after a tenth of the steps (one cycle).
-            num_loaders: number of processes that make the crops.
+        The student is trained in place; its taps must have the places of the teacher's. The pairs
+        are uint8, all of one size. `learning_rate` is the highest, after a tenth of the one cycle.
         """
         self.student = student.requires_grad_(True)
         self._teacher = teacher.eval()

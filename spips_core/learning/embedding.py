@@ -21,11 +21,7 @@ QualityMeans = dict[str, list[Tensor]]
 
 @torch.no_grad()
 def quality_means(model: SPIPS, reference: Tensor, distorted: Tensor) -> QualityMeans:
-    """Return the means of a reference (3, H, W) with its distorted versions (K, 3, H, W), uint8.
-
-    Returns:
-        By stream, tensors (1, K, C_l).
-    """
+    """Return the means, by stream (1, K, C_l), of a reference (3, H, W) and K versions of it."""
     means = model.quality_means(reference[None].expand_as(distorted), distorted)
     return {name: [q[None].cpu() for q in qs] for name, qs in means.items()}
 

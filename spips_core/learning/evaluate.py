@@ -83,13 +83,8 @@ def agreements(
 ) -> list[Agreement]:  # fmt: skip
     """Return every figure of a data set with its interval.
 
-    Args:
-        kind: rated, triplets, just_noticeable or severity_series.
-        scores: (N, K), lower is better.
-        targets: (N,), see `Example.target`.
-        references: (N,); equal names mean the same reference.
-        num_samples: number of bootstrap samples; 0 gives no intervals.
-        seed: seed of the draws.
+    The scores are (N, K), lower is better; for the targets (N,) see `Example`. `num_samples` is the
+    number of bootstrap samples; 0 gives no intervals.
     """
     numbers = np.unique(np.asarray(references), return_inverse=True)[1].astype(np.intp)
     results = []

@@ -31,14 +31,10 @@ class RatedPairs(Dataset[Example]):
         self, path: str | Path,
         *, reference: str = "reference", distorted: str = "distorted", quarters: bool = False,
     ) -> None:  # fmt: skip
-        """Read and check the list.
+        """Read and check the list, whose columns with images are `reference` and `distorted`.
 
-        Args:
-            path: .parquet or .csv with a column `mos` (higher is better) or `dmos` (higher is
-                worse). Relative image paths start at its folder.
-            reference: column with the reference's path.
-            distorted: column with the distorted image's path.
-            quarters: give each pair's four quarters instead of the whole.
+        It is a .parquet or .csv with a column `mos` (higher is better) or `dmos` (higher is worse).
+        Relative image paths start at its folder.
 
         Raises:
             DatasetError: the list cannot be read, is empty, lacks a column, or has a rating that is

@@ -38,20 +38,15 @@ class Trainee(nn.Module):
         self, model: SPIPS, scales: QualityMeans,
         *, dropout: float = 0.0, weight_decay_to_init: float = 0.0,
     ) -> None:  # fmt: skip
-        """Set the streams' weights to their start, for scaled inputs.
+        """Set the streams' weights, in place, to their start for scaled inputs.
 
-        Args:
-            model: the model; it is changed in place.
-            scales: by stream, the mean of each quality channel over training data, (C_l,). The
-                channels differ by orders of magnitude, so they are divided by these.
-            dropout: share of the quality channels left out in each step.
-            weight_decay_to_init: factor of the loss that pulls the streams' weights to their start.
+        The scales are, by stream, the mean of each quality channel over training data, (C_l,). The
+        channels differ by orders of magnitude, so they are divided by these.
         """
         super().__init__()
         self.model = model
         self.preference = PreferenceNet()
-        self.dropout = dropout
-        self.weight_decay_to_init = weight_decay_to_init
+        self.dropout, self.weight_decay_to_init = dropout, weight_decay_to_init
         for stream in model.config.streams:
             for index, scale in enumerate(scales[stream]):
                 # A channel that is nearly silent in training must not dominate on other images.
