@@ -17,9 +17,7 @@ class RatedSetConfig(Section):
     path: str = Field(description="list of the pairs, .parquet or .csv, with mos or dmos")
     reference_column: str = Field("reference", description="column with the reference's path")
     distorted_column: str = Field("distorted", description="column with the distorted image's path")
-    quarters: bool = Field(
-        False, description="replace each pair by its four quarters, with the rating of the whole"
-    )
+    quarters: bool = Field(False, description="replace each pair by its quarters, with its rating")
     weight: float = Field(1.0, gt=0, description="factor of the set's loss in training")
 
 
@@ -39,9 +37,7 @@ class SeveritySetConfig(Section):
     kinds: tuple[str, ...] = Field((), description="distortions to use; empty uses all")
     held_out: tuple[str, ...] = Field((), description="distortions to leave out")
     num_series: int = Field(1600, ge=1, description="number of series")
-    side_px: int = Field(
-        256, ge=96, description="side of the square cut from each photograph, in pixels"
-    )
+    side_px: int = Field(256, ge=96, description="side in pixels of the square cut from a photo")
     seed: int = Field(0, ge=0, description="seed of the places and of the random distortions")
     weight: float = Field(1.0, gt=0, description="factor of the set's loss in training")
 
@@ -54,9 +50,7 @@ class TrainingDataConfig(Section):
     severity_series: tuple[SeveritySetConfig, ...] = Field(
         (), description="photographs distorted at five levels, weak to strong"
     )
-    cache: str | None = Field(
-        None, description="local folder that keeps each set's quality means for the next run"
-    )
+    cache: str | None = Field(None, description="local folder that keeps quality means for reuse")
 
 
 class ArchitectureConfig(Section):
@@ -83,9 +77,7 @@ class LoopConfig(Section):
     """How to train."""
 
     mode: Literal["lin", "tune", "scratch"] = Field(
-        "lin",
-        description="lin: freeze the trunk; tune: train it too; scratch: train it from random "
-        "weights",
+        "lin", description="lin: freeze the trunk; tune: train it too; scratch: from random weights"
     )
     epochs: int = Field(30, ge=1, description="number of passes over the largest set")
     batch_size: int = Field(64, ge=2, description="examples of each set in a step")
@@ -96,18 +88,14 @@ class LoopConfig(Section):
         1e-4, gt=0, description="highest learning rate of the trunk; used in tune and scratch"
     )
     dropout: float = Field(
-        0.5, ge=0, lt=1, description="share of the quality channels left out in each step"
+        0.5, ge=0, lt=1, description="share of quality channels dropped in a step"
     )
     weight_decay_to_init: float = Field(
         0.0, ge=0, description="strength of the pull of the streams' weights to their start (L2-SP)"
     )
-    crop_px: int = Field(
-        256, ge=96, description="side of the crops in pixels; used in tune and scratch"
-    )
+    crop_px: int = Field(256, ge=96, description="side of the crops in pixels, in tune and scratch")
     num_folds: int = Field(
-        0,
-        ge=0,
-        description="train this many more models, each with one fold of the references held out",
+        0, ge=0, description="number of further models, each with one fold of references held out"
     )
     seed: int = Field(0, ge=0, description="seed of every random number")
 
@@ -124,9 +112,7 @@ class WorkersConfig(Section):
 
     num_workers: int = Field(1, ge=1, description="number of processes")
     use_gpu: bool = Field(False, description="give each process one GPU")
-    num_loaders: int = Field(
-        1, ge=0, description="reading processes of each worker; used in tune and scratch"
-    )
+    num_loaders: int = Field(1, ge=0, description="reading processes of each, in tune and scratch")
 
 
 class TrainOutputConfig(Section):
@@ -159,9 +145,7 @@ class TeacherConfig(Section):
     backbone: Literal["alexnet"] = Field(
         "alexnet", description="network whose taps have the places of the student's"
     )
-    backbone_weights: str | None = Field(
-        None, description="file with its weights; null takes torchvision's"
-    )
+    backbone_weights: str | None = Field(None, description="weights file; null takes torchvision's")
 
 
 class DistillLoopConfig(Section):

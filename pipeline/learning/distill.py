@@ -26,10 +26,6 @@ Report = Callable[[str], None]
 def distill_trunk(config: DistillTrunkConfig, report: Report) -> Path:
     """Train the trunk, or resume an unfinished training of the same command.
 
-    Args:
-        config: the job's settings.
-        report: called with a line of progress.
-
     Returns:
         The file with the trunk's weights, under torchvision's names.
 
@@ -61,13 +57,11 @@ def _prepare(config: DistillTrunkConfig) -> Distillation:
     problems = [f"photos.held_out: unknown distortion {kind}" for kind in unknown]
     try:
         load_trunk_weights(teacher, config.teacher.backbone_weights)
+        kinds = [kind for kind in DISTORTIONS if kind not in config.photos.held_out]
         pairs = DistortedCrops(
-            config.photos.path,
-            [kind for kind in DISTORTIONS if kind not in config.photos.held_out],
-            length=loop.num_steps * loop.batch_size,
-            side_px=loop.side_px,
-            seed=loop.seed,
-        )
+            config.photos.path, kinds, length=loop.num_steps * loop.batch_size,
+            side_px=loop.side_px, seed=loop.seed,
+        )  # fmt: skip
     except SpipsError as error:
         problems.append(str(error))
     if problems:
@@ -88,10 +82,8 @@ def _run(distillation: Distillation, unfinished: Path, report: Report) -> None:
         if step % STEPS_PER_REPORT == 0:
             rate = (step - first_step) / (time.monotonic() - started)
             means = " ".join(f"{value:.3f}" for value in np.mean(recent, axis=0))
-            report(
-                f"step {step} of {num_steps}: loss at the taps {means}, "
-                f"{(num_steps - step) / rate / 60:.0f} min to go"
-            )
+            left = f"{(num_steps - step) / rate / 60:.0f} min to go"
+            report(f"step {step} of {num_steps}: loss at the taps {means}, {left}")
             recent = []
             # Renamed at the end, so that a kill leaves either the old state or the new one.
             fresh = unfinished.with_suffix(".fresh")

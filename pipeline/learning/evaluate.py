@@ -18,6 +18,7 @@ from pipeline.learning.evaluation_plots import draw_scores
 from pipeline.learning.evaluation_tables import (
     TABLE_SCHEMA,
     Array,
+    Scores,
     describe,
     figure_rows,
     note_row,
@@ -39,12 +40,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class JudgedModel:
-    """A model in evaluation.
-
-    Attributes:
-        name: its name in the tables.
-        folds: one checkpoint, or one for each held-out fold.
-    """
+    """A model in evaluation: one checkpoint, or one for each held-out fold."""
 
     name: str
     folds: list[SPIPS]
@@ -52,14 +48,7 @@ class JudgedModel:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation compares.
-
-    Attributes:
-        sets: the judged data sets.
-        models: the SPIPS checkpoints.
-        peers: the other metrics by name.
-        notes: why a peer is not available, by name.
-    """
+    """What an evaluation compares; the notes say why a peer is not available, by its name."""
 
     sets: list[JudgedSet]
     models: list[JudgedModel]
@@ -70,17 +59,13 @@ class Evaluation:
 def evaluate(config: EvaluateConfig, report: Report) -> str:
     """Judge every model and peer on every set, write the tables, and return the Markdown.
 
-    Args:
-        config: the job's settings.
-        report: called with a line of progress.
-
     Raises:
         ContractError: a data set, a checkpoint or a peer's name is wrong; lists every problem.
         DatasetError: an image cannot be read.
     """
     evaluation = _open(config)
     rows: list[dict[str, Any]] = []
-    scores_of: dict[tuple[str, str], Array] = {}
+    scores_of: Scores = {}
     for item in evaluation.sets:
         for name, scores in _scores(config, item, evaluation, report):
             if isinstance(scores, str):  # why there are none
@@ -89,10 +74,9 @@ def evaluate(config: EvaluateConfig, report: Report) -> str:
             scores_of[name, item.name] = scores
             rows += figure_rows(name, item, scores, config.output.bootstrap_samples)
         rows += [note_row(name, item, note) for name, note in evaluation.notes.items()]
-    table = pa.Table.from_pylist(rows, schema=TABLE_SCHEMA)
-    markdown = describe(table, evaluation.sets)
+    markdown = describe(rows, evaluation.sets)
     contents = {
-        "evaluation.parquet": _parquet(table),
+        "evaluation.parquet": _parquet(pa.Table.from_pylist(rows, schema=TABLE_SCHEMA)),
         "scores.parquet": _parquet(score_table(scores_of, evaluation.sets)),
         "evaluation.md": markdown.encode(),
     }
@@ -113,7 +97,7 @@ def _parquet(table: pa.Table) -> bytes:
 def _open(config: EvaluateConfig) -> Evaluation:
     """Open everything that the settings name, and raise once with every problem."""
     evaluation = Evaluation([], [], {}, {})
-    problems = _problems_of_request(config)
+    peers, problems = config.peers, _problems_of_request(config)
     try:
         evaluation.sets.extend(open_sets(config.data))
     except ContractError as error:
@@ -123,11 +107,8 @@ def _open(config: EvaluateConfig) -> Evaluation:
             evaluation.models.append(_load(chosen))
         except SpipsError as error:
             problems.append(f"models {chosen.name}: {error}")
-    trunks = {
-        "alexnet": config.peers.alexnet_weights,
-        "squeezenet1_1": config.peers.squeezenet1_1_weights,
-    }
-    for name in config.peers.names:
+    trunks = {"alexnet": peers.alexnet_weights, "squeezenet1_1": peers.squeezenet1_1_weights}
+    for name in peers.names:
         if name not in PEERS:
             problems.append(f"peers.names: expected some of {PEERS}, got {name}")
             continue
@@ -156,21 +137,18 @@ def _problems_of_request(config: EvaluateConfig) -> list[str]:
 
 
 def _load(chosen: JudgedModelConfig) -> JudgedModel:
-    paths = [chosen.checkpoint]
-    if "{fold}" in chosen.checkpoint:
-        paths = [chosen.checkpoint.replace("{fold}", str(k)) for k in range(chosen.num_folds)]
-    precision = PRECISIONS[chosen.precision]
-    folds = [
-        SPIPS.load(path, backbone_weights=chosen.backbone_weights, precision=precision)
-        for path in paths
-    ]
-    for number, model in enumerate(folds):
-        expected = f"{number} of {len(folds)}"
+    weights, precision = chosen.backbone_weights, PRECISIONS[chosen.precision]
+    folds = []
+    for number in range(chosen.num_folds):
+        path = chosen.checkpoint.replace("{fold}", str(number))
+        model = SPIPS.load(path, backbone_weights=weights, precision=precision)
+        expected = f"{number} of {chosen.num_folds}"
         held_out = model.training_record.get("held_out_fold", "none")
-        if len(folds) > 1 and held_out != expected:
+        if chosen.num_folds > 1 and held_out != expected:
             raise CheckpointError(
-                f"{paths[number]}: expected a model with held-out fold {expected}, got {held_out}"
+                f"{path}: expected a model with held-out fold {expected}, got {held_out}"
             )
+        folds.append(model)
     return JudgedModel(chosen.name, folds)
 
 
@@ -191,25 +169,15 @@ def _scores(
 
 
 def _peer_scores(metric: Metric, item: JudgedSet) -> Array:
-    parts = []
-    for index in range(len(item.examples)):
-        example = item.examples[index]
-        references = example.reference[None].expand_as(example.distorted)
-        parts.append(metric(references, example.distorted))
+    examples = (item.examples[index] for index in range(len(item.examples)))
+    parts = [metric(e.reference[None].expand_as(e.distorted), e.distorted) for e in examples]
     return torch.stack(parts).double().numpy()
 
 
 def spips_scores(model: JudgedModel, item: JudgedSet, cache: Path | None, report: Report) -> Array:
-    """Return a model's scores of a set; the fold that held out a reference scores its examples.
+    """Return a model's scores of a set, (N, K), lower is better.
 
-    Args:
-        model: one checkpoint, or one for each fold.
-        item: the data set.
-        cache: folder that keeps the embedded sets, or None.
-        report: called with a line of progress.
-
-    Returns:
-        (N, K), lower is better.
+    The fold that held out a reference scores its examples. The cache keeps the embedded sets.
     """
 
     def progress(done: int, total: int) -> None:
@@ -218,9 +186,10 @@ def spips_scores(model: JudgedModel, item: JudgedSet, cache: Path | None, report
 
     fold = _fold_of_examples(model, item)
     by_index: dict[int, Array] = {}
+    digests = [trained.trunk.digest() for trained in model.folds]
     # With weights >= 0 a score depends only on the quality means, which folds of one trunk share.
-    for digest in dict.fromkeys(trained.trunk.digest() for trained in model.folds):
-        sharing = [n for n, one in enumerate(model.folds) if one.trunk.digest() == digest]
+    for digest in dict.fromkeys(digests):
+        sharing = [number for number, other in enumerate(digests) if other == digest]
         indices = np.flatnonzero(np.isin(fold, sharing))
         if len(indices) == 0:
             continue
@@ -228,8 +197,8 @@ def spips_scores(model: JudgedModel, item: JudgedSet, cache: Path | None, report
         means = embed(embedder, item.examples, indices.tolist(), cache=cache, report=progress)
         for number in sharing:
             scores = _score_means(model.folds[number], means)
-            chosen = np.flatnonzero(fold[indices] == number)
-            by_index |= {int(indices[row]): scores[row] for row in chosen}
+            is_own = fold[indices] == number
+            by_index |= zip(indices[is_own].tolist(), scores[is_own], strict=True)
     return np.stack([by_index[index] for index in range(len(fold))])
 
 

@@ -6,23 +6,16 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from numpy.typing import NDArray
 
+from pipeline.learning.evaluation_tables import Array, Scores
 from pipeline.learning.judged_sets import JudgedSet
 from spips_core.learning.metrics import srcc
 
 NUM_COLUMNS = 4
 
 
-def draw_scores(
-    scores_of: dict[tuple[str, str], NDArray[np.float64]], sets: Sequence[JudgedSet]
-) -> bytes:
-    """Return a PNG: for each rated set and model, scores against DMOS.
-
-    Args:
-        scores_of: (N, 1) by model and set.
-        sets: the data sets.
-    """
+def draw_scores(scores_of: Scores, sets: Sequence[JudgedSet]) -> bytes:
+    """Return a PNG: for each rated set and model, scores against DMOS."""
     rated = [item for item in sets if item.kind == "rated"]
     models = list(dict.fromkeys(model for model, _ in scores_of))
     num_columns = min(NUM_COLUMNS, len(models))
@@ -47,7 +40,7 @@ def draw_scores(
     return buffer.getvalue()
 
 
-def _scatter(axis: Axes, model: str, item: JudgedSet, scores: NDArray[np.float64]) -> None:
+def _scatter(axis: Axes, model: str, item: JudgedSet, scores: Array) -> None:
     kinds, targets = np.asarray(item.examples.kinds), item.examples.targets
     axis.set_axis_on()
     for kind in sorted(set(kinds)):

@@ -1,6 +1,7 @@
 """The tables of an evaluation: figures with intervals, scores, and both as Markdown."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ from numpy.typing import NDArray
 
 from pipeline.learning.judged_sets import JudgedSet
 from spips_core.learning.evaluate import FIGURES, MAIN_FIGURE, agreements
-from spips_core.learning.metrics import rising_share, srcc
 
 TABLE_SCHEMA = pa.schema(
     [
@@ -27,6 +27,8 @@ says why value is null.
 """
 
 Array = NDArray[np.float64]
+Scores = dict[tuple[str, str], Array]
+"""(N, K) by model and set, lower is better."""
 
 
 def figure_rows(
@@ -34,75 +36,50 @@ def figure_rows(
 ) -> Iterator[dict[str, Any]]:
     """Yield a row for each figure of the whole set, then one for each kind of distortion in it.
 
-    Args:
-        model: the model's name.
-        item: the data set.
-        scores: (N, K), lower is better.
-        num_samples: bootstrap draws for each interval; 0 gives no intervals.
+    num_samples is the number of bootstrap draws for each interval; 0 gives no intervals.
     """
     targets, references = item.examples.targets, item.examples.references
     for figure in agreements(item.kind, scores, targets, references, num_samples=num_samples):
-        yield _row(
-            model, item, "", figure.figure, value=figure.value, low=figure.low, high=figure.high,
-            num_examples=figure.num_examples,
-        )  # fmt: skip
+        yield _row(model, item, **asdict(figure))
     kinds = np.asarray(item.examples.kinds)
+    main = FIGURES[item.kind][MAIN_FIGURE[item.kind]]
     for kind in sorted(set(kinds) - {""}):
-        chosen = kinds == kind
-        if item.kind == "rated":
-            value = srcc(scores[chosen, 0], targets[chosen])
-        else:
-            value = rising_share(scores[chosen])
-        num_examples = int(chosen.sum())
-        figure_name = MAIN_FIGURE[item.kind]
-        yield _row(model, item, str(kind), figure_name, value=value, num_examples=num_examples)
+        chosen = np.flatnonzero(kinds == kind)
+        value = main(scores[chosen], targets[chosen], chosen)  # no main figure uses references
+        yield _row(model, item, subset=str(kind), value=value, num_examples=len(chosen))
 
 
 def note_row(model: str, item: JudgedSet, note: str) -> dict[str, Any]:
     """Return a row that says why a model has no figures for a set."""
-    return _row(model, item, "", MAIN_FIGURE[item.kind], note=note)
+    return _row(model, item, note=note)
 
 
-def _row(model: str, item: JudgedSet, subset: str, figure: str, **columns: Any) -> dict[str, Any]:
-    empty = {"value": None, "low": None, "high": None, "num_examples": 0, "note": ""}
+def _row(model: str, item: JudgedSet, **columns: Any) -> dict[str, Any]:
     names = {"model": model, "set": item.name, "kind": item.kind}
-    return names | {"subset": subset, "figure": figure} | empty | columns
+    empty = {"value": None, "low": None, "high": None, "num_examples": 0, "note": ""}
+    return names | {"subset": "", "figure": MAIN_FIGURE[item.kind]} | empty | columns
 
 
-def score_table(scores_of: dict[tuple[str, str], Array], sets: Sequence[JudgedSet]) -> pa.Table:
-    """Return every score: one row for each model and example.
-
-    Args:
-        scores_of: (N, K) by model and set.
-        sets: the data sets.
-    """
+def score_table(scores_of: Scores, sets: Sequence[JudgedSet]) -> pa.Table:
+    """Return every score: one row for each model and example."""
     by_name = {item.name: item for item in sets}
     parts = []
     for (model, name), scores in scores_of.items():
         examples = by_name[name].examples
-        parts.append(
-            pa.table(
-                {
-                    "model": [model] * len(scores),
-                    "set": [name] * len(scores),
-                    "reference": [Path(r).name for r in examples.references],
-                    "distortion": examples.kinds,
-                    "target": examples.targets,
-                    "scores": pa.array(scores.tolist(), pa.list_(pa.float64())),
-                }
-            )
-        )
+        columns = {
+            "model": [model] * len(scores),
+            "set": [name] * len(scores),
+            "reference": [Path(r).name for r in examples.references],
+            "distortion": examples.kinds,
+            "target": examples.targets,
+            "scores": pa.array(scores.tolist(), pa.list_(pa.float64())),
+        }
+        parts.append(pa.table(columns))
     return pa.concat_tables(parts)
 
 
-def describe(table: pa.Table, sets: Sequence[JudgedSet]) -> str:
-    """Return the tables as Markdown: the figures of each set, then those of its subsets.
-
-    Args:
-        table: a table of `TABLE_SCHEMA`.
-        sets: the data sets, in the order to show.
-    """
-    rows = table.to_pylist()
+def describe(rows: Sequence[dict[str, Any]], sets: Sequence[JudgedSet]) -> str:
+    """Return rows of `TABLE_SCHEMA` as Markdown: each set's figures, then those of its subsets."""
     text = ["# Evaluation", "", "Higher is better in every column; in brackets the 95 % interval."]
     for item in sets:
         own = [row for row in rows if row["set"] == item.name]
@@ -119,29 +96,23 @@ def describe(table: pa.Table, sets: Sequence[JudgedSet]) -> str:
 def _figure_grid(rows: Sequence[dict[str, Any]], figures: Sequence[str]) -> list[str]:
     """Return a line for each model and a column for each figure of the whole set."""
     cell = {(row["model"], row["figure"]): row for row in rows if not row["subset"]}
-    lines = _heading(["model", *figures])
-    for model in dict.fromkeys(row["model"] for row in rows):
-        cells = [_with_interval(cell.get((model, figure))) for figure in figures]
-        lines.append(_line([model, *cells]))
-    return lines
+    models = dict.fromkeys(row["model"] for row in rows)
+    lines = [[m, *(_with_interval(cell.get((m, figure))) for figure in figures)] for m in models]
+    return _grid([["model", *figures], *lines])
 
 
 def _subset_grid(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Return a line for each kind of distortion and a column for each model."""
     models = list(dict.fromkeys(row["model"] for row in rows if not row["note"]))
     value = {(row["subset"], row["model"]): row["value"] for row in rows if row["subset"]}
-    lines = _heading(["", *models])
-    for subset in sorted({subset for subset, _ in value}):
-        lines.append(_line([subset, *(_number(value[subset, model]) for model in models)]))
-    return lines
+    subsets = sorted({subset for subset, _ in value})
+    lines = [[subset, *(_number(value[subset, model]) for model in models)] for subset in subsets]
+    return _grid([["", *models], *lines])
 
 
-def _heading(columns: Sequence[str]) -> list[str]:
-    return [_line(columns), "|---" * len(columns) + "|"]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|"
+def _grid(rows: list[list[str]]) -> list[str]:
+    lines = ["|" + "|".join(f" {cell} " if cell else " " for cell in row) + "|" for row in rows]
+    return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
 
 
 def _with_interval(row: dict[str, Any] | None) -> str:

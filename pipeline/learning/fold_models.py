@@ -3,7 +3,7 @@
 import copy
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from ray.train import Checkpoint
 
-from pipeline.learning.config import TrainConfig
+from pipeline.learning.config import LoopConfig, TrainConfig
 from pipeline.learning.training_sets import TrainingSet, references_of
-from spips_core.learning.batches import epoch_batches
+from spips_core.learning.batches import Batch, epoch_batches, number_references
 from spips_core.learning.datasets import fold_of
 from spips_core.learning.evaluate import FIGURES, MAIN_FIGURE
 from spips_core.learning.train import make_optimizer, rate_factor, train_epoch
@@ -39,28 +39,18 @@ class FoldModel:
     """
 
     def __init__(
-        self,
-        config: TrainConfig,
-        model: SPIPS,
-        sets: Sequence[TrainingSet],
-        held_out_fold: int | None,
+        self, loop: LoopConfig, model: SPIPS, sets: Sequence[TrainingSet], held_out_fold: int | None
     ) -> None:
+        self._loop, self._sources = loop, [item.source for item in sets]
         self.held_out_fold = held_out_fold
         is_held_out = [item.folds == held_out_fold for item in sets]  # None equals no fold
         self.seen = [np.flatnonzero(~mask) for mask in is_held_out]
         self.held_out = [np.flatnonzero(mask) for mask in is_held_out]
-        loop = config.training
         own = copy.deepcopy(model).to(ray.train.torch.get_device())
-        sample = epoch_batches(
-            [item.source for item in sets], self.seen, batch_size=loop.batch_size,
-            num_steps=BATCHES_FOR_SCALES, seed=loop.seed,
-        )  # fmt: skip
         self.trainee = Trainee(
-            own,
-            channel_scales(own, sample),
-            dropout=loop.dropout,
-            weight_decay_to_init=loop.weight_decay_to_init,
-        )
+            own, channel_scales(own, self._steps(BATCHES_FOR_SCALES, loop.seed)),
+            dropout=loop.dropout, weight_decay_to_init=loop.weight_decay_to_init,
+        )  # fmt: skip
         self._wrapped = ray.train.torch.prepare_model(
             self.trainee, parallel_strategy_kwargs={"find_unused_parameters": True}
         )
@@ -70,19 +60,18 @@ class FoldModel:
             trunk_learning_rate=None if loop.mode == "lin" else loop.trunk_learning_rate,
         )
 
-    def train_epoch(
-        self, config: TrainConfig, sets: Sequence[TrainingSet], *, epoch: int, num_steps: int
-    ) -> float:
+    def _steps(self, num_steps: int, seed: int) -> Iterator[list[Batch]]:
+        size = self._loop.batch_size
+        return epoch_batches(
+            self._sources, self.seen, batch_size=size, num_steps=num_steps, seed=seed
+        )
+
+    def train_epoch(self, epoch: int, num_steps: int) -> float:
         """Train for one epoch and return the mean loss."""
-        loop = config.training
         number = 0 if self.held_out_fold is None else self.held_out_fold + 1
-        seed = loop.seed + 1_000_003 * epoch + 7919 * number  # the same in a resumed training
+        seed = self._loop.seed + 1_000_003 * epoch + 7919 * number  # the same in a resumed training
         torch.manual_seed(seed)
-        steps = epoch_batches(
-            [item.source for item in sets], self.seen, batch_size=loop.batch_size,
-            num_steps=num_steps, seed=seed,
-        )  # fmt: skip
-        factor = rate_factor(epoch, loop.epochs)
+        steps, factor = self._steps(num_steps, seed), rate_factor(epoch, self._loop.epochs)
         return train_epoch(self._wrapped, self._optimizer, steps, factor=factor)
 
     def state(self) -> dict[str, Any]:
@@ -100,17 +89,13 @@ def validate(
 ) -> dict[str, float]:
     """Return each set's main figure on held-out references, the mean over the folds.
 
-    Args:
-        fold_models: the models with a held-out fold; none gives no figures.
-        sets: the worker's share of the data sets.
-        world_size: number of workers, which exchange their scores.
+    Workers exchange their scores. Without models there are no figures.
     """
     figures: dict[str, float] = {}
-    for number, item in enumerate(sets):
+    for number, item in enumerate(sets if fold_models else ()):
         values = [_held_out_figure(model, number, item, world_size) for model in fold_models]
-        if values:
-            name = f"{item.judged.name}_{MAIN_FIGURE[item.judged.kind]}"
-            figures[name] = float(np.nanmean(values))
+        name = f"{item.judged.name}_{MAIN_FIGURE[item.judged.kind]}"
+        figures[name] = float(np.nanmean(values))
     return figures
 
 
@@ -127,8 +112,7 @@ def _held_out_figure(
     gathered = torch.cat([part for part, _ in parts if part is not None]).double().numpy()
     indices = np.concatenate([indices for _, indices in parts])
     examples, kind = item.judged.examples, item.judged.kind
-    names = np.asarray(examples.references)[indices]
-    references = np.unique(names, return_inverse=True)[1].astype(np.intp)
+    references = number_references([examples.references[index] for index in indices]).numpy()
     return FIGURES[kind][MAIN_FIGURE[kind]](gathered, examples.targets[indices], references)
 
 
@@ -145,14 +129,10 @@ def finish_models(
     sets: Sequence[TrainingSet],
     history: Sequence[dict[str, float]],
 ) -> dict[str, SPIPS]:
-    """Return the finished models with their training records, by file name.
-
-    Args:
-        config: the job's settings.
-        fold_models: the trained models.
-        sets: the worker's share of the data sets.
-        history: the figures of every epoch.
-    """
+    """Return the finished models with their training records, by file name."""
+    judged, num_folds = [item.judged for item in sets], config.training.num_folds
+    rated = sorted(set(references_of(judged, "rated")))
+    folds_of_rated = fold_of(rated, max(1, num_folds))
     finished = {}
     for fold_model in fold_models:
         batches = (
@@ -160,28 +140,19 @@ def finish_models(
             for item, seen in zip(sets, fold_model.seen, strict=True)
             for batch in item.source.batches(_in_batches(seen))
         )
-        model = finish(fold_model.trainee, batches)
-        fold, num_folds = fold_model.held_out_fold, config.training.num_folds
-        judged = [item.judged for item in sets]
+        model, fold = finish(fold_model.trainee, batches), fold_model.held_out_fold
+        held_out = [name for name, f in zip(rated, folds_of_rated, strict=True) if f == fold]
         model.training_record = {
             "mode": config.training.mode,
             "data": ", ".join(f"{s.name} ({len(s.examples)} {s.kind})" for s in judged),
             "held_out_fold": "none" if fold is None else f"{fold} of {num_folds}",
-            "held_out_references": json.dumps(
-                _held_out_references(references_of(judged, "rated"), fold, num_folds)
-            ),
+            "held_out_references": json.dumps(held_out),
             "settings": json.dumps(_without_paths(config)),
             "last_epoch": json.dumps(history[-1]),
         }
         suffix = "" if fold is None else f"-fold{fold}"
         finished[f"{config.output.name}{suffix}.safetensors"] = model
     return finished
-
-
-def _held_out_references(rated: Sequence[str], held_out: int | None, num_folds: int) -> list[str]:
-    names = sorted(set(rated))
-    folds = fold_of(names, max(1, num_folds))
-    return [name for name, fold in zip(names, folds, strict=True) if fold == held_out]
 
 
 def _without_paths(config: TrainConfig) -> dict[str, Any]:
@@ -200,14 +171,7 @@ def report_epoch(
     history: list[dict[str, float]],
     finished: dict[str, SPIPS] | None = None,
 ) -> None:
-    """Report an epoch to Ray Train, with the state to resume from and any finished models.
-
-    Args:
-        rank: the worker's number; only worker 0 reports files.
-        fold_models: the models in training.
-        history: the figures of every epoch so far.
-        finished: after the last epoch, the finished models by file name.
-    """
+    """Report an epoch to Ray Train; worker 0 adds the state to resume from and finished models."""
     if rank != 0:
         ray.train.report(history[-1])
         return

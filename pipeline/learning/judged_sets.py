@@ -2,15 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
-from pipeline.learning.config import (
-    BappsSetConfig,
-    EvaluationDataConfig,
-    RatedSetConfig,
-    SeveritySetConfig,
-    TrainingDataConfig,
-)
+from pipeline.learning.config import RatedSetConfig, SeveritySetConfig, TrainingDataConfig
 from pipeline.runs.errors import ContractError
 from spips_core.errors import SpipsError
 from spips_core.learning.bapps import open_just_noticeable, open_triplets
@@ -24,11 +18,8 @@ from spips_core.learning.severity_series import SeveritySeries
 class JudgedSet:
     """A data set that says which images are better.
 
-    Attributes:
-        name: its name in tables.
-        kind: rated, triplets, just_noticeable or severity_series; the kind of its judgements.
-        examples: the data set.
-        weight: factor of its loss in training.
+    Its kind is rated, triplets, just_noticeable or severity_series; its weight, the factor of its
+    loss in training.
     """
 
     name: str
@@ -37,36 +28,28 @@ class JudgedSet:
     weight: float
 
 
-SetConfig = RatedSetConfig | BappsSetConfig | SeveritySetConfig
-
-
 def open_sets(data: TrainingDataConfig) -> list[JudgedSet]:
     """List and check every data set.
-
-    Args:
-        data: the data of a training or an evaluation.
 
     Raises:
         ContractError: lists every problem of every set.
     """
-    chosen: list[tuple[str, SetConfig, Callable[[], Examples]]] = [
-        *(("rated", r, partial(_rated_pairs, r)) for r in data.rated),
-        *(("triplets", t, partial(open_triplets, t.path)) for t in data.triplets),
-    ]
-    if isinstance(data, EvaluationDataConfig):
-        for j in data.just_noticeable:
-            chosen.append(("just_noticeable", j, partial(open_just_noticeable, j.path)))
-    for s in data.severity_series:
-        chosen.append(("severity_series", s, partial(_severity_series, s)))
-    sets, problems = [], []
-    for kind, config, open_set in chosen:
-        try:
-            sets.append(JudgedSet(config.name, kind, open_set(), config.weight))
-        except SpipsError as error:
-            problems.append(f"data.{kind} {config.name}: {error}")
-    if not chosen:
+    openers: dict[str, Callable[[Any], Examples]] = {
+        "rated": _rated_pairs,
+        "triplets": lambda subset: open_triplets(subset.path),
+        "just_noticeable": lambda subset: open_just_noticeable(subset.path),
+        "severity_series": _severity_series,
+    }
+    sets, names, problems = [], [], []
+    for kind, open_set in openers.items():
+        for config in getattr(data, kind, ()):  # a training has no just_noticeable
+            names.append(config.name)
+            try:
+                sets.append(JudgedSet(config.name, kind, open_set(config), config.weight))
+            except SpipsError as error:
+                problems.append(f"data.{kind} {config.name}: {error}")
+    if not names:
         problems.append("data: expected at least one set, got none")
-    names = [config.name for _, config, _ in chosen]
     repeated = sorted({name for name in names if names.count(name) > 1})
     problems += [f"data: expected different names, got {name} twice" for name in repeated]
     if problems:

@@ -44,20 +44,17 @@ MAX_FAILURES = 2
 def check_training(config: TrainConfig) -> None:
     """Check the data, the trunk's weights and the output folder before anything starts.
 
-    Args:
-        config: the job's settings.
-
     Raises:
         ContractError: lists every problem.
     """
-    problems = []
+    problems, num_folds = [], config.training.num_folds
     try:
         for item in open_sets(config.data):
             num_references = len(set(item.examples.references))
-            if num_references < config.training.num_folds:
+            if num_references < num_folds:
                 problems.append(
                     f"training.num_folds: expected at most the {num_references} references of "
-                    f"{item.name}, got {config.training.num_folds}"
+                    f"{item.name}, got {num_folds}"
                 )
     except ContractError as error:
         problems += error.problems
@@ -75,9 +72,6 @@ def check_training(config: TrainConfig) -> None:
 
 def run_training(config: TrainConfig) -> list[str]:
     """Train, or resume an unfinished training of the same command, and publish the checkpoints.
-
-    Args:
-        config: the job's settings.
 
     Returns:
         URIs of the checkpoints: the model trained on everything, then one for each fold.
@@ -102,12 +96,11 @@ def _make_trainer(config: TrainConfig) -> TorchTrainer:
     identity = json.dumps([settings, data], sort_keys=True)
     fingerprint = hashlib.sha256(identity.encode()).hexdigest()[:12]
     fs, folder = open_store(config.output.uri)
+    workers = config.workers
     return TorchTrainer(
         train_loop,
         train_loop_config=settings,
-        scaling_config=ScalingConfig(
-            num_workers=config.workers.num_workers, use_gpu=config.workers.use_gpu
-        ),
+        scaling_config=ScalingConfig(num_workers=workers.num_workers, use_gpu=workers.use_gpu),
         run_config=RunConfig(
             # Other settings or changed data make a new training; they never resume an old one.
             name=f"{config.output.name}-{fingerprint}",
@@ -154,11 +147,7 @@ def _publish(config: TrainConfig, checkpoint: Checkpoint) -> list[str]:
 
 
 def train_loop(settings: dict[str, Any]) -> None:
-    """Train in one worker; Ray Train calls this in each of them.
-
-    Args:
-        settings: a `TrainConfig` as plain data.
-    """
+    """Train in one worker, by a `TrainConfig` as plain data; Ray Train calls this in each."""
     config = TrainConfig.model_validate(settings)
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # one line per checkpoint otherwise
     loop = config.training
@@ -167,49 +156,34 @@ def train_loop(settings: dict[str, Any]) -> None:
     torch.manual_seed(loop.seed)
     model = make_model(config)
     sets = make_training_sets(config, model, rank=rank, world_size=world_size)
-    fold_models = [
-        FoldModel(config, model, sets, held_out_fold=fold)
-        for fold in (None, *range(loop.num_folds))
-    ]
+    fold_models = [FoldModel(loop, model, sets, fold) for fold in (None, *range(loop.num_folds))]
     history = resume(fold_models)
     if history:
         sys.stdout.write(f"resumed after epoch {len(history)}\n")
     largest = max(len(item.judged.examples) for item in sets)
     num_steps = -(-largest // (loop.batch_size * world_size))
     for epoch in range(len(history), loop.epochs):
-        losses = [
-            fold_model.train_epoch(config, sets, epoch=epoch, num_steps=num_steps)
-            for fold_model in fold_models
-        ]
+        losses = [fold_model.train_epoch(epoch, num_steps) for fold_model in fold_models]
         figures = {"loss": losses[0], **validate(fold_models[1:], sets, world_size)}
         history.append({"epoch": epoch + 1, **figures})
         if rank == 0:
             line = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
             sys.stdout.write(f"epoch {epoch + 1} of {loop.epochs}: {line}\n")
         report_epoch(rank, fold_models, history)
-    finished = finish_models(config, fold_models, sets, history)
-    report_epoch(rank, fold_models, history, finished)
+    report_epoch(rank, fold_models, history, finish_models(config, fold_models, sets, history))
 
 
 def make_model(config: TrainConfig) -> SPIPS:
     """Return the untrained model.
 
-    Args:
-        config: the job's settings.
-
     Raises:
         CheckpointError: the trunk's weights cannot be read or do not fit.
     """
-    chosen = config.model
-    architecture = ModelConfig(
-        backbone=chosen.backbone, streams=chosen.streams, fusion=chosen.fusion,
-        feature_norm=chosen.feature_norm,
-    )  # fmt: skip
-    if config.training.mode == "scratch":
-        torch.manual_seed(config.training.seed)
-        model = SPIPS(architecture)
-        model.trunk.initialise()
-        return model
-    return SPIPS.untrained(
-        architecture, backbone_weights=chosen.backbone_weights, seed=config.training.seed
-    )
+    architecture = ModelConfig(**config.model.model_dump(exclude={"backbone_weights"}))
+    weights, seed = config.model.backbone_weights, config.training.seed
+    if config.training.mode != "scratch":
+        return SPIPS.untrained(architecture, backbone_weights=weights, seed=seed)
+    torch.manual_seed(seed)
+    model = SPIPS(architecture)
+    model.trunk.initialise()
+    return model

@@ -1,7 +1,7 @@
 """One worker's share of the data sets, embedded by the frozen trunk or read as images."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.learning.config import TrainConfig
 from pipeline.learning.judged_sets import JudgedSet, open_sets
-from spips_core.learning.batches import (
-    EmbeddedSource,
-    ImageSource,
-    Source,
-    number_references,
-)
+from spips_core.learning.batches import EmbeddedSource, ImageSource, Source, number_references
 from spips_core.learning.datasets import fold_of
 from spips_core.learning.embedding import embed, make_embedder
 from spips_core.model import SPIPS
@@ -27,11 +22,8 @@ from spips_core.model import SPIPS
 class TrainingSet:
     """One worker's N examples of a data set.
 
-    Attributes:
-        judged: the whole data set.
-        shard: (N,), the examples' indices in it.
-        folds: (N,), the examples' folds.
-        source: their batches; a position is an index into the shard.
+    shard (N,) contains their indices in the judged set, folds (N,) their folds. A position in the
+    source is an index into the shard.
     """
 
     judged: JudgedSet
@@ -43,14 +35,7 @@ class TrainingSet:
 def make_training_sets(
     config: TrainConfig, model: SPIPS, *, rank: int, world_size: int
 ) -> list[TrainingSet]:
-    """Return a worker's share of every data set.
-
-    Args:
-        config: the job's settings.
-        model: its frozen trunk embeds the examples in mode lin.
-        rank: the worker's number.
-        world_size: number of workers.
-    """
+    """Return a worker's share of every data set; in mode lin the model's trunk embeds it."""
     judged_sets = open_sets(config.data)
     device = ray.train.torch.get_device()
     embedder = make_embedder(model).to(device) if config.training.mode == "lin" else None
@@ -60,7 +45,7 @@ def make_training_sets(
         shard = np.arange(rank, len(judged.examples), world_size)
         among = references_of(judged_sets, judged.kind)
         folds = fold_of(judged.examples.references, num_folds, among)[shard]
-        source = _make_source(config, judged, shard, embedder)
+        source = _make_source(config, judged, shard, embedder, device)
         training_sets.append(TrainingSet(judged, shard, folds, source))
     return training_sets
 
@@ -71,19 +56,21 @@ def references_of(judged_sets: Sequence[JudgedSet], kind: str) -> list[str]:
 
 
 def _make_source(
-    config: TrainConfig, judged: JudgedSet, shard: NDArray[np.intp], embedder: SPIPS | None
-) -> Source:
+    config: TrainConfig, judged: JudgedSet, shard: NDArray[np.intp], embedder: SPIPS | None,
+    device: torch.device,
+) -> Source:  # fmt: skip
     if embedder is None:
         return ImageSource(
             judged.kind, judged.weight, judged.examples, shard.tolist(),
             config.training.crop_px, config.workers.num_loaders,
         )  # fmt: skip
-    device = ray.train.torch.get_device()
-    means = embed(
-        embedder, judged.examples, shard.tolist(),
-        cache=Path(config.data.cache) if config.data.cache else None,
-        report=_progress(judged.name),
-    )  # fmt: skip
+
+    def report(done: int, total: int) -> None:
+        if done == total or done % max(1, total // 10) == 0:
+            sys.stdout.write(f"{judged.name}: {done} of {total} embedded\n")
+
+    cache = Path(config.data.cache) if config.data.cache else None
+    means = embed(embedder, judged.examples, shard.tolist(), cache=cache, report=report)
     return EmbeddedSource(
         judged.kind,
         judged.weight,
@@ -91,11 +78,3 @@ def _make_source(
         number_references(judged.examples.references)[shard].to(device),
         {name: [q.to(device) for q in qs] for name, qs in means.items()},
     )
-
-
-def _progress(name: str) -> Callable[[int, int], None]:
-    def report(done: int, total: int) -> None:
-        if done == total or done % max(1, total // 10) == 0:
-            sys.stdout.write(f"{name}: {done} of {total} embedded\n")
-
-    return report

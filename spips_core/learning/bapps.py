@@ -16,20 +16,11 @@ from spips_core.learning.datasets import Example, describe_size, read_image
 class BappsSubset(Dataset[Example]):
     """One subset: folders of images, and one of judgements, with the same file stems.
 
-    Attributes:
-        targets: (N,) float64 in [0, 1], shares of people.
-        references: (N,), each example's own name: no two examples share a reference.
-        kinds: (N,), all "".
-        files: the images of each example, the reference first.
+    Targets are shares of people. No two examples share a reference; their kinds are all "".
     """
 
     def __init__(self, folder: str | Path, images: Sequence[str], judgements: str) -> None:
-        """List and check a subset.
-
-        Args:
-            folder: the subset's folder.
-            images: names of the folders with .png images, the reference's first.
-            judgements: name of the folder with .npy files, one share each.
+        """List and check the folders of .png images, the reference's first, and of .npy shares.
 
         Raises:
             DatasetError: the folder is empty, the file stems differ, or a judgement is not one
@@ -57,14 +48,7 @@ class BappsSubset(Dataset[Example]):
 def open_triplets(folder: str | Path) -> BappsSubset:
     """List a 2AFC subset, such as 2afc/train/cnn: ref/ p0/ p1/ *.png, judge/ *.npy.
 
-    Args:
-        folder: the subset's folder.
-
-    Returns:
-        Triplets, K = 2; targets are the shares of people who preferred p1.
-
-    Raises:
-        DatasetError: see `BappsSubset`.
+    K = 2; targets are the shares of people who preferred p1. For its errors see `BappsSubset`.
     """
     return BappsSubset(folder, ("ref", "p0", "p1"), "judge")
 
@@ -72,14 +56,7 @@ def open_triplets(folder: str | Path) -> BappsSubset:
 def open_just_noticeable(folder: str | Path) -> BappsSubset:
     """List a JND subset, such as jnd/val/cnn: p0/ p1/ *.png, same/ *.npy.
 
-    Args:
-        folder: the subset's folder.
-
-    Returns:
-        Pairs, K = 1; targets are the shares of people who said "same".
-
-    Raises:
-        DatasetError: see `BappsSubset`.
+    K = 1; targets are the shares of people who said "same". For its errors see `BappsSubset`.
     """
     return BappsSubset(folder, ("p0", "p1"), "same")
 

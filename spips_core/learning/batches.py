@@ -49,12 +49,7 @@ class Source(Protocol):
 class EmbeddedSource:
     """A data set of N examples that has passed through the frozen trunk once.
 
-    Attributes:
-        kind: kind of the data set.
-        weight: factor of the loss.
-        targets: (N,) float32.
-        references: (N,) int64; equal numbers mean the same reference.
-        quality_means: by stream, tensors (N, K, C_l).
+    It has a `Batch`'s fields with N for B; the quality means are tensors (N, K, C_l) by stream.
     """
 
     kind: str
@@ -75,13 +70,8 @@ class EmbeddedSource:
 class ImageSource:
     """A data set whose images are read and cropped for every batch.
 
-    Attributes:
-        kind: kind of the data set.
-        weight: factor of the loss.
-        examples: the data set.
-        indices: the examples in use; a position is an index into this list.
-        crop_px: side of the crops, cut at the same place from all images of an example.
-        num_loaders: number of reading processes; 0 reads in this one.
+    A position is an index into `indices`, the examples in use. Crops are cut at the same place
+    from all images of an example. With 0 loaders this process reads.
     """
 
     kind: str
@@ -108,14 +98,13 @@ class ImageSource:
 def _collate(examples: Sequence[Example], crop_px: int) -> tuple[Images, Tensor]:
     references, distorted = [], []
     for example in examples:
-        height_px, width_px = example.reference.shape[1:]
-        if min(height_px, width_px) < crop_px:
+        sides = example.reference.shape[1:]
+        if min(sides) < crop_px:
             raise DatasetError(
                 f"training.crop_px: expected images of at least {crop_px} px, "
                 f"got {describe_size(example.reference)}"
             )
-        top = int(torch.randint(height_px - crop_px + 1, ()))
-        left = int(torch.randint(width_px - crop_px + 1, ()))
+        top, left = (int(torch.randint(side - crop_px + 1, ())) for side in sides)
         window = np.s_[..., top : top + crop_px, left : left + crop_px]
         references.append(example.reference[window])
         distorted.append(example.distorted[window])
@@ -124,35 +113,18 @@ def _collate(examples: Sequence[Example], crop_px: int) -> tuple[Images, Tensor]
 
 
 def number_references(references: Sequence[str]) -> Tensor:
-    """Return a number for each name; equal names get equal numbers.
-
-    Args:
-        references: (N,) names.
-
-    Returns:
-        (N,) int64.
-    """
+    """Return a number for each name, (N,) int64; equal names get equal numbers."""
     return torch.from_numpy(np.unique(np.asarray(references), return_inverse=True)[1])
 
 
 def epoch_batches(
-    sources: Sequence[Source],
-    members: Sequence[NDArray[np.intp]],
-    *,
-    batch_size: int,
-    num_steps: int,
-    seed: int,
-) -> Iterator[list[Batch]]:
+    sources: Sequence[Source], members: Sequence[NDArray[np.intp]],
+    *, batch_size: int, num_steps: int, seed: int,
+) -> Iterator[list[Batch]]:  # fmt: skip
     """Yield the steps of one epoch, each with a batch of every data set.
 
-    A data set's examples are drawn without replacement; when they run out, they are drawn again.
-
-    Args:
-        sources: the data sets.
-        members: for each data set, the positions that may be drawn.
-        batch_size: examples of each data set in a step; a smaller set gives all it has.
-        num_steps: number of steps.
-        seed: seed of the order.
+    The members of a data set are the positions that may be drawn. They are drawn without
+    replacement; when they run out, they are drawn again. A set smaller than a batch gives all.
     """
     streams = []
     for number, (source, positions) in enumerate(zip(sources, members, strict=True)):
@@ -162,5 +134,4 @@ def epoch_batches(
         order = np.concatenate([generator.permutation(positions) for _ in range(rounds)])
         chosen = [order[i * length : (i + 1) * length].tolist() for i in range(num_steps)]
         streams.append(source.batches(chosen))
-    for step in zip(*streams, strict=True):
-        yield list(step)
+    yield from map(list, zip(*streams, strict=True))

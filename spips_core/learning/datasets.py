@@ -63,11 +63,7 @@ class Examples(Protocol):
 def digest_of_examples(examples: Examples) -> str:
     """Return a sha256 over targets, references, kinds, and the files' names, sizes and times.
 
-    Args:
-        examples: the data set; a file may be missing.
-
-    Returns:
-        64 hexadecimal digits. They change whenever the data set does.
+    A file may be missing.
     """
     sha256 = hashlib.sha256(examples.targets.tobytes())
     sha256.update(repr((examples.references, examples.kinds)).encode())
@@ -81,31 +77,19 @@ def digest_of_examples(examples: Examples) -> str:
 def fold_of(
     references: Sequence[str], num_folds: int, among: Sequence[str] = ()
 ) -> NDArray[np.intp]:
-    """Return the fold of every example: references are sorted by name and dealt out in turn.
+    """Return every example's fold: references are sorted by name and dealt out in turn.
 
-    Args:
-        references: (N,), the name of each example's reference.
-        num_folds: number of folds.
-        among: references of other sets to deal out with these. A picture that several sets share
-            is then in the same fold in all of them.
-
-    Returns:
-        (N,) in [0, num_folds).
+    `among` names references of other sets to deal out with these. A picture that several sets share
+    is then in the same fold in all of them.
     """
     everyone = np.unique(np.asarray([*references, *among]))
     return np.asarray(np.searchsorted(everyone, np.asarray(references)) % num_folds, np.intp)
 
 
 def read_image(path: str | Path) -> Tensor:
-    """Read an image file as the pipeline does: see `spips_core.decode.decode_image`.
+    """Read an image file, (3, H, W) uint8 RGB, as scoring does: see `spips_core.decode`.
 
-    So 16-bit images are accepted, as in scoring; their samples keep the high byte.
-
-    Args:
-        path: a file in one of `spips_core.decode.FORMATS`.
-
-    Returns:
-        (3, H, W) uint8 RGB.
+    So 16-bit images are accepted; their samples keep the high byte.
 
     Raises:
         DatasetError: the file is missing, cannot be decoded, or has more than `MAX_PIXELS`.
@@ -125,14 +109,7 @@ def describe_size(image: Tensor) -> str:
 
 
 def list_photographs(folder: str | Path) -> list[Path]:
-    """Return the .jpg and .png files of a folder, by name.
-
-    Args:
-        folder: the folder.
-
-    Raises:
-        DatasetError: there are none.
-    """
+    """Return the .jpg and .png files of a folder, by name; no files are a DatasetError."""
     suffixes = (".jpg", ".jpeg", ".png")
     photos = sorted(p for p in Path(folder).glob("*") if p.suffix.lower() in suffixes)
     if not photos:

@@ -28,15 +28,10 @@ MAX_GRADIENT_NORM = 1.0
 
 
 def tap_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return how much the student's features differ from the teacher's at one tap.
+    """Return how much the student's features differ from the teacher's at one tap, >= 0.
 
-    Args:
-        student: (2 N, C, H, W), features of N references, then of their distorted versions.
-        teacher: (2 N, C', H, W), the teacher's features of the same images.
-
-    Returns:
-        A scalar >= 0: the relative error of the distances within pairs, plus the relative error of
-        the cosines between random positions.
+    It is the relative error of the distances within pairs, plus that of the cosines between random
+    positions. Features (2 N, C, H, W) are of N references, then of their distorted versions.
     """
     ours, theirs = unit_length(student), unit_length(teacher)
     distance, expected = _pair_distances(ours), _pair_distances(theirs)
@@ -64,18 +59,7 @@ class DistortedCrops(Dataset[tuple[Tensor, Tensor]]):
     def __init__(
         self, folder: str | Path, kinds: Sequence[str], *, length: int, side_px: int, seed: int
     ) -> None:
-        """List the photographs.
-
-        Args:
-            folder: folder of the photographs, .jpg or .png.
-            kinds: distortions to draw from, keys of `DISTORTIONS`.
-            length: number of pairs.
-            side_px: side of the crops in pixels.
-            seed: seed of every random number.
-
-        Raises:
-            DatasetError: no photographs.
-        """
+        """List the photographs; there must be some. The length is the number of pairs."""
         self._photos = list_photographs(folder)
         self._kinds, self._length, self._side_px, self._seed = kinds, length, side_px, seed
 
@@ -91,10 +75,9 @@ class DistortedCrops(Dataset[tuple[Tensor, Tensor]]):
         # Half of the crops come at half size, so that features work at more than one scale.
         shrink = int(generator.integers(1, 3)) if min(photo.size) >= 2 * self._side_px else 1
         pixels = np.asarray(photo.reduce(shrink))
-        top, left = (
-            int(generator.integers(0, side - self._side_px + 1)) for side in pixels.shape[:2]
-        )
-        pixels = pixels[top : top + self._side_px, left : left + self._side_px]
+        side_px = self._side_px
+        top, left = (int(generator.integers(0, side - side_px + 1)) for side in pixels.shape[:2])
+        pixels = pixels[top : top + side_px, left : left + side_px]
         if generator.random() < 0.5:
             pixels = pixels[:, ::-1]
         pixels = np.ascontiguousarray(pixels)
@@ -107,31 +90,17 @@ class DistortedCrops(Dataset[tuple[Tensor, Tensor]]):
 class Distillation:
     """A student's training: one pass over the pairs, resumable after any step.
 
-    Attributes:
-        student: the trunk in training.
-        step: number of finished steps.
-        num_steps: number of all steps.
+    `step` counts the finished steps of `num_steps`.
     """
 
     def __init__(
-        self,
-        student: Trunk,
-        teacher: Trunk,
-        pairs: Dataset[tuple[Tensor, Tensor]],
-        *,
-        batch_size: int,
-        learning_rate: float,
-        num_loaders: int,
-    ) -> None:
+        self, student: Trunk, teacher: Trunk, pairs: Dataset[tuple[Tensor, Tensor]],
+        *, batch_size: int, learning_rate: float, num_loaders: int,
+    ) -> None:  # fmt: skip
         """Make the optimizer.
 
-        Args:
-            student: the trunk to train, in place. Its taps must have the places of the teacher's.
-            teacher: a trained trunk.
-            pairs: reference and distorted crops, uint8, all of one size.
-            batch_size: pairs in a step.
-            learning_rate: highest learning rate, reached after a tenth of the steps (one cycle).
-            num_loaders: number of processes that make the crops.
+        The student is trained in place; its taps must have the places of the teacher's. The pairs
+        are uint8, all of one size. `learning_rate` is the highest, after a tenth of the one cycle.
         """
         self.student = student.requires_grad_(True)
         self._teacher = teacher.eval()

@@ -17,36 +17,25 @@ from PIL import Image, ImageEnhance, ImageFilter
 from scipy import fft, ndimage, signal
 
 Pixels = NDArray[np.uint8]
+Apply = Callable[[Pixels, float, Generator], Pixels]
+"""Takes pixels (H, W, 3), a strength and a random generator; returns distorted pixels."""
 NUM_LEVELS = 5
 PATCH_PX = 32
 
 
 @dataclass(frozen=True)
 class Distortion:
-    """One kind of distortion.
-
-    Attributes:
-        family: compression, blur, noise, resampling, artefact, tone, colour, local or geometry.
-        strengths: the strength at each level, weak to strong.
-        apply: takes pixels (H, W, 3), a strength and a random generator; returns distorted pixels.
-    """
+    """One kind of distortion, and its strength at each level, weak to strong."""
 
     family: str
     strengths: tuple[float, ...]
-    apply: Callable[[Pixels, float, Generator], Pixels]
+    apply: Apply
 
 
 def distort(pixels: Pixels, name: str, level: int, seed: int = 0) -> Pixels:
-    """Return a distorted copy of a photograph.
+    """Return a distorted copy of a photograph, by a key of `DISTORTIONS` and a level, 1 to 5.
 
-    Args:
-        pixels: (H, W, 3) uint8 RGB.
-        name: a key of `DISTORTIONS`.
-        level: 1 (weak) to 5 (strong).
-        seed: seed of the random numbers; all levels of one severity series share it.
-
-    Returns:
-        (H, W, 3) uint8.
+    All levels of one severity series share the seed of the random numbers.
     """
     distortion = DISTORTIONS[name]
     return distortion.apply(pixels, distortion.strengths[level - 1], np.random.default_rng(seed))
@@ -56,35 +45,31 @@ def _to_uint8(values: NDArray[Any]) -> Pixels:
     return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
 
 
-def _codec(format_: str, **fixed: Any) -> Callable[[Pixels, float, Generator], Pixels]:
+def _rounded(formula: Callable[[Pixels, float, Generator], NDArray[Any]]) -> Apply:
+    return lambda pixels, strength, generator: _to_uint8(formula(pixels, strength, generator))
+
+
+def _codec(format_: str, **fixed: Any) -> Apply:
     def apply(pixels: Pixels, quality: float, _: Generator) -> Pixels:
         buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, format_, quality=int(quality), **fixed)
+        # JPEG 2000 takes a compression ratio instead.
+        is_ratio = format_ == "JPEG2000"
+        chosen = {"quality_layers": [quality]} if is_ratio else {"quality": int(quality)}
+        Image.fromarray(pixels).save(buffer, format_, **chosen, **fixed)
         return np.asarray(Image.open(buffer).convert("RGB"))
 
     return apply
 
 
-def _jpeg2000(pixels: Pixels, ratio: float, _: Generator) -> Pixels:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(
-        buffer, "JPEG2000", irreversible=True, mct=1, quality_mode="rates", quality_layers=[ratio]
-    )
-    return np.asarray(Image.open(buffer).convert("RGB"))
-
-
 def _gaussian_blur(pixels: Pixels, sigma_px: float, _: Generator) -> Pixels:
-    blurred = ndimage.gaussian_filter(pixels.astype(np.float32), (sigma_px, sigma_px, 0))
-    return _to_uint8(blurred)
+    return _to_uint8(ndimage.gaussian_filter(pixels.astype(np.float32), (sigma_px, sigma_px, 0)))
 
 
 def _convolve(pixels: Pixels, kernel: NDArray[Any]) -> Pixels:
     margin = kernel.shape[0] // 2
     padded = np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")
-    kernel = kernel / kernel.sum()
-    return _to_uint8(
-        signal.fftconvolve(padded.astype(np.float32), kernel[..., None], mode="valid", axes=(0, 1))
-    )
+    padded, kernel = padded.astype(np.float32), (kernel / kernel.sum())[..., None]
+    return _to_uint8(signal.fftconvolve(padded, kernel, mode="valid", axes=(0, 1)))
 
 
 def _motion_blur(pixels: Pixels, length_px: float, generator: Generator) -> Pixels:
@@ -103,18 +88,14 @@ def _lens_blur(pixels: Pixels, radius_px: float, _: Generator) -> Pixels:
     return _convolve(pixels, np.clip(radius_px + 0.5 - np.hypot(rows, columns), 0, 1))
 
 
-def _gaussian_noise(pixels: Pixels, sigma: float, generator: Generator) -> Pixels:
-    return _to_uint8(pixels + sigma * generator.standard_normal(pixels.shape, np.float32))
-
-
-def _speckle_noise(pixels: Pixels, sigma: float, generator: Generator) -> Pixels:
-    return _to_uint8(pixels * (1 + sigma * generator.standard_normal(pixels.shape, np.float32)))
+def _noise(pixels: Pixels, generator: Generator) -> NDArray[np.float32]:
+    return generator.standard_normal(pixels.shape, np.float32)
 
 
 def _poisson_noise(pixels: Pixels, relative: float, generator: Generator) -> Pixels:
     """Photon noise, normally distributed; a white pixel counts (1 / relative)^2 photons."""
     deviation = relative * np.sqrt(pixels.astype(np.float32) * 255)
-    return _to_uint8(pixels + deviation * generator.standard_normal(pixels.shape, np.float32))
+    return _to_uint8(pixels + deviation * _noise(pixels, generator))
 
 
 def _impulse_noise(pixels: Pixels, share: float, generator: Generator) -> Pixels:
@@ -123,7 +104,7 @@ def _impulse_noise(pixels: Pixels, share: float, generator: Generator) -> Pixels
     return np.where(hit[..., None], values[..., None], pixels)
 
 
-def _resampled(kernel: Image.Resampling) -> Callable[[Pixels, float, Generator], Pixels]:
+def _resampled(kernel: Image.Resampling) -> Apply:
     def apply(pixels: Pixels, factor: float, _: Generator) -> Pixels:
         height_px, width_px = pixels.shape[:2]
         small = max(1, round(width_px / factor)), max(1, round(height_px / factor))
@@ -139,7 +120,7 @@ def _median(pixels: Pixels, side_px: float, _: Generator) -> Pixels:
 
 def _denoised(pixels: Pixels, sigma: float, generator: Generator) -> Pixels:
     """Noise, then a Wiener filter, which leaves grain at edges and smears the rest."""
-    noisy = pixels + sigma * generator.standard_normal(pixels.shape, np.float32)
+    noisy = pixels + sigma * _noise(pixels, generator)
     with np.errstate(divide="ignore", invalid="ignore"):
         channels = [signal.wiener(channel, 5, sigma**2) for channel in np.moveaxis(noisy, 2, 0)]
     return _to_uint8(np.nan_to_num(np.stack(channels, axis=2)))
@@ -176,11 +157,6 @@ def _checkerboard(pixels: Pixels, amplitude: float, generator: Generator) -> Pix
     return _to_uint8(pixels + amplitude * (grid - grid.mean())[..., None] * gain)
 
 
-def _banding(pixels: Pixels, num_values: float, _: Generator) -> Pixels:
-    steps = num_values - 1
-    return _to_uint8(np.rint(pixels / 255 * steps) / steps * 255)
-
-
 def _dithered(pixels: Pixels, num_colours: float, _: Generator) -> Pixels:
     image = Image.fromarray(pixels)
     palette = image.quantize(int(num_colours), method=Image.Quantize.MEDIANCUT)
@@ -191,18 +167,6 @@ def _dithered(pixels: Pixels, num_colours: float, _: Generator) -> Pixels:
 def _contrast(pixels: Pixels, factor: float, _: Generator) -> Pixels:
     mean = pixels.mean(dtype=np.float64)
     return _to_uint8(mean + factor * (pixels - mean))
-
-
-def _brightness(pixels: Pixels, shift: float, _: Generator) -> Pixels:
-    return _to_uint8(pixels.astype(np.float32) + shift)
-
-
-def _gamma(pixels: Pixels, exponent: float, _: Generator) -> Pixels:
-    return _to_uint8(255 * (pixels / 255) ** exponent)
-
-
-def _haze(pixels: Pixels, share: float, _: Generator) -> Pixels:
-    return _to_uint8(pixels + share * (235.0 - pixels))
 
 
 def _saturation(pixels: Pixels, factor: float, _: Generator) -> Pixels:
@@ -226,7 +190,7 @@ def _colour_cast(pixels: Pixels, shift: float, generator: Generator) -> Pixels:
 
 def _chroma_noise(pixels: Pixels, sigma: float, generator: Generator) -> Pixels:
     """Blotches of colour, a few pixels wide, at unchanged lightness."""
-    noise = generator.standard_normal(pixels.shape, np.float32)
+    noise = _noise(pixels, generator)
     noise = ndimage.gaussian_filter(noise, (2, 2, 0)) * (2 * 2 * np.sqrt(np.pi))
     return _to_uint8(pixels + sigma * (noise - noise.mean(axis=2, keepdims=True)))
 
@@ -297,6 +261,14 @@ def _rotated(pixels: Pixels, degrees: float, generator: Generator) -> Pixels:
     )
     return np.ascontiguousarray(np.asarray(image)[margin:-margin, margin:-margin])
 
+
+_gaussian_noise = _rounded(lambda pixels, sigma, g: pixels + sigma * _noise(pixels, g))
+_speckle_noise = _rounded(lambda pixels, sigma, g: pixels * (1 + sigma * _noise(pixels, g)))
+_banding = _rounded(lambda pixels, n, _: np.rint(pixels / 255 * (n - 1)) / (n - 1) * 255)
+_brightness = _rounded(lambda pixels, shift, _: pixels.astype(np.float32) + shift)
+_gamma = _rounded(lambda pixels, exponent, _: 255 * (pixels / 255) ** exponent)
+_haze = _rounded(lambda pixels, share, _: pixels + share * (235.0 - pixels))
+_jpeg2000 = _codec("JPEG2000", irreversible=True, mct=1, quality_mode="rates")
 
 NEAREST, BILINEAR = Image.Resampling.NEAREST, Image.Resampling.BILINEAR
 BICUBIC, LANCZOS = Image.Resampling.BICUBIC, Image.Resampling.LANCZOS

@@ -21,16 +21,7 @@ QualityMeans = dict[str, list[Tensor]]
 
 @torch.no_grad()
 def quality_means(model: SPIPS, reference: Tensor, distorted: Tensor) -> QualityMeans:
-    """Return the quality means of one reference with its distorted versions.
-
-    Args:
-        model: its trunk and streams decide the maps.
-        reference: (3, H, W) uint8.
-        distorted: (K, 3, H, W) uint8.
-
-    Returns:
-        By stream, tensors (1, K, C_l).
-    """
+    """Return the means, by stream (1, K, C_l), of a reference (3, H, W) and K versions of it."""
     means = model.quality_means(reference[None].expand_as(distorted), distorted)
     return {name: [q[None].cpu() for q in qs] for name, qs in means.items()}
 
@@ -39,9 +30,6 @@ def make_embedder(model: SPIPS) -> SPIPS:
     """Return a model for `embed`: the given trunk with all three streams.
 
     Models that differ only in their streams or fusion then share what the cache keeps.
-
-    Args:
-        model: any model.
     """
     embedder = SPIPS(replace(model.config, streams=STREAMS)).eval()
     embedder.trunk.load_state_dict(model.trunk.state_dict())
@@ -50,21 +38,12 @@ def make_embedder(model: SPIPS) -> SPIPS:
 
 
 def embed(
-    model: SPIPS,
-    examples: Examples,
-    indices: Sequence[int],
-    *,
-    cache: Path | None,
-    report: Callable[[int, int], None],
-) -> QualityMeans:
+    model: SPIPS, examples: Examples, indices: Sequence[int],
+    *, cache: Path | None, report: Callable[[int, int], None],
+) -> QualityMeans:  # fmt: skip
     """Return the quality means of some examples, from the cache if it has them.
 
-    Args:
-        model: a model from `make_embedder`.
-        examples: the data set.
-        indices: the examples, in order.
-        cache: folder that keeps the means; None keeps nothing.
-        report: called with the number of finished examples and the number of all.
+    The model comes from `make_embedder`. `report` takes the numbers of finished and all examples.
 
     Returns:
         By stream, tensors (len(indices), K, C_l) float32.

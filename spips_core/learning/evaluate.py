@@ -64,14 +64,10 @@ MAIN_FIGURE = {
 
 @dataclass(frozen=True)
 class Agreement:
-    """One figure of one model on one data set.
+    """One figure of one model on one data set, by its name in `FIGURES[kind]`.
 
-    Attributes:
-        figure: name of the figure, a key of `FIGURES[kind]`.
-        value: the figure; NaN when the set does not determine it.
-        low: lower end of the 95 % bootstrap interval; NaN without one.
-        high: upper end of the interval.
-        num_examples: number of pairs, triplets or severity series.
+    value is NaN when the set does not determine it. low and high are the ends of the 95 % bootstrap
+    interval, NaN without one.
     """
 
     figure: str
@@ -82,23 +78,13 @@ class Agreement:
 
 
 def agreements(
-    kind: str,
-    scores: Array,
-    targets: Array,
-    references: Sequence[str],
-    *,
-    num_samples: int,
-    seed: int = 0,
-) -> list[Agreement]:
+    kind: str, scores: Array, targets: Array, references: Sequence[str],
+    *, num_samples: int, seed: int = 0,
+) -> list[Agreement]:  # fmt: skip
     """Return every figure of a data set with its interval.
 
-    Args:
-        kind: rated, triplets, just_noticeable or severity_series.
-        scores: (N, K), lower is better.
-        targets: (N,), see `Example.target`.
-        references: (N,); equal names mean the same reference.
-        num_samples: number of bootstrap samples; 0 gives no intervals.
-        seed: seed of the draws.
+    The scores are (N, K), lower is better; for the targets (N,) see `Example`. `num_samples` is the
+    number of bootstrap samples; 0 gives no intervals.
     """
     numbers = np.unique(np.asarray(references), return_inverse=True)[1].astype(np.intp)
     results = []

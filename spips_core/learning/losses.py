@@ -32,14 +32,9 @@ class PreferenceNet(nn.Module):
         )  # fmt: skip
 
     def forward(self, scores_0: Tensor, scores_1: Tensor) -> Tensor:
-        """Return the logit of the share of people who prefer the second image.
+        """Return the logit of the share of people who prefer the second image, (N,).
 
-        Args:
-            scores_0: (N,) >= 0 of the first images, lower is better.
-            scores_1: (N,) >= 0 of the second images.
-
-        Returns:
-            (N,).
+        The scores are (N,) >= 0, lower is better.
         """
         d0, d1 = scores_0, scores_1
         channels = [d0, d1, d0 - d1, d0 / (d1 + 0.1), d1 / (d0 + 0.1)]
@@ -54,9 +49,6 @@ def preference_loss(net: PreferenceNet, scores: Tensor, preferences: Tensor) -> 
         net: G, trained with the model.
         scores: (N, 2) of the two distorted images.
         preferences: (N,) in [0, 1], the share of people who preferred the second.
-
-    Returns:
-        A scalar.
     """
     logits = net(scores[:, 0], scores[:, 1])
     return functional.binary_cross_entropy_with_logits(logits, preferences)
@@ -80,15 +72,8 @@ def rating_loss(scores: Tensor, dmos: Tensor) -> Tensor:
 def within_reference_loss(scores: Tensor, dmos: Tensor, references: Tensor) -> Tensor:
     """Return the same loss over pairs that share a reference only.
 
-    They are few, but they are what a user compares: two versions of one picture.
-
-    Args:
-        scores: (N, 1) or (N,) >= 0, lower is better.
-        dmos: (N,), higher is worse, on a scale of 100.
-        references: (N,); equal numbers mean the same reference.
-
-    Returns:
-        A scalar >= 0; 0 when no two ratings of one reference differ by more than 5.
+    They are few, but they are what a user compares: two versions of one picture. References (N,)
+    with equal numbers are the same.
     """
     is_clear = dmos[:, None] - dmos[None] > CLEAR_DIFFERENCE
     return _order_loss(scores, is_clear & (references[:, None] == references[None]))
@@ -104,13 +89,9 @@ def _order_loss(scores: Tensor, is_worse: Tensor) -> Tensor:
 
 
 def severity_loss(scores: Tensor) -> Tensor:
-    """Return the loss on severity series: the log score should rise by `STEP` at every level.
+    """Return the loss on severity series (N, levels), weak to strong; a scalar >= 0.
 
-    Args:
-        scores: (N, levels) >= 0, weak to strong.
-
-    Returns:
-        A scalar >= 0.
+    The log score should rise by `STEP` at every level.
     """
     rises = (scores + SMALLEST_SCORE).log().diff(dim=1)
     return functional.softplus((STEP - rises) / SEVERITY_TEMPERATURE).mean()

@@ -57,7 +57,8 @@ def fitted_plcc(scores: ArrayLike, ratings: ArrayLike) -> float:
     slope, intercept = np.polyfit(x, y, 1)
 
     def logistic(s: Values, b1: float, b2: float, b3: float, b4: float, b5: float) -> Values:
-        return np.asarray(b1 * (0.5 - _sigmoid(-b2 * (s - b3))) + b4 * s + b5)
+        sigmoid = 0.5 * (1 + np.tanh(-b2 * (s - b3) / 2))
+        return np.asarray(b1 * (0.5 - sigmoid) + b4 * s + b5)
 
     sign = 1.0 if slope >= 0 else -1.0
     start = (sign * np.ptp(y), 1.0, float(np.median(x)), 0.0, float(y.mean()))
@@ -67,10 +68,6 @@ def fitted_plcc(scores: ArrayLike, ratings: ArrayLike) -> float:
     except (RuntimeError, optimize.OptimizeWarning):
         return best  # the straight line
     return max(best, plcc(logistic(x, *fit), y))
-
-
-def _sigmoid(x: Values) -> Values:
-    return np.asarray(0.5 * (1 + np.tanh(x / 2)))
 
 
 def rank_agreement(scores: ArrayLike, dmos: ArrayLike, references: ArrayLike) -> float:

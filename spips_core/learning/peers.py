@@ -29,9 +29,7 @@ LPIPS_NAMES = {"alexnet": "alex", "squeezenet1_1": "squeeze"}
 def load_peer(name: str, *, trunk_weights: dict[str, str | None]) -> Metric:
     """Return a peer with its library's defaults, negated if higher is better there.
 
-    Args:
-        name: one of `PEERS`.
-        trunk_weights: for LPIPS, the file with each trunk's weights; None takes torchvision's.
+    LPIPS reads each trunk's weights from a file; None takes torchvision's.
 
     Raises:
         PeerError: the library is not installed, or the weights cannot be loaded.

@@ -1,5 +1,6 @@
 """Image pairs that people rated, such as LIVE or TID2013, from a list in Parquet or CSV."""
 
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -22,29 +23,18 @@ class RatedPairs(Dataset[Example]):
     A few hundred ratings of a few pictures teach little about how different pictures compare.
     Each quarter of a pair, with the rating of the whole, is one more picture to learn that from.
 
-    Attributes:
-        targets: (N,) float64, DMOS stretched to [0, 100] over the list; higher is worse.
-        references: (N,), the reference's path as listed.
-        kinds: (N,), the column `distortion`; "" without that column.
-        files: reference and distorted image of each pair.
+    Targets are DMOS, stretched to [0, 100] over the list; higher is worse. References are paths as
+    listed. Kinds are the column `distortion`; "" without that column.
     """
 
     def __init__(
-        self,
-        path: str | Path,
-        *,
-        reference: str = "reference",
-        distorted: str = "distorted",
-        quarters: bool = False,
-    ) -> None:
-        """Read and check the list.
+        self, path: str | Path,
+        *, reference: str = "reference", distorted: str = "distorted", quarters: bool = False,
+    ) -> None:  # fmt: skip
+        """Read and check the list, whose columns with images are `reference` and `distorted`.
 
-        Args:
-            path: .parquet or .csv with a column `mos` (higher is better) or `dmos` (higher is
-                worse). Relative image paths start at its folder.
-            reference: column with the reference's path.
-            distorted: column with the distorted image's path.
-            quarters: give each pair's four quarters instead of the whole.
+        It is a .parquet or .csv with a column `mos` (higher is better) or `dmos` (higher is worse).
+        Relative image paths start at its folder.
 
         Raises:
             DatasetError: the list cannot be read, is empty, lacks a column, or has a rating that is
@@ -55,15 +45,12 @@ class RatedPairs(Dataset[Example]):
         self._num_parts = NUM_QUARTERS if quarters else 1
         rating = _find_rating(table, (reference, distorted), self.path)
         self.targets = _to_dmos(table, rating, self.path).repeat(self._num_parts)
-        folder = self.path.parent
         listed, others = (_paths(table, name, self.path) for name in (reference, distorted))
-        self._pairs = [(folder / r, folder / d) for r, d in zip(listed, others, strict=True)]
-        self.files = [path for pair in self._pairs for path in pair]
+        self.files = [self.path.parent / p for p in chain(*zip(listed, others, strict=True))]
+        has_kinds = "distortion" in table.column_names
+        kinds = table.column("distortion").to_pylist() if has_kinds else [""] * len(listed)
         self.references = [name for name in listed for _ in range(self._num_parts)]
-        kinds = [""] * len(listed)
-        if "distortion" in table.column_names:
-            kinds = [str(kind) for kind in table.column("distortion").to_pylist()]
-        self.kinds = [kind for kind in kinds for _ in range(self._num_parts)]
+        self.kinds = [str(kind) for kind in kinds for _ in range(self._num_parts)]
 
     def __len__(self) -> int:
         """Return the number of pairs, or of quarters."""
@@ -72,11 +59,11 @@ class RatedPairs(Dataset[Example]):
     def __getitem__(self, index: int) -> Example:
         """Return a pair at its own size, or a quarter of one; K = 1."""
         number, part = divmod(index, self._num_parts)
-        reference_path, distorted_path = self._pairs[number]
-        reference, distorted = read_image(reference_path), read_image(distorted_path)
+        paths = self.files[2 * number : 2 * number + 2]
+        reference, distorted = map(read_image, paths)
         if reference.shape != distorted.shape:
             raise DatasetError(
-                f"{distorted_path}: expected the reference's size {describe_size(reference)}, "
+                f"{paths[1]}: expected the reference's size {describe_size(reference)}, "
                 f"got {describe_size(distorted)}"
             )
         if self._num_parts == NUM_QUARTERS:

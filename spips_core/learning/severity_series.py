@@ -20,26 +20,14 @@ MAX_PLACES = 8
 class SeveritySeries(Dataset[Example]):
     """Squares cut from photographs, each with one kind of distortion at five rising levels.
 
-    Nobody judged them: a stronger distortion should have a higher score.
-
-    Attributes:
-        targets: (N,) float64, zeros.
-        references: (N,), the photograph's file name.
-        kinds: (N,), the distortion of each series.
-        files: (N,), the photograph of each series.
+    Nobody judged them: a stronger distortion should have a higher score. So all targets are zero.
+    A photograph's file name is its series' reference.
     """
 
     def __init__(
         self, folder: str | Path, kinds: Sequence[str], *, num_series: int, side_px: int, seed: int
     ) -> None:
-        """List the photographs, and choose the photograph and kind of each series.
-
-        Args:
-            folder: folder of the photographs, .jpg or .png.
-            kinds: keys of `DISTORTIONS`, used in turn.
-            num_series: number of series.
-            side_px: side of the squares in pixels.
-            seed: seed of the places and of the random distortions.
+        """List the photographs, and choose the photograph and kind of each series, in turn.
 
         Raises:
             DatasetError: no photographs, or an unknown kind.
@@ -64,15 +52,14 @@ class SeveritySeries(Dataset[Example]):
         """Return a series, weak to strong; K = 5."""
         path, side_px = self.files[index], self._side_px
         photo = read_image(path).permute(1, 2, 0).numpy()
-        height_px, width_px = photo.shape[:2]
-        if min(height_px, width_px) < side_px:
+        height_px, width_px = sides = photo.shape[:2]
+        if min(sides) < side_px:
             raise DatasetError(
                 f"{path}: expected sides of at least {side_px} px, got {height_px} x {width_px}"
             )
         generator = np.random.default_rng((self._seed, index))
         for _ in range(MAX_PLACES):
-            top = int(generator.integers(0, height_px - side_px + 1))
-            left = int(generator.integers(0, width_px - side_px + 1))
+            top, left = (int(generator.integers(0, side - side_px + 1)) for side in sides)
             cut = np.ascontiguousarray(photo[top : top + side_px, left : left + side_px])
             levels = self._distort(cut, index)
             # Where a level changes nothing, as in a black sky, the levels have no order.

@@ -30,29 +30,20 @@ def make_optimizer(
     The streams' weights start at 1 / channels. Steps relative to that start would hardly move the
     many channels of the last maps, which cost .002 of SRCC with AlexNet's trunk.
 
-    Args:
-        trainee: the model in training.
-        learning_rate: highest learning rate of a weight that starts at 1. The streams' rates are
-            lower, by the mean of their starts.
-        trunk_learning_rate: highest learning rate of the trunk; None leaves it frozen.
+    `learning_rate` is the highest of a weight that starts at 1. The streams' rates are lower, by
+    the mean of their starts. `trunk_learning_rate` is the trunk's highest; None leaves it frozen.
     """
     model = trainee.model
     widths = [parameter.shape[1] for parameter in model.streams.parameters()]
     mean_start = len(widths) / sum(widths)
-    groups = [
-        {
-            "params": list(stream.parameters()),
-            "lr": learning_rate * mean_start * len(convs_of(stream)),
-        }
-        for stream in model.streams.values()
+    rates: list[tuple[nn.Module, float]] = [
+        *((s, learning_rate * mean_start * len(convs_of(s))) for s in model.streams.values()),
+        (model.fusion, learning_rate),
+        (trainee.preference, learning_rate),
     ]
-    groups.append({"params": list(model.fusion.parameters()), "lr": learning_rate})
-    groups.append({"params": list(trainee.preference.parameters()), "lr": learning_rate})
     if trunk_learning_rate is not None:
-        model.trunk.requires_grad_(True)
-        groups.append({"params": list(model.trunk.parameters()), "lr": trunk_learning_rate})
-    for group in groups:
-        group["highest_lr"] = group["lr"]
+        rates.append((model.trunk.requires_grad_(True), trunk_learning_rate))
+    groups = [{"params": list(m.parameters()), "lr": r, "highest_lr": r} for m, r in rates]
     return torch.optim.Adam(groups, betas=ADAM_BETAS)
 
 
@@ -62,22 +53,12 @@ def rate_factor(epoch: int, num_epochs: int) -> float:
 
 
 def train_epoch(
-    trainee: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    steps: Iterator[list[Batch]],
-    *,
-    factor: float,
-) -> float:
-    """Train for one epoch.
+    trainee: nn.Module, optimizer: torch.optim.Optimizer, steps: Iterator[list[Batch]],
+    *, factor: float,
+) -> float:  # fmt: skip
+    """Train for one epoch at a factor of the learning rates, and return the mean loss.
 
-    Args:
-        trainee: a `Trainee`, or one wrapped for training in several processes.
-        optimizer: the optimizer of its parameters.
-        steps: for each step, a batch of each data set.
-        factor: factor of the learning rates.
-
-    Returns:
-        The mean loss.
+    The trainee is a `Trainee`, or one wrapped for training in several processes.
     """
     unwrapped: Any = getattr(trainee, "module", trainee)
     trainee.train()

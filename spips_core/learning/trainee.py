@@ -35,27 +35,18 @@ class Trainee(nn.Module):
     """
 
     def __init__(
-        self,
-        model: SPIPS,
-        scales: QualityMeans,
-        *,
-        dropout: float = 0.0,
-        weight_decay_to_init: float = 0.0,
-    ) -> None:
-        """Set the streams' weights to their start, for scaled inputs.
+        self, model: SPIPS, scales: QualityMeans,
+        *, dropout: float = 0.0, weight_decay_to_init: float = 0.0,
+    ) -> None:  # fmt: skip
+        """Set the streams' weights, in place, to their start for scaled inputs.
 
-        Args:
-            model: the model; it is changed in place.
-            scales: by stream, the mean of each quality channel over training data, (C_l,). The
-                channels differ by orders of magnitude, so they are divided by these.
-            dropout: share of the quality channels left out in each step.
-            weight_decay_to_init: factor of the loss that pulls the streams' weights to their start.
+        The scales are, by stream, the mean of each quality channel over training data, (C_l,). The
+        channels differ by orders of magnitude, so they are divided by these.
         """
         super().__init__()
         self.model = model
         self.preference = PreferenceNet()
-        self.dropout = dropout
-        self.weight_decay_to_init = weight_decay_to_init
+        self.dropout, self.weight_decay_to_init = dropout, weight_decay_to_init
         for stream in model.config.streams:
             for index, scale in enumerate(scales[stream]):
                 # A channel that is nearly silent in training must not dominate on other images.
@@ -76,12 +67,11 @@ class Trainee(nn.Module):
 
     def stream_means(self, batch: Batch) -> dict[str, Tensor]:
         """Return each stream's mean for every distorted image, (B K,)."""
-        return self.model.stream_means(
-            {
-                name: [self._scale(name, index, q) for index, q in enumerate(qs)]
-                for name, qs in quality_means_of(self.model, batch).items()
-            }
-        )
+        means = {
+            name: [self._scale(name, index, q) for index, q in enumerate(qs)]
+            for name, qs in quality_means_of(self.model, batch).items()
+        }
+        return self.model.stream_means(means)
 
     def _scale(self, stream: str, index: int, means: Tensor) -> Tensor:
         scale = self.get_buffer(_scale_name(stream, index))
@@ -131,19 +121,10 @@ def _scale_name(stream: str, index: int) -> str:
 
 
 def quality_means_of(model: SPIPS, batch: Batch) -> QualityMeans:
-    """Return the quality means of every distorted image in a batch.
-
-    Args:
-        model: decides which streams, and computes the means of images.
-        batch: B examples with K distorted images each.
-
-    Returns:
-        By stream, tensors (B K, C_l).
-    """
+    """Return the quality means of every distorted image in a batch: by stream, (B K, C_l)."""
     if isinstance(batch.content, dict):
-        return {
-            name: [q.flatten(0, 1) for q in batch.content[name]] for name in model.config.streams
-        }
+        means = batch.content
+        return {name: [q.flatten(0, 1) for q in means[name]] for name in model.config.streams}
     reference, distorted = batch.content
     repeated = reference[:, None].expand_as(distorted).flatten(0, 1)
     return model.quality_means(repeated, distorted.flatten(0, 1))
@@ -151,15 +132,7 @@ def quality_means_of(model: SPIPS, batch: Batch) -> QualityMeans:
 
 @torch.no_grad()
 def channel_scales(model: SPIPS, steps: Iterator[list[Batch]]) -> QualityMeans:
-    """Return the mean of each quality channel over some batches, for `Trainee`.
-
-    Args:
-        model: decides which streams.
-        steps: batches of each data set; every batch counts the same.
-
-    Returns:
-        By stream, tensors (C_l,).
-    """
+    """Return the mean of each quality channel over batches of equal weight: by stream, (C_l,)."""
     means = [
         {name: [q.mean(0) for q in qs] for name, qs in quality_means_of(model, batch).items()}
         for batches in steps
@@ -176,12 +149,7 @@ def channel_scales(model: SPIPS, steps: Iterator[list[Batch]]) -> QualityMeans:
 
 @torch.no_grad()
 def predict(trainee: Trainee, batches: Iterator[Batch]) -> Tensor:
-    """Return the scores of distorted images, (N, K); lower is better.
-
-    Args:
-        trainee: the model in training.
-        batches: batches of one data set, in order.
-    """
+    """Return the scores of a data set's batches, in order, (N, K); lower is better."""
     trainee.eval()
     return torch.cat([trainee.scores(batch) for batch in batches]).cpu()
 
@@ -192,14 +160,7 @@ def finish(trainee: Trainee, batches: Iterator[Batch]) -> SPIPS:
 
     The scales go into the streams' weights. Streams and fusion are then rescaled in two ways. Every
     stream gets the score's mean over the training images, so a fusion weight is the stream's share
-    of the score. And 95 % of those images score below 1.
-
-    Args:
-        trainee: a trained model.
-        batches: batches of all training data.
-
-    Returns:
-        The model in evaluation mode, its trunk frozen.
+    of the score. And 95 % of those images score below 1. The trunk of the copy is frozen.
     """
     trainee.eval()
     model = copy.deepcopy(trainee.model)  # the trainee can be finished again
