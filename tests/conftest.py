@@ -88,6 +88,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else str(file)))
         if "SPIPS_TEST_S3_ENDPOINT" not in os.environ and item.get_closest_marker("s3"):
             item.add_marker(pytest.mark.skip(reason=reason))
+    # The longest group first (with --no-loadscope-reorder): no process may start it when the other
+    # one has little left to do.
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args != ("ray",))
 
 
 def s3_environment(endpoint: str, access_key: str, secret_key: str) -> dict[str, str]:
