@@ -25,7 +25,7 @@ check: $(READY)
 
 # Two processes: one runs all tests that start Ray, the other one the rest (tests/conftest.py).
 test: $(READY)
-	$(BIN)/pytest --numprocesses=2 --dist=loadgroup --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 # Without a network. A fresh environment, since a warning counts as an error only where pages are read.
 docs: $(READY)

@@ -74,23 +74,36 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group tests for `--dist=loadgroup`, and skip those marked s3 where no gateway is given.
+def starts_ray(file: str) -> bool:
+    """Return whether the tests of a file, such as tests/jobs/test_config.py, start a Ray cluster."""
+    return file.split("/")[1] in RAY_TESTS or file in RAY_TESTS
 
-    Tests that start a Ray cluster run one after the other, in one group: on two cores, two clusters
-    at once exceed Ray's own time limits. They wait often, so the other files run beside them.
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests marked s3 where no gateway is given, and put those that start Ray first."""
+    if "SPIPS_TEST_S3_ENDPOINT" not in os.environ:
+        reason = "SPIPS_TEST_S3_ENDPOINT is not set; .ci/s3_gateway.sh starts a gateway"
+        for item in items:
+            if item.get_closest_marker("s3"):
+                item.add_marker(pytest.mark.skip(reason=reason))
+    # The longest group first: no process may start it when the other one has little left to do.
+    items.sort(key=lambda item: not starts_ray(item.nodeid.split("::")[0]))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let one process run all tests that start a Ray cluster, and others the rest, file by file.
+
+    On two cores, two clusters at once exceed Ray's own time limits. But tests of Ray wait often, so
+    other tests run well beside them.
     """
-    reason = "SPIPS_TEST_S3_ENDPOINT is not set; .ci/s3_gateway.sh starts a gateway"
-    for item in items:
-        file = item.path.relative_to(item.config.rootpath)
-        starts_ray = file.parts[1] in RAY_TESTS or str(file) in RAY_TESTS
-        item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else str(file)))
-        if "SPIPS_TEST_S3_ENDPOINT" not in os.environ and item.get_closest_marker("s3"):
-            item.add_marker(pytest.mark.skip(reason=reason))
-    # The longest group first (with --no-loadscope-reorder): no process may start it when the other
-    # one has little left to do.
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args != ("ray",))
+    from xdist.scheduler import LoadFileScheduling
+
+    class RayInOneProcess(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return "ray" if starts_ray(file) else file
+
+    return RayInOneProcess(config, log)
 
 
 def s3_environment(endpoint: str, access_key: str, secret_key: str) -> dict[str, str]:
