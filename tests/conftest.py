@@ -75,7 +75,7 @@ def pytest_configure() -> None:
 
 
 def starts_ray(file: str) -> bool:
-    """Return whether the tests of a file, such as tests/jobs/test_config.py, start a Ray cluster."""
+    """Return whether tests of a file, such as tests/jobs/test_config.py, start Ray."""
     return file.split("/")[1] in RAY_TESTS or file in RAY_TESTS
 
 
@@ -87,7 +87,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if item.get_closest_marker("s3"):
                 item.add_marker(pytest.mark.skip(reason=reason))
     # The longest group first: no process may start it when the other one has little left to do.
-    items.sort(key=lambda item: not starts_ray(item.nodeid.split("::")[0]))
+    items.sort(key=lambda item: not starts_ray(item.nodeid.split("::", maxsplit=1)[0]))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
@@ -100,7 +100,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class RayInOneProcess(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.split("::")[0]
+            file = nodeid.split("::", maxsplit=1)[0]
             return "ray" if starts_ray(file) else file
 
     return RayInOneProcess(config, log)
