@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,11 +15,12 @@ from numpy.typing import NDArray
 from pipeline.learning.config import EvaluateConfig, JudgedModelConfig
 from pipeline.learning.evaluation_plots import draw_scores
 from pipeline.learning.evaluation_tables import (
-    TABLE_SCHEMA,
     Array,
+    FigureRow,
     Scores,
     describe,
     figure_rows,
+    figure_table,
     note_row,
     score_table,
 )
@@ -64,7 +64,7 @@ def evaluate(config: EvaluateConfig, report: Report) -> str:
         DatasetError: an image cannot be read.
     """
     evaluation = _open(config)
-    rows: list[dict[str, Any]] = []
+    rows: list[FigureRow] = []
     scores_of: Scores = {}
     for item in evaluation.sets:
         for name, scores in _scores(config, item, evaluation, report):
@@ -76,7 +76,7 @@ def evaluate(config: EvaluateConfig, report: Report) -> str:
         rows += [note_row(name, item, note) for name, note in evaluation.notes.items()]
     markdown = describe(rows, evaluation.sets)
     contents = {
-        "evaluation.parquet": _parquet(pa.Table.from_pylist(rows, schema=TABLE_SCHEMA)),
+        "evaluation.parquet": _parquet(figure_table(rows)),
         "scores.parquet": _parquet(score_table(scores_of, evaluation.sets)),
         "evaluation.md": markdown.encode(),
     }
