@@ -44,7 +44,7 @@ def feed(numbers: range, progress: Path) -> None:
     loader = PairLoader(RULES, NAMES, pass_through, pixels_per_block=1 << 40)
     source = ModelSourceConfig()
     digest = load_model(source).digest
-    scorer = PairScorer(source, digest, "fuzz", 1, pass_through, 1, False, 1, False)
+    scorer = PairScorer(source, digest, "fuzz", 1, pass_through, 1, False, False)
     before = _rss_mb()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES + _size_bytes(),) * 2)
     statuses: Counter[str] = Counter()
