@@ -4,7 +4,7 @@ exit codes:
   0    done, now or by an earlier run of the same command
   1    fault: fix the cause and run the same command again; it resumes
   2    the config or the manifest is wrong; nothing was scored
-  3    more rows failed than failure.max_failed_fraction allows; the results are published
+  3    the fraction of failed rows exceeds failure.max_failed_fraction; the results are published
   130  interrupted; the same command resumes
 """
 
@@ -32,8 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _score(config: ScoreManifestConfig, *, dry_run: bool, retry_failed: bool) -> int:
-    # A killed process leaves its request for CPUs to Ray Data's autoscaler, and the process that
-    # resumes waits until the request expires: after 180 s, unless Ray finds this when imported.
+    # If a run is killed, its request for CPUs stays with Ray Data's autoscaler and blocks the
+    # process that resumes the run, until the request expires: after 180 s, unless this says less.
+    # Ray reads it when it is imported.
     os.environ.setdefault("RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S", "30")
     # torch and ray take seconds to import; --help and a wrong config need not wait for them.
     from pipeline.scoring.lock import lock_run
@@ -54,6 +55,7 @@ def _score(config: ScoreManifestConfig, *, dry_run: bool, retry_failed: bool) ->
     with lock_run(plan.folder) as lock:
         scorers = choose_scorers(config.compute, start_ray(), plan.attempt.num_rows)
         say(describe_scorers(scorers))
+        # Runs the graph in pipeline/scoring/graph.py, checks what it wrote, and publishes it.
         record = score_and_publish(plan, scorers, lock)
     say(f"results   {plan.folder.uri}")
     return _report(config, record)

@@ -1,8 +1,9 @@
 """The SPIPS model, top to bottom as in figure 2 of the paper (arXiv 2504.17234).
 
-A pair goes through three steps. Encoding turns each image into what the score needs of it: a
-pyramid of five scales and the trunk's features. Comparing turns two encodings into the means of
-the quality maps Q, Eqs. (1)-(8). Streams and fusion turn those into the score, Eqs. (9)-(12).
+A pair goes through three steps. Encoding (encoding.py) turns each image into what the score needs
+from it: a pyramid of five scales and the trunk's features. Comparing (quality.py) turns two
+encodings into the means of the quality maps Q, Eqs. (1)-(8). The streams (streams.py) and the
+fusion (fusion.py) turn those into the score, Eqs. (9)-(12).
 """
 
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ class SPIPS(nn.Module):
         return self.fuse(self.stream_means(self.quality_means(reference, distorted)))
 
     def quality_means(self, reference: Tensor, distorted: Tensor) -> dict[str, list[Tensor]]:
-        """Return the mean of every quality map Q, before anything that is fitted.
+        """Return the mean of every quality map Q, before any fitted weight is applied.
 
         Args:
             reference: (N, 3, H, W), uint8, or floating point in [0, 1]; the undistorted images.
@@ -113,7 +114,7 @@ class SPIPS(nn.Module):
         return quality_means(encodings[0], encodings[1], EAGER)[0]
 
     def stream_means(self, quality: dict[str, list[Tensor]]) -> dict[str, Tensor]:
-        """Return the mean of every stream, Eqs. (9)-(11) and the bars of Eq. (12).
+        """Return the mean of every stream: Eqs. (9)-(11), and the barred terms of Eq. (12).
 
         Args:
             quality: as `quality_means` returns it.
@@ -124,7 +125,7 @@ class SPIPS(nn.Module):
         return {name: stream(quality[name]) for name, stream in self.streams.items()}
 
     def fuse(self, means: dict[str, Tensor]) -> Tensor:
-        """Return the score, Eq. (12) or the abstract's perceptron.
+        """Return the score: Eq. (12), or the perceptron of the paper's abstract.
 
         Args:
             means: as `stream_means` returns them.
@@ -220,8 +221,8 @@ class SPIPS(nn.Module):
             distorted: (N, 3, H, W), the same scenes.
 
         Returns:
-            By stream, (N, H, W) >= 0, lower is better. A map's mean equals the stream's mean, but
-            for what interpolation to H x W changes.
+            By stream, (N, H, W) >= 0, lower is better. A map's mean equals the stream's mean, up
+            to interpolation error.
 
         Raises:
             ImageError: wrong shapes, types or range, or sides below 96 px.
@@ -263,7 +264,8 @@ class SPIPS(nn.Module):
         This takes up to a minute, or seconds where torch finds an earlier result
         (TORCHINDUCTOR_CACHE_DIR). The score and the streams change by less than 1e-5, `ms_ssim` by
         up to 5e-5 near 0. Call it in inference mode if you score in inference mode; otherwise the
-        first calls stop to compile again. A compiled model can be copied, but not pickled.
+        first calls in inference mode compile again. A compiled model can be copied, but not
+        pickled.
 
         Raises:
             CompilationError: there is no C++ compiler, or no Triton for a GPU, or the known pair
@@ -337,7 +339,7 @@ class SPIPS(nn.Module):
 
         Args:
             path: the file to write.
-            with_trunk: False leaves out the trunk's weights; whoever loads it must have them.
+            with_trunk: False leaves out the trunk's weights; the caller of `load` must supply them.
         """
         state = self.state_dict()
         if not with_trunk:

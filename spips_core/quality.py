@@ -101,7 +101,7 @@ def tradition_means(
         distorted: the same scenes' pyramid.
         kernels: eager or compiled.
     """
-    # Planes, at least three of them: the compiler would specialise code for a single one.
+    # As planes, at least three: torch.compile would make special code for a size of one.
     scales = [
         (r.flatten(0, 1), d.flatten(0, 1)) for r, d in zip(references, distorted, strict=True)
     ]

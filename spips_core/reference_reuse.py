@@ -1,4 +1,4 @@
-"""Reuse of a reference: pairs that follow each other and share a reference encode it once.
+"""Reuse of a reference: a reference that consecutive pairs share is encoded once.
 
 Manifests often list many distorted versions of one reference in a row. Encoding an image (its
 pyramid and the trunk's pass) is most of a score's cost, so encoding a shared reference once nearly
@@ -22,7 +22,7 @@ class PairEncoder:
         """Start without a reference to reuse.
 
         Args:
-            model: what encodes, on its own device.
+            model: the model that encodes, on its own device.
             batch_invariant: as for `SPIPS.encode`.
         """
         self._model = model
@@ -33,11 +33,11 @@ class PairEncoder:
 
     @property
     def has_reference(self) -> bool:
-        """Whether a reference is kept for the next batch."""
+        """Whether references of the last batch are kept for the next one."""
         return self._last_references is not None
 
     def forget(self) -> None:
-        """Drop the kept reference, and with it the memory of the last batch."""
+        """Drop the kept references, and with them the memory of the last batch."""
         self._last_pixels = self._last_references = None
 
     def encode(self, references: Tensor, distorted: Tensor) -> tuple[Encoding, Encoding]:
@@ -74,7 +74,7 @@ class PairEncoder:
         elif num_new < len(distorted):
             positions = torch.tensor([0, *is_new[1:]]).cumsum(dim=0)
             joined = joined[self._to_device(positions)]
-        # A copy, because the batch's memory must not stay alive for one image of it.
+        # A copy: a view would keep the whole batch in memory.
         self._last_pixels, self._last_references = references[-1].clone(), joined
         return joined, encoded
 

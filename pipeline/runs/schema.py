@@ -12,8 +12,8 @@ class Status(StrEnum):
     Attributes:
         OK: scored.
         MISSING: an image does not exist, or the row names no image.
-        FORBIDDEN: the store or images.allowed_uri_prefixes refuses access.
-        UNREADABLE: an image cannot be fetched for any other reason.
+        FORBIDDEN: the store or images.allowed_uri_prefixes refuses access, or the URI is a chain.
+        UNREADABLE: an image cannot be fetched, although it is neither missing nor forbidden.
         DECODE_ERROR: the bytes are not an image of a supported format and sample type.
         TOO_LARGE: an image has more bytes than images.max_bytes or more pixels than
             images.max_pixels, or the pair does not fit into the scorer's memory.
@@ -72,7 +72,7 @@ RESERVED_COLUMNS = frozenset(
 
 
 def pass_through_schema(manifest: pa.Schema, image_columns: Iterable[str]) -> pa.Schema:
-    """Return the pass-through columns: all of the manifest's columns but encoded images."""
+    """Return the pass-through columns: all of the manifest except encoded images."""
     dropped = {name for name in image_columns if is_bytes(manifest.field(name).type)}
     return pa.schema([field for field in manifest if field.name not in dropped])
 

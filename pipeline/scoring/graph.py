@@ -29,12 +29,12 @@ RETRIED_STORE_ERRORS = (
     "EndpointConnection", "HTTPClientError", "IncompleteRead", "Timeout", "ResponseStreaming",
     "ServiceUnavailable", "SlowDown", "InternalError",
 )  # fmt: skip
-"""Ray retries a read or write, for minutes, if its trace contains one of these names and s3fs's own
-retries are used up. A file that is written again replaces what is there of it."""
+"""Ray retries a read or write for minutes if its traceback contains one of these names, after the
+retries of s3fs itself have failed. A retried write overwrites the partial file."""
 
 
 def run_graph(plan: Plan, scorers: Scorers) -> None:
-    """Write the results of the attempt's rows that have none yet."""
+    """Score the rows of the attempt that have no result yet, and write their results."""
     with DataContext.current(execution_context(plan, scorers)), warnings.catch_warnings():
         # When Ray cannot record finished rows it only warns, and the run could not be resumed.
         warnings.filterwarnings("error", "You've enabled checkpointing, but", UserWarning)
@@ -57,19 +57,16 @@ def _read_pairs(plan: Plan) -> Dataset:
 
 
 def score_pairs(
-    plan: Plan, scorers: Scorers, scorer: type[Callable[[pa.Table], pa.Table]] = PairScorer
+    plan: Plan, scorers: Scorers, score_stage: type[Callable[[pa.Table], pa.Table]] = PairScorer
 ) -> Dataset:
-    """Return the dataset of results, one row for each row of the attempt; nothing runs yet.
+    """Return the graph read -> load -> score, which nothing runs yet.
 
-    Args:
-        plan: the run.
-        scorers: the scorers.
-        scorer: the score stage; a benchmark replaces it.
+    `score_stage` is what Ray starts in each scorer; a benchmark replaces it.
     """
     config, on_gpus = plan.config, scorers.gpus_per_scorer > 0
     pixels = config.compute.pixels_per_batch
-    load = PairLoader(config.images, plan.manifest.image_columns, plan.pass_through, pixels)
-    score = {
+    load_stage = PairLoader(config.images, plan.manifest.image_columns, plan.pass_through, pixels)
+    score_arguments = {
         "source": config.model,
         "expected_digest": plan.model.digest,
         "run_id": plan.run_id,
@@ -81,17 +78,17 @@ def score_pairs(
     }
     rows = _read_pairs(plan).repartition(target_num_rows_per_block=ROWS_PER_LOAD_TASK)
     loaded = rows.map_batches(
-        load,
+        load_stage,
         batch_size=None,
         batch_format="pyarrow",
-        # Not the scorer's number: Ray Data would fuse the two stages into one process, which would
-        # load and score in turn.
+        # Must differ from the scorer's num_cpus: otherwise Ray Data fuses both stages into one
+        # process, which loads and scores in turn.
         num_cpus=LOAD_CPUS_FOR_GPUS if on_gpus else LOAD_CPUS,
     )
     return loaded.map_batches(
-        scorer,
-        fn_constructor_kwargs=score,
-        # None: one block of the load stage. With GPUs Ray requires a number of rows.
+        score_stage,
+        fn_constructor_kwargs=score_arguments,
+        # None passes each block of the load stage whole. With GPUs Ray requires a batch size.
         batch_size=ROWS_PER_GPU_BLOCK if on_gpus else None,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=scorers.num_scorers),
@@ -101,13 +98,14 @@ def score_pairs(
 
 
 def write_results(rows: Dataset, plan: Plan, path: str) -> None:
-    """Run a graph, and write its rows as they come."""
+    """Run a graph, and write its rows to result files as they arrive."""
     rows_per_file = plan.config.output.rows_per_file
     rows.write_parquet(
         path,
         filesystem=arrow_filesystem(plan.folder.fs),
-        # Ray joins blocks until they have this many rows. One block more could exceed the maximum
-        # and would start a second file. (On GPUs a block can hold rows of two load tasks.)
+        # Ray joins blocks until they have the minimum of rows. It is one block below the maximum,
+        # so the last block cannot overflow into a second file. (On GPUs it can: a block there can
+        # hold rows of two load tasks.)
         min_rows_per_file=max(1, rows_per_file // 2, rows_per_file - ROWS_PER_LOAD_TASK + 1),
         max_rows_per_file=rows_per_file,
         schema=result_schema(plan.pass_through),
@@ -128,12 +126,12 @@ def execution_context(plan: Plan, scorers: Scorers) -> DataContext:
             object_store_memory=scorers.num_scorers * BLOCKS_PER_SCORER * largest
         )
         context.execution_options = ExecutionOptions(resource_limits=limits)
-    context.use_datasource_v2 = False  # V2 starts processes to read footers that the plan has read
+    context.use_datasource_v2 = False  # V2 starts processes to read footers that were read already
     context.retried_io_errors = [*context.retried_io_errors, *RETRIED_STORE_ERRORS]
     context.checkpoint_config = checkpoint = CheckpointConfig(
         id_column=plan.manifest.pair_id_column,
         checkpoint_path=plan.folder.checkpoint_path(plan.attempt.number),
-        delete_checkpoint_on_success=False,  # a crash before _SUCCESS must not score rows again
+        delete_checkpoint_on_success=False,  # resuming after a crash before _SUCCESS needs it
         override_filesystem=arrow_filesystem(plan.folder.fs),
     )
     checkpoint.checkpoint_actor_pool_max_size = 1  # each actor takes a CPU, and one is enough

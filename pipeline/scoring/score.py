@@ -1,4 +1,4 @@
-"""The score stage: the only file of the pipeline that knows torch and the model."""
+"""The score stage: the only file of pipeline/scoring that imports torch and the model."""
 
 import logging
 from collections import defaultdict
@@ -66,7 +66,8 @@ class PairScorer:
     """The score stage, a callable from a block of loaded rows to a block of results.
 
     Reads reference_pixels, distorted_pixels, height_px, width_px, status and error. Adds the
-    scores, model_digest, run_id and run_attempt; drops the pixels. Each row in is one row out.
+    scores, model_digest, run_id and run_attempt; updates status and error; drops the pixels. Each
+    row in is one row out.
     """
 
     def __init__(
@@ -88,8 +89,8 @@ class PairScorer:
             run_id: of the run, for the results.
             run_attempt: number of the attempt, for the results.
             pass_through: schema of the manifest's columns in the results.
-            pixels_per_batch: most pixels (pairs x H x W) scored together; on a CPU at most
-                PIXELS_PER_CPU_BATCH are.
+            pixels_per_batch: most pixels (pairs x H x W) scored together; capped at
+                PIXELS_PER_CPU_BATCH on a CPU.
             use_gpu: score on the GPU that Ray gave this process, else on the CPU.
             compile_kernels: compile the kernels first; if that fails, log a warning and score with
                 eager kernels.
@@ -101,7 +102,7 @@ class PairScorer:
             pixels_per_batch = min(pixels_per_batch, PIXELS_PER_CPU_BATCH)
         self.pixels_per_batch = pixels_per_batch
         self.model = _prepare_model(source, expected_digest, use_gpu, compile_kernels)
-        # On a CPU, where it costs nothing, scores do not depend on the batch, bit for bit.
+        # Batch-invariant encoding costs nothing on a CPU: scores do not depend on the batch.
         self.encoder = PairEncoder(self.model, batch_invariant=not use_gpu)
         left_out = set(STREAMS) - set(self.model.config.streams)
         self.measures = {c: name for c, name in MEASURES.items() if name not in left_out}
@@ -149,7 +150,7 @@ class PairScorer:
                 yield indices[start : start + length]
 
     def _score(self, rows: pa.Table, indices: list[int]) -> list[tuple[list[int], Tensor | None]]:
-        """Score rows of one size; halve them until they fit the memory. None: one pair does not."""
+        """Score rows of one size, halved until they fit the memory; None: a pair never does."""
         had_reference = self.encoder.has_reference
         try:
             return [(indices, self._score_batch(rows, indices))]
@@ -158,14 +159,14 @@ class PairScorer:
                 raise
         self.encoder.forget()
         torch.cuda.empty_cache()
-        if had_reference:  # memory that other pairs held must not decide
+        if had_reference:  # the kept reference of an earlier batch may have used the memory
             return self._score(rows, indices)
         if len(indices) == 1:
             return [(indices, None)]
         middle = len(indices) // 2
         return self._score(rows, indices[:middle]) + self._score(rows, indices[middle:])
 
-    @torch.inference_mode()  # else torch compiles a kernel anew for each view of a batch
+    @torch.inference_mode()  # otherwise torch compiles again for each view of a tensor
     def _score_batch(self, rows: pa.Table, indices: list[int]) -> Tensor:
         """Return (number of measures, N), the scores of rows of one size."""
         references, distorted = (
@@ -173,7 +174,7 @@ class PairScorer:
             for column in ("reference_pixels", "distorted_pixels")
         )
         scores = self.model.compare(*self.encoder.encode(references, distorted))
-        # One tensor, because each copy from a GPU waits for it.
+        # One tensor, because each copy from a GPU synchronizes with it.
         return torch.stack([getattr(scores, name) for name in self.measures.values()])
 
     def _mark_non_finite(
@@ -203,11 +204,11 @@ def _prepare_model(
             raise FaultError(
                 "compute.gpus_per_scorer: expected a CUDA GPU, got none in this process"
             )
-        # Scores are specified for float32; by default cuDNN rounds its inputs to 10 bits.
+        # Scores are specified for float32; by default cuDNN uses TF32, with a mantissa of 10 bits.
         torch.backends.cudnn.allow_tf32 = False
         model = model.cuda()
     else:
-        # Processes scale where threads do not, and a sum's rounding depends on its threads.
+        # One thread: processes scale better, and the number of threads changes rounding.
         torch.set_num_threads(1)
         keep_freed_memory(SCORER_KEPT_BYTES)
     if compile_kernels:
@@ -216,7 +217,7 @@ def _prepare_model(
                 model.compile_kernels()
         except CompilationError as error:
             logging.getLogger(__name__).warning("scoring with eager kernels: %s", error)
-    # The layout of the trunk's inputs, so that no call has to rearrange its weights.
+    # Match the layout of the trunk's inputs, so that no call has to reorder the weights.
     model.trunk.to(memory_format=torch.channels_last)
     return model
 

@@ -89,7 +89,7 @@ def simulate(folder: Path, num_gpus: int, *, seconds_per_pair: float) -> dict[st
         scorers = Scorers(num_gpus, 1, 0, False)
         start_s = time.process_time()
         with DataContext.current(execution_context(plan, scorers)):
-            dataset = score_pairs(plan, scorers, scorer=WaitingScorer)
+            dataset = score_pairs(plan, scorers, score_stage=WaitingScorer)
             write_results(dataset, plan, str(folder / f"scores-{num_gpus}"))
         cpu_s = time.process_time() - start_s
     finally:
