@@ -7,11 +7,13 @@ READY := .venv/ready
 
 setup: $(READY)
 
-# pip also compiles the modules, which uv leaves out: without that, each process of a run would
-# compile torch anew where PYTHONDONTWRITEBYTECODE is set.
+# Modules are compiled here, on all cores, which pip does on one: without that, each process of a run
+# would compile torch anew where PYTHONDONTWRITEBYTECODE is set. (Some packages hold files on purpose
+# that cannot be compiled.)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[dev]'
+	-$(BIN)/python -m compileall -qq -j 0 .venv/lib
 	touch $@
 
 demo: $(READY)
