@@ -19,6 +19,14 @@ import pytest
 NOBODY_LISTENS = "http://127.0.0.1:9"
 RAY_TESTS = ("chaos", "jobs", "examples", "tests/pipeline/audits/test_filter.py")
 """Folders of tests, and a file, whose tests start a Ray cluster."""
+TRAINING_TESTS = "tests/jobs/test_training.py"
+"""The longest of these, which runs beside the others."""
+RAY_LIMITS = {
+    "RAY_worker_register_timeout_seconds": "300",
+    "RAY_agent_register_timeout_ms": "300000",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
+}
+"""Ray's waits for its own processes, long enough for two clusters on two busy cores."""
 S3_SERVERS = ("moto", pytest.param("gateway", marks=pytest.mark.s3))
 
 
@@ -69,41 +77,46 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Ray's workers would stand back for tests that run beside theirs, until these time out.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    for name, value in RAY_LIMITS.items():
+        os.environ.setdefault(name, value)
     # torch's threads wait for each other without spinning: where several processes share the CPUs,
     # spinning takes ten times the CPU time of the work.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
-def starts_ray(file: str) -> bool:
-    """Return whether tests of a file, such as tests/jobs/test_config.py, start Ray."""
-    return file.split("/")[1] in RAY_TESTS or file in RAY_TESTS
+def group_of(file: str) -> str:
+    """Return which tests run one after the other with those of a file, in one process."""
+    if file == TRAINING_TESTS:
+        return "training"
+    return "ray" if file.split("/")[1] in RAY_TESTS or file in RAY_TESTS else file
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests marked s3 where no gateway is given, and put those that start Ray first."""
+    """Skip the tests marked s3 where no gateway is given, and order the groups.
+
+    The longest group comes first. Training comes last, when only that group is still running.
+    """
     if "SPIPS_TEST_S3_ENDPOINT" not in os.environ:
         reason = "SPIPS_TEST_S3_ENDPOINT is not set; .ci/s3_gateway.sh starts a gateway"
         for item in items:
             if item.get_closest_marker("s3"):
                 item.add_marker(pytest.mark.skip(reason=reason))
-    # The longest group first: no process may start it when the other one has little left to do.
-    items.sort(key=lambda item: not starts_ray(item.nodeid.split("::", maxsplit=1)[0]))
+    order = {"ray": 0, "training": 2}
+    items.sort(key=lambda item: order.get(group_of(item.nodeid.split("::")[0]), 1))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Let one process run all tests that start a Ray cluster, and others the rest, file by file.
+    """Let one process run the tests that start a Ray cluster, and the others the rest by files.
 
-    On two cores, two clusters at once exceed Ray's own time limits. But tests of Ray wait often, so
-    other tests run well beside them.
+    Tests of Ray wait often, so other tests run well beside them; a third cluster would not.
     """
     from xdist.scheduler import LoadFileScheduling
 
-    class RayInOneProcess(LoadFileScheduling):
+    class GroupScheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.split("::", maxsplit=1)[0]
-            return "ray" if starts_ray(file) else file
+            return group_of(nodeid.split("::", maxsplit=1)[0])
 
-    return RayInOneProcess(config, log)
+    return GroupScheduling(config, log)
 
 
 def s3_environment(endpoint: str, access_key: str, secret_key: str) -> dict[str, str]:
