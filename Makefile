@@ -32,6 +32,7 @@ test: $(READY)
 # Without a network. A fresh environment, since a warning counts as an error only where pages are read.
 docs: $(READY)
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --fresh-env --quiet docs build/docs
+	@echo build/docs/index.html
 
 bench: $(READY)
 	$(BIN)/python -m tests.bench $(if $(ALEXNET_WEIGHTS),--alexnet-weights=$(ALEXNET_WEIGHTS))

@@ -90,7 +90,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     version = metadata.get("spips_version")
     if version != FORMAT_VERSION:
         got = "none: not a SPIPS checkpoint" if version is None else version
-        raise CheckpointError(f"checkpoint {path}: expected version {FORMAT_VERSION}, got {got}")
+        raise CheckpointError(
+            f"checkpoint {path}: expected checkpoint format {FORMAT_VERSION}, got {got}; "
+            "train it again"
+        )
     try:
         fields, training = json.loads(metadata["config"]), json.loads(metadata["training"])
         if not isinstance(training, dict):

@@ -157,8 +157,8 @@ class OutputConfig(Section):
     rows_per_file: int = Field(
         10_000,
         gt=0,
-        description="Largest number of rows in a result file. A killed writer loses at most this "
-        "many rows, or 64 (one call of a scorer) if that is more.",
+        description="Largest number of rows in a result file. A killed writer loses at most twice "
+        "this many rows, or 256 (two load tasks) if that is more.",
     )
 
 

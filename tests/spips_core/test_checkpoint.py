@@ -214,7 +214,7 @@ def test_other_safetensors_file_is_refused(tmp_path):
 def test_other_version_is_refused(saved):
     for version in ("1", "3"):
         edit_metadata(saved, spips_version=version)
-        refuse(saved, f"expected version 2, got {version}")
+        refuse(saved, f"expected checkpoint format 2, got {version}")
 
 
 def test_tampered_known_score_is_refused(saved, embedded):
