@@ -19,8 +19,10 @@ import pytest
 NOBODY_LISTENS = "http://127.0.0.1:9"
 RAY_TESTS = ("chaos", "jobs", "examples", "tests/pipeline/audits/test_filter.py")
 """Folders of tests, and a file, whose tests start a Ray cluster."""
-TRAINING_TESTS = "tests/jobs/test_training.py"
-"""The longest of these, which runs beside the others."""
+SECOND_HALF = tuple(
+    f"tests/jobs/test_{name}.py" for name in ("training", "score_manifest", "secrets")
+)
+"""Files of these that run beside the others, once the tests without Ray are done."""
 RAY_LIMITS = {
     "RAY_worker_register_timeout_seconds": "300",
     "RAY_agent_register_timeout_ms": "300000",
@@ -86,22 +88,22 @@ def pytest_configure() -> None:
 
 def group_of(file: str) -> str:
     """Return which tests run one after the other with those of a file, in one process."""
-    if file == TRAINING_TESTS:
-        return "training"
+    if file in SECOND_HALF:
+        return "ray, second half"
     return "ray" if file.split("/")[1] in RAY_TESTS or file in RAY_TESTS else file
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip the tests marked s3 where no gateway is given, and order the groups.
 
-    The longest group comes first. Training comes last, when only that group is still running.
+    The tests that start Ray come first, their second half last, when only these are left.
     """
     if "SPIPS_TEST_S3_ENDPOINT" not in os.environ:
         reason = "SPIPS_TEST_S3_ENDPOINT is not set; .ci/s3_gateway.sh starts a gateway"
         for item in items:
             if item.get_closest_marker("s3"):
                 item.add_marker(pytest.mark.skip(reason=reason))
-    order = {"ray": 0, "training": 2}
+    order = {"ray": 0, "ray, second half": 2}
     items.sort(key=lambda item: order.get(group_of(item.nodeid.split("::")[0]), 1))
 
 
