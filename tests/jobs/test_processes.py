@@ -143,6 +143,8 @@ def start_node(
         return subprocess.Popen(
             [ray, "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1",
              f"--port={free_port()}", f"--dashboard-port={dashboard_port}",
+             # A fixed port otherwise, which another cluster on this machine can hold.
+             f"--dashboard-agent-listen-port={free_port()}",
              "--dashboard-host=127.0.0.1", f"--temp-dir={folder}", "--disable-usage-stats"],
             env=environment, stdout=output, stderr=output,
         )  # fmt: skip
