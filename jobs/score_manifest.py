@@ -20,8 +20,9 @@ from pipeline.scoring.config import ScoreManifestConfig
 
 FLAGS = {
     "dry_run": "check everything, print the plan, score nothing",
-    "retry_failed": "if the run is finished, score its missing, forbidden, unreadable and "
-    "decode_error rows again; the old results stay, and readers take the new ones",
+    "retry_failed": "if the run is finished, score its missing, forbidden, unreadable, "
+    "decode_error, crashed and timed_out rows again; the old results stay, and readers take the new "
+    "ones",
 }
 
 

@@ -39,9 +39,9 @@ def check_pair(reference: Tensor, distorted: Tensor) -> None:
 
 
 def check_range(**batches: Tensor) -> None:
-    """Raise ImageError if floating-point images leave [0, 1]; NaN passes and shows in the score."""
+    """Raise ImageError if floating-point images leave [0, 1], or hold NaN."""
     for name, images in batches.items():
         if images.is_floating_point() and images.numel() > 0:
             low, high = (value.item() for value in torch.aminmax(images))
-            if low < 0 or high > 1:
+            if not (low >= 0 and high <= 1):  # NaN is neither
                 raise ImageError(f"{name}: expected floats in [0, 1], got {low:g} to {high:g}")

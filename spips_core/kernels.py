@@ -55,8 +55,8 @@ def compile_kernels(model: "SPIPS") -> Kernels:
     """Return compiled kernels, after checking that they give the known pair the same score.
 
     Raises:
-        CompilationError: there is no C++ compiler, or no Triton for a GPU, or the known pair scores
-            differently.
+        CompilationError: there is no C++ compiler, or no Triton for a GPU, or the compiler's cache
+            cannot be written, or the known pair scores differently.
     """
     before, expected = model.kernels, model.score(*known_pair()).score.item()
     try:
@@ -65,8 +65,8 @@ def compile_kernels(model: "SPIPS") -> Kernels:
         if not math.isclose(score, expected, rel_tol=KNOWN_PAIR_TOLERANCE[torch.float32]):
             raise RuntimeError(f"the known pair scored {score:g}, not {expected:g}")
         return model.kernels
-    except RuntimeError as error:  # torch's compiler errors are RuntimeErrors
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # a compiler that is missing, a cache that cannot be written, ...
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CompilationError(f"expected to compile, got {reason}") from error
     finally:
         model.kernels = before

@@ -26,6 +26,7 @@ from spips_core.config import STREAMS, ModelConfig
 from spips_core.encoding import Encoding, check_comparable, encode_parts
 from spips_core.fusion import PerceptronFusion, WeightedFusion
 from spips_core.image_ops import to_unit_range
+from spips_core.inference import inference
 from spips_core.kernels import EAGER, compile_kernels
 from spips_core.quality import num_channels, quality_maps, quality_means
 from spips_core.streams import Stream, stream_map
@@ -136,7 +137,7 @@ class SPIPS(nn.Module):
         score: Tensor = self.fusion(torch.stack([means[name] for name in self.streams], dim=1))
         return score
 
-    @torch.no_grad()
+    @inference
     def score(self, reference: Tensor, distorted: Tensor) -> Scores:
         """Return the score, the stream means and the classic metrics of every pair.
 
@@ -154,7 +155,7 @@ class SPIPS(nn.Module):
         check_range(reference=reference, distorted=distorted)
         return self.compare(*self._encode_pair(reference, distorted))
 
-    @torch.no_grad()
+    @inference
     def encode(self, images: Tensor, *, batch_invariant: bool = False) -> Encoding:
         """Return what a score needs of each image. One encoding serves many comparisons.
 
@@ -171,7 +172,7 @@ class SPIPS(nn.Module):
         """
         return self.encode_parts(images, [len(images)], batch_invariant=batch_invariant)[0]
 
-    @torch.no_grad()
+    @inference
     def encode_parts(
         self, images: Tensor, lengths: list[int], *, batch_invariant: bool = False
     ) -> list[Encoding]:
@@ -190,7 +191,7 @@ class SPIPS(nn.Module):
         check_range(images=images)
         return self._encode(self._prepare(images), lengths, batch_invariant=batch_invariant)
 
-    @torch.no_grad()
+    @inference
     def compare(self, reference: Encoding, distorted: Encoding) -> Scores:
         """Return what `score` returns, for images that are encoded already.
 
@@ -212,7 +213,7 @@ class SPIPS(nn.Module):
             ms_ssim=tradition.ms_ssim.float(),
         )
 
-    @torch.no_grad()
+    @inference
     def quality_maps(self, reference: Tensor, distorted: Tensor) -> dict[str, Tensor]:
         """Return where each stream sees a difference, as in figures 3 and 4 of the paper.
 
@@ -268,8 +269,7 @@ class SPIPS(nn.Module):
         pickled.
 
         Raises:
-            CompilationError: there is no C++ compiler, or no Triton for a GPU, or the known pair
-                scores differently. The model stays as it was.
+            CompilationError: it cannot compile here; the model stays as it was.
         """
         self.kernels = compile_kernels(self)
 
@@ -295,9 +295,9 @@ class SPIPS(nn.Module):
         Raises:
             CheckpointError: the trunk's weights are not available or do not fit.
         """
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.default_generator.manual_seed(seed)  # not the GPUs', which stay as they are
-            model = cls(config)
+            model = cls(config).float()
             if backbone_weights or model.trunk.backbone.torchvision_weights:
                 load_trunk_weights(model.trunk, backbone_weights)
             else:
@@ -329,9 +329,9 @@ class SPIPS(nn.Module):
         """
         path = packaged_checkpoints().get(str(checkpoint), Path(checkpoint))
         stored = read_checkpoint(path)
-        with torch.random.fork_rng(devices=[]):  # the first weights drawn are all replaced
-            model = cls(stored.config)
-        restore(model.eval(), stored, path, backbone_weights, precision)
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            model = cls(stored.config).float()  # the first weights drawn are all replaced
+            restore(model.eval(), stored, path, backbone_weights, precision)
         return model
 
     def save(self, path: str | Path, *, with_trunk: bool = True) -> None:

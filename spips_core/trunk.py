@@ -104,7 +104,9 @@ class Trunk(nn.Module):
         self.features = self.backbone.build()[: self.backbone.taps[-1] + 1]
         self.requires_grad_(False)
         for key, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
-            self.register_buffer(key, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+            self.register_buffer(
+                key, torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1), persistent=False
+            )
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the features at every tap.

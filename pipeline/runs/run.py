@@ -4,6 +4,7 @@
     plan.json               written before scoring: resolved config, fingerprints, model
     scores/attempt-1/       results as Parquet; attempt-2 and later hold retried rows
     checkpoint/attempt-1/   Ray Data's record of finished rows, for resuming
+    suspects/attempt-1/     rows that were alone in a scorer when it died
     run.json                written after scoring: plan.json plus counts, attempts and timings
     _SUCCESS                empty, written last; a folder without it is unfinished
     lock.json               exists while a process writes here
@@ -50,6 +51,10 @@ class RunFolder:
     def checkpoint_path(self, attempt: int) -> str:
         """Return the folder of an attempt's Ray Data checkpoint."""
         return f"{self.path}/checkpoint/attempt-{attempt}"
+
+    def suspects_path(self, attempt: int) -> str:
+        """Return the folder of the rows that were alone in a scorer when it died."""
+        return f"{self.path}/suspects/attempt-{attempt}"
 
     def state(self) -> State:
         """Return how far the run is."""

@@ -20,6 +20,9 @@ class Status(StrEnum):
         TOO_SMALL: a side is shorter than images.min_side_px.
         SIZE_MISMATCH: the two sizes differ, and images.size_mismatch is "error".
         NON_FINITE: a score of the model is not a finite number.
+        CRASHED: decoding an image or scoring the pair killed its process, or scoring raised an
+            error.
+        TIMED_OUT: decoding an image took longer than images.max_decode_s.
     """
 
     OK = "ok"
@@ -31,10 +34,16 @@ class Status(StrEnum):
     TOO_SMALL = "too_small"
     SIZE_MISMATCH = "size_mismatch"
     NON_FINITE = "non_finite"
+    CRASHED = "crashed"
+    TIMED_OUT = "timed_out"
 
 
-RETRIED_STATUSES = (Status.MISSING, Status.FORBIDDEN, Status.UNREADABLE, Status.DECODE_ERROR)
-"""What --retry-failed scores again, because a user can fix it where the images are stored."""
+RETRIED_STATUSES = (
+    Status.MISSING, Status.FORBIDDEN, Status.UNREADABLE, Status.DECODE_ERROR, Status.CRASHED,
+    Status.TIMED_OUT,
+)  # fmt: skip
+"""What --retry-failed scores again: a user can fix it where the images are stored, or give a row
+more memory or time."""
 
 
 SCORE_FIELDS = (

@@ -45,6 +45,11 @@ class ImagesConfig(Section):
         description="Largest image in pixels (H x W); a larger one is too_large. It is checked in "
         "the image's header before decoding, and again after resizing.",
     )
+    max_decode_s: float = Field(
+        60.0,
+        gt=0,
+        description="Longest time to decode an image, in seconds; a slower one is timed_out.",
+    )
     min_side_px: int = Field(
         MIN_SIDE_PX,
         ge=MIN_SIDE_PX,

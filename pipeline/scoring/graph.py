@@ -23,6 +23,7 @@ from pipeline.scoring.resources import (
     Scorers,
 )
 from pipeline.scoring.score import PairScorer
+from pipeline.scoring.suspects import Suspects
 
 RETRIED_STORE_ERRORS = (
     "ClientError", "ConnectionError", "ConnectionRefused", "ConnectionReset", "ClientPayloadError",
@@ -72,6 +73,11 @@ def score_pairs(
         "run_id": plan.run_id,
         "run_attempt": plan.attempt.number,
         "pass_through": plan.pass_through,
+        "suspects": Suspects(
+            plan.folder.fs,
+            plan.folder.suspects_path(plan.attempt.number),
+            plan.manifest.pair_id_column,
+        ),
         "pixels_per_batch": pixels,
         "use_gpu": on_gpus,
         "compile_kernels": scorers.compile_kernels,

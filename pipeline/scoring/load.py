@@ -1,7 +1,7 @@
 """The load stage: fetch and decode pairs; each row gets pixels, or a status and an error."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -12,9 +12,11 @@ from pipeline.runs.schema import Status, is_text, loaded_schema
 from pipeline.runs.storage import describe
 from pipeline.runs.uris import is_allowed, is_relative, one_line, redact_as, redact_uri
 from pipeline.scoring.config import ImagesConfig
-from pipeline.scoring.decode import decode_image, fit_pair
+from pipeline.scoring.decode import fit_pair
+from pipeline.scoring.decode_process import DecodeProcess, decode_within_limits
 from pipeline.scoring.fetch import Fetched, fetch
 from pipeline.scoring.resources import LOADER_KEPT_BYTES, ROWS_PER_FETCH, keep_freed_memory
+from pipeline.scoring.suspects import is_repeated
 
 Source = str | bytes | None
 """A manifest's cell: a URI, an encoded image, or nothing."""
@@ -44,14 +46,14 @@ class Images:
     """The images of a few rows; rows that name the same image share one fetch and one decoding.
 
     Attributes:
-        rules: which images are accepted.
+        decode: makes RGB of an encoded image, or raises a RowError.
         contents: encoded image, or the reason why there is none, by source.
         uses: number of cells that still need each source.
         decoded: decoded images that later rows need.
         packed: pixels of references, at their scored size, that later rows need.
     """
 
-    rules: ImagesConfig
+    decode: Callable[[bytes], Image.Image]
     contents: dict[Source, bytes | RowError]
     uses: Counter[Source]
     decoded: dict[Source, Image.Image] = field(default_factory=dict)
@@ -69,7 +71,7 @@ class Images:
             if isinstance(content, RowError):
                 raise RowError(content.status, str(content))
             if source not in self.decoded:
-                self.decoded[source] = decode_image(content, self.rules.max_pixels)
+                self.decoded[source] = self.decode(content)
             return self.decoded[source]
         finally:
             if not self.uses[source]:
@@ -107,18 +109,29 @@ class PairLoader:
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         """Load rows in a worker process that does nothing else."""
         keep_freed_memory(LOADER_KEPT_BYTES)
-        yield from self.load(rows)
+        # When it is repeated, one of these rows may have killed the process that had them before.
+        yield from self.load_apart(rows) if is_repeated() else self.load(rows)
 
     def load(self, rows: pa.Table) -> Iterator[pa.Table]:
         """Yield the loaded rows in blocks, in their order."""
-        for start in range(0, rows.num_rows, ROWS_PER_FETCH):
-            yield from self._load(rows.slice(start, ROWS_PER_FETCH))
+        yield from self._load(rows, lambda content: decode_within_limits(content, self.rules))
 
-    def _load(self, rows: pa.Table) -> Iterator[pa.Table]:
+    def load_apart(self, rows: pa.Table) -> Iterator[pa.Table]:
+        """Yield the same, but decode in a process of its own, which a row can kill."""
+        with DecodeProcess(self.rules) as process:
+            yield from self._load(rows, process.decode)
+
+    def _load(self, rows: pa.Table, decode: Callable[[bytes], Image.Image]) -> Iterator[pa.Table]:
+        for start in range(0, rows.num_rows, ROWS_PER_FETCH):
+            yield from self._load_some(rows.slice(start, ROWS_PER_FETCH), decode)
+
+    def _load_some(
+        self, rows: pa.Table, decode: Callable[[bytes], Image.Image]
+    ) -> Iterator[pa.Table]:
         references, distorted = (rows.column(name).to_pylist() for name in self.image_columns)
         uses: Counter[Source] = Counter(references + distorted)
         contents, retries = self._fetch(list(uses))
-        images = Images(self.rules, contents, uses)
+        images = Images(decode, contents, uses)
         start, pixels, pairs = 0, 0, []
         for sources in zip(references, distorted, strict=True):
             pair = self._load_pair(images, sources)
@@ -227,7 +240,7 @@ def load_pair(reference: str, distorted: str, rules: ImagesConfig) -> pa.Table:
     manifest = pa.table(columns)
     names = ("reference_uri", "distorted_uri")
     loader = PairLoader(rules, names, manifest.schema, pixels_per_block=1)
-    return next(loader.load(manifest))
+    return next(loader.load_apart(manifest))
 
 
 def _content(uri: str, fetched: Fetched) -> bytes | RowError:

@@ -188,7 +188,7 @@ def _load_sample(
     rows = dataset.take(sorted(chosen))
     pixels = config.compute.pixels_per_batch
     loader = PairLoader(config.images, manifest.image_columns, pass_through, pixels)
-    loaded = pa.concat_tables(loader.load(rows))
+    loaded = pa.concat_tables(loader.load_apart(rows))
     return list(zip(loaded["status"].to_pylist(), loaded["error"].to_pylist(), strict=True))
 
 

@@ -23,6 +23,9 @@ LOAD_CPUS_FOR_GPUS = 0.5
 """CPUs of a load task if GPUs score, because a load task mostly waits for its store."""
 LOADER_KEPT_BYTES = 1 << 26
 """Freed memory that a load worker keeps: most images fit in it."""
+DECODE_BYTES, DECODE_BYTES_PER_PIXEL = 1 << 30, 64
+"""Memory that decoding may take, beside images.max_bytes: so much, and so much per pixel of
+images.max_pixels. A decoder that wants more fails, instead of taking the machine's."""
 
 FETCH_TRIES = 7
 """Fetches of an object before its row fails; the waits between them add up to 31 s."""

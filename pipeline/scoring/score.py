@@ -11,16 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.runs.errors import FaultError
+from pipeline.runs.errors import FaultError, RowError
 from pipeline.runs.records import ModelInfo
 from pipeline.runs.schema import SCORE_FIELDS, Status, result_schema
-from pipeline.runs.storage import local_copy
+from pipeline.runs.storage import describe, local_copy
 from pipeline.scoring.config import ModelSourceConfig
 from pipeline.scoring.resources import (
     PIXELS_PER_CPU_BATCH,
     SCORER_KEPT_BYTES,
     keep_freed_memory,
 )
+from pipeline.scoring.suspects import Suspects, is_repeated
 from spips_core import SPIPS, CompilationError, packaged_checkpoints
 from spips_core.config import STREAMS
 from spips_core.reference_reuse import PairEncoder
@@ -80,6 +81,7 @@ class PairScorer:
         pixels_per_batch: int,
         use_gpu: bool,
         compile_kernels: bool,
+        suspects: Suspects | None = None,
     ) -> None:
         """Load the model once per process, and check that it is the planned one.
 
@@ -94,6 +96,7 @@ class PairScorer:
             use_gpu: score on the GPU that Ray gave this process, else on the CPU.
             compile_kernels: compile the kernels first; if that fails, log a warning and score with
                 eager kernels.
+            suspects: the rows that killed scorers; None outside a run.
 
         Raises:
             FaultError: the model has another digest, or there is no GPU.
@@ -101,6 +104,7 @@ class PairScorer:
         if not use_gpu:
             pixels_per_batch = min(pixels_per_batch, PIXELS_PER_CPU_BATCH)
         self.pixels_per_batch = pixels_per_batch
+        self.suspects = suspects
         self.model = _prepare_model(source, expected_digest, use_gpu, compile_kernels)
         # Batch-invariant encoding costs nothing on a CPU: scores do not depend on the batch.
         self.encoder = PairEncoder(self.model, batch_invariant=not use_gpu)
@@ -115,14 +119,21 @@ class PairScorer:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Return the rows with their scores, in their order."""
+        if self.suspects is None or not is_repeated():
+            return self.score(rows)
+        # One of these rows may have killed the scorer that had them before.
+        each = (rows.slice(index, 1) for index in range(rows.num_rows))
+        return pa.concat_tables([self.suspects.try_alone(row, self.score) for row in each])
+
+    def score(self, rows: pa.Table) -> pa.Table:
+        """Return the rows with their scores, in their order, whatever a pair raises."""
         status, error = (rows.column(name).to_pylist() for name in ("status", "error"))
         scores = {field.name: np.full(rows.num_rows, np.nan, np.float32) for field in SCORE_FIELDS}
         # A list: on a GPU, all batches are queued before the first result is awaited.
         batches = [one for batch in self._batches(rows) for one in self._score(rows, batch)]
         for indices, values in batches:
-            if values is None:
-                status[indices[0]] = Status.TOO_LARGE.value
-                error[indices[0]] = "pair: expected a size that fits the scorer's memory, got more"
+            if isinstance(values, RowError):
+                status[indices[0]], error[indices[0]] = values.status.value, f"pair: {values}"
                 continue
             for column, of_column in zip(self.measures, values.cpu().numpy(), strict=True):
                 scores[column][indices] = of_column
@@ -149,20 +160,23 @@ class PairScorer:
             for start in range(0, len(indices), length):
                 yield indices[start : start + length]
 
-    def _score(self, rows: pa.Table, indices: list[int]) -> list[tuple[list[int], Tensor | None]]:
-        """Score rows of one size, halved until they fit the memory; None: a pair never does."""
+    def _score(
+        self, rows: pa.Table, indices: list[int]
+    ) -> list[tuple[list[int], Tensor | RowError]]:
+        """Score rows of one size, halved while they do not fit the memory or raise an error."""
         had_reference = self.encoder.has_reference
         try:
             return [(indices, self._score_batch(rows, indices))]
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+        except Exception as error:
+            if is_of_device(error):
                 raise
+            problem = _describe_failure(error)
         self.encoder.forget()
         torch.cuda.empty_cache()
         if had_reference:  # the kept reference of an earlier batch may have used the memory
             return self._score(rows, indices)
         if len(indices) == 1:
-            return [(indices, None)]
+            return [(indices, problem)]
         middle = len(indices) // 2
         return self._score(rows, indices[:middle]) + self._score(rows, indices[middle:])
 
@@ -220,6 +234,17 @@ def _prepare_model(
     # Match the layout of the trunk's inputs, so that no call has to reorder the weights.
     model.trunk.to(memory_format=torch.channels_last)
     return model
+
+
+def is_of_device(error: Exception) -> bool:
+    """Return whether a GPU failed; then each later call fails as well, whatever its rows."""
+    return "CUDA error" in str(error) and not is_out_of_memory(error)
+
+
+def _describe_failure(error: Exception) -> RowError:
+    if is_out_of_memory(error):
+        return RowError(Status.TOO_LARGE, "expected a size that fits the scorer's memory, got more")
+    return RowError(Status.CRASHED, f"expected a score, got {describe(error)}")
 
 
 def is_out_of_memory(error: Exception) -> bool:

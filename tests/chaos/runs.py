@@ -85,6 +85,7 @@ class Job:
         name: of the run.
         address: of the Ray cluster; None to start one.
         log: where its output goes.
+        more: arguments.
         starts: number of processes so far.
     """
 
@@ -93,6 +94,7 @@ class Job:
     name: str
     address: str | None
     log: Path
+    more: tuple[str, ...] = ()
     starts: int = 0
     process: "subprocess.Popen[bytes] | None" = None
 
@@ -104,7 +106,7 @@ class Job:
                  "--config=conf/debug/score_manifest.yaml",
                  f"--manifest.uri={self.manifest}", f"--output.uri={self.output}",
                  f"--output.run_id={self.name}", f"--output.rows_per_file={ROWS_PER_FILE}",
-                 "--failure.max_failed_fraction=1", "--compute.scorers=2"],
+                 "--failure.max_failed_fraction=1", "--compute.scorers=2", *self.more],
                 cwd=REPOSITORY, env=environment, stdout=log, stderr=log,
             )  # fmt: skip
         self.starts += 1

@@ -27,7 +27,8 @@ def test_compiled_kernels_score_as_eager_ones_for_every_size_and_batch(photos, n
             assert (identical.ssim == 1).all()
 
 
-def test_model_stays_as_it_was_where_nothing_can_compile(tmp_path):
+@pytest.mark.parametrize("missing", ["compiler", "cache"])
+def test_model_stays_as_it_was_where_nothing_can_compile(tmp_path, missing):
     script = """
 import torch
 from spips_core import SPIPS, CompilationError
@@ -41,11 +42,12 @@ except CompilationError as error:
 assert model.kernels == kernels
 assert torch.equal(model.score(*known_pair()).score, before)
 """
-    environment = {
-        **os.environ,
-        "CXX": "no-such-compiler",
-        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
-    }
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    if missing == "compiler":
+        environment["CXX"] = "no-such-compiler"
+    else:
+        (tmp_path / "file").touch()
+        environment["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path / "file" / "cache")
     got = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
     )

@@ -44,11 +44,24 @@ def test_images_in_other_floating_types_score_as_float32_does(embedded, dtype):
     assert torch.allclose(got, expected, rtol=1e-5)
 
 
-def test_nan_pixel_shows_in_its_own_pair_only(embedded, photos, noisy_photos):
-    distorted = noisy_photos / 255
-    distorted[1, 2, 50, 60] = torch.nan
-    scores = embedded.score(photos, distorted)
-    assert scores.score.isnan().tolist() == [False, True, False]
+def test_scores_do_not_depend_on_autocast(embedded, photos, noisy_photos):
+    expected = astuple(embedded.score(photos, noisy_photos))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(map(torch.equal, astuple(embedded.score(photos, noisy_photos)), expected))
+        pair = embedded.encode(photos), embedded.encode(noisy_photos)
+        assert all(map(torch.equal, astuple(embedded.compare(*pair)), expected))
+
+
+def test_models_load_the_same_under_any_default(embedded, photos, noisy_photos):
+    expected = embedded.score(photos, noisy_photos).score
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        with torch.autocast("cpu", torch.bfloat16), torch.device("meta"):
+            model = SPIPS.load("embedded")
+            assert torch.equal(model.score(photos, noisy_photos).score, expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert model.digest == embedded.digest
 
 
 def test_no_pairs_have_no_scores(embedded, photos):
