@@ -3,6 +3,7 @@
 import argparse
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
@@ -12,6 +13,17 @@ from pydantic import BaseModel
 from jobs.config import load_config
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.storage import STORE_ERRORS, describe
+
+CLUSTER_ANSWERS_S = 10
+"""Longest wait for a connection to a cluster."""
+RAY_SETTINGS = {
+    # Otherwise SIGTERM while Ray starts waits for it to move the work of its only node elsewhere.
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+    # If a run is killed, its request for CPUs stays with Ray Data's autoscaler and blocks the
+    # process that resumes the run, until the request expires: after 180 s, unless this says less.
+    "RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S": "30",
+}
+"""Environment variables that Ray reads when it is imported; a user's own values count."""
 
 DONE, FAULT, WRONG, TOO_MANY_FAILED, GATE_BROKEN, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -47,6 +59,8 @@ def run_job(
         config, options = load_config(config_class, parser, arguments)
         return work(config, **{name: getattr(options, name) for name in names})
 
+    for name, value in RAY_SETTINGS.items():
+        os.environ.setdefault(name, value)
     raise_on_sigterm()
     return exit_code_of(load_and_work, interrupted=interrupted)
 
@@ -102,13 +116,37 @@ def start_ray(*, dashboard: bool = False) -> list[dict[str, float]]:
     """
     import ray  # takes seconds
 
-    if "RAY_ADDRESS" in os.environ:  # set in submitted jobs
-        ray.init(ignore_reinit_error=True)
-    else:  # without "local", Ray would wait for a dead cluster that left its address behind
-        ray.init("local", ignore_reinit_error=True, include_dashboard=dashboard)
-    raise_on_sigterm()  # again: Ray installs a handler that ends the process
+    try:
+        if os.environ.get("RAY_ADDRESS"):  # set in submitted jobs
+            _check_cluster(os.environ["RAY_ADDRESS"])
+            ray.init(ignore_reinit_error=True)
+        else:  # without "local", Ray would wait for a dead cluster that left its address behind
+            ray.init("local", ignore_reinit_error=True, include_dashboard=dashboard)
+    except SystemExit as error:  # from the handlers of SIGTERM that Ray installs while it starts
+        raise KeyboardInterrupt from error
+    raise_on_sigterm()  # again, instead of Ray's
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     return [node["Resources"] for node in nodes if node["Alive"]]
+
+
+def _check_cluster(address: str) -> None:
+    """Check that a cluster answers; Ray would wait minutes for one that does not.
+
+    Raises:
+        FaultError: nothing answers there.
+    """
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        found = canonicalize_bootstrap_address(address.rpartition("://")[2])
+        if found is None:  # "local"
+            return
+        host, _, port = found.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), CLUSTER_ANSWERS_S).close()
+    except (OSError, ValueError) as error:
+        raise FaultError(
+            f"RAY_ADDRESS: expected a Ray cluster at {address}, got {describe(error)}"
+        ) from error
 
 
 def say(text: str) -> None:

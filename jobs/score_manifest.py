@@ -8,7 +8,6 @@ exit codes:
   130  interrupted; the same command resumes
 """
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -21,8 +20,8 @@ from pipeline.scoring.config import ScoreManifestConfig
 FLAGS = {
     "dry_run": "check everything, print the plan, score nothing",
     "retry_failed": "if the run is finished, score its missing, forbidden, unreadable, "
-    "decode_error, crashed and timed_out rows again; the old results stay, and readers take the new "
-    "ones",
+    "decode_error, crashed and timed_out rows again; the old results stay, and readers take the "
+    "new ones",
 }
 
 
@@ -33,10 +32,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _score(config: ScoreManifestConfig, *, dry_run: bool, retry_failed: bool) -> int:
-    # If a run is killed, its request for CPUs stays with Ray Data's autoscaler and blocks the
-    # process that resumes the run, until the request expires: after 180 s, unless this says less.
-    # Ray reads it when it is imported.
-    os.environ.setdefault("RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S", "30")
     # torch and ray take seconds to import; --help and a wrong config need not wait for them.
     from pipeline.scoring.lock import lock_run
     from pipeline.scoring.plan import describe_plan, make_plan

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import platform
-import random
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,22 +9,20 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset
 
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.finished import FinishedRun, open_run
 from pipeline.runs.records import RECORD_VERSION, ColumnsRecord, Json, ModelInfo, PlanRecord
 from pipeline.runs.run import RunFolder, fingerprint, open_run_folder
 from pipeline.runs.schema import RETRIED_STATUSES, Status, pass_through_schema
-from pipeline.runs.storage import STORE_ERRORS, arrow_filesystem, check_writable, describe
+from pipeline.runs.storage import STORE_ERRORS, check_writable, describe
 from pipeline.runs.uris import redact
 from pipeline.scoring.config import ScoreManifestConfig
-from pipeline.scoring.load import PairLoader
 from pipeline.scoring.manifest import Manifest, hash_array, open_manifest
+from pipeline.scoring.sample import load_sample
 from pipeline.scoring.score import describe_model, load_model
 from spips_core import SpipsError
 
-SAMPLE_ROWS = 8
 PACKAGES = ("spips", "ray", "torch", "torchvision", "pyarrow", "pillow", "fsspec", "s3fs")
 
 
@@ -124,7 +121,7 @@ def make_plan(config: ScoreManifestConfig, *, retry_failed: bool = False) -> Pla
     if retry_failed and is_finished:
         attempt = _plan_retry(open_run(f"{config.output.uri.rstrip('/')}/run_id={run_id}"))
     has_rows = not is_finished or attempt.ids is not None
-    sample = _load_sample(config, manifest, pass_through) if has_rows else []
+    sample = load_sample(manifest, config.images, pass_through) if has_rows else []
     # Otherwise the driver keeps the memory in which Arrow read the manifest for the whole run.
     pa.default_memory_pool().release_unused()
     return Plan(
@@ -175,21 +172,6 @@ def _scoring_settings(config: ScoreManifestConfig, manifest: Manifest) -> Json:
         "precision": config.model.precision,
         "spips": importlib.metadata.version("spips"),
     }
-
-
-def _load_sample(
-    config: ScoreManifestConfig, manifest: Manifest, pass_through: pa.Schema
-) -> list[tuple[str, str]]:
-    """Load a few random rows; failures are reported and do not stop the plan."""
-    dataset = pyarrow.dataset.dataset(
-        manifest.paths, filesystem=arrow_filesystem(manifest.fs), format="parquet"
-    )
-    chosen = random.Random(0).sample(range(manifest.num_rows), min(SAMPLE_ROWS, manifest.num_rows))
-    rows = dataset.take(sorted(chosen))
-    pixels = config.compute.pixels_per_batch
-    loader = PairLoader(config.images, manifest.image_columns, pass_through, pixels)
-    loaded = pa.concat_tables(loader.load_apart(rows))
-    return list(zip(loaded["status"].to_pylist(), loaded["error"].to_pylist(), strict=True))
 
 
 def _redacted(value: Any) -> Any:
