@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs import score_manifest
-from jobs.run_job import DONE
+from jobs.run_job import DONE, exit_code_of, raise_on_sigterm
 from pipeline.runs.finished import open_scores
 from spips_core.learning.distortions import NUM_LEVELS, distort
 
@@ -42,6 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder to write to")
     folder = parser.parse_args(arguments).output.resolve()
+    raise_on_sigterm()
+    return exit_code_of(lambda: _make_and_score(folder))
+
+
+def _make_and_score(folder: Path) -> int:
     (folder / "images").mkdir(parents=True, exist_ok=True)
     rows = [*make_pairs(folder / "images"), *make_broken_rows(folder / "images")]
     pa.parquet.write_table(pa.Table.from_pylist(rows), folder / "manifest.parquet")

@@ -39,13 +39,18 @@ def _score(options: argparse.Namespace, reference_uri: str, distorted_uri: str) 
     # torch takes seconds to import; --help need not wait for it.
     from pipeline.scoring.load import load_pair
     from pipeline.scoring.score import load_model, stack_pixels
-    from spips_core.errors import SpipsError
+    from spips_core import SpipsError, packaged_checkpoints
 
     row = load_pair(reference_uri, distorted_uri, ImagesConfig())
     status, error = (row.column(name)[0].as_py() for name in ("status", "error"))
     if status != Status.OK:
         raise ContractError(f"{status}: {error}")
     weights = options.backbone_weights
+    names = packaged_checkpoints()
+    if options.checkpoint not in names and not Path(options.checkpoint).is_file():
+        raise ContractError(
+            f"--checkpoint: expected one of {', '.join(names)}, or a file, got {options.checkpoint}"
+        )
     source = ModelSourceConfig(checkpoint=options.checkpoint, backbone_weights=weights)
     try:
         model = load_model(source)
