@@ -50,10 +50,22 @@ class ImagesConfig(Section):
         ge=MIN_SIDE_PX,
         description="Shortest side in pixels at which a pair is scored; below it, too_small.",
     )
-    size_mismatch: Literal["error", "resize"] = Field(
+    colour_profiles: Literal["convert", "ignore"] = Field(
+        "convert",
+        description="convert: show colours as a browser does, by converting ICC profiles, cICP, "
+        "gAMA with cHRM, and nclx to sRGB; ignore: take all samples for sRGB.",
+    )
+    size_mismatch: Literal["error", "resize", "crop"] = Field(
         "error",
         description="For a pair of two sizes: error gives the row the status size_mismatch, resize "
-        "resizes the distorted image to the reference's size (bicubic, antialiased).",
+        "resizes the distorted image to the reference's size (bicubic, antialiased), crop keeps "
+        "the centre of each that is as large as both allow, if they differ by at most max_crop_px.",
+    )
+    max_crop_px: int = Field(
+        16,
+        gt=0,
+        description="With size_mismatch crop: largest difference in height and in width, in "
+        "pixels; above it, size_mismatch.",
     )
     resize: int | None = Field(
         None,

@@ -69,7 +69,7 @@ class Images:
             if isinstance(content, RowError):
                 raise RowError(content.status, str(content))
             if source not in self.decoded:
-                self.decoded[source] = decode_image(content, self.rules.max_pixels)
+                self.decoded[source] = decode_image(content, self.rules)
             return self.decoded[source]
         finally:
             if not self.uses[source]:
