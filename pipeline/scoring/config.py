@@ -2,9 +2,10 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.runs.settings import Section, Sha256, Uri
+from pipeline.runs.uris import is_relative, redact
 
 MIN_SIDE_PX = 96
 """The model's lower bound, repeated here because reading a config must not import torch."""
@@ -75,8 +76,17 @@ class ImagesConfig(Section):
     )
     allowed_uri_prefixes: tuple[Uri, ...] | None = Field(
         None,
-        description="Image URIs outside these folders are forbidden; null: any URI is allowed.",
+        description="Image URIs outside these folders are forbidden; null: any URI is allowed. "
+        "Give absolute paths or full URIs.",
     )
+
+    @field_validator("allowed_uri_prefixes")
+    @classmethod
+    def _prefixes_are_absolute(cls, prefixes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for prefix in prefixes or ():
+            if is_relative(prefix):
+                raise ValueError(f"expected absolute paths or full URIs, got {redact(prefix)!r}")
+        return prefixes
 
 
 class ModelSourceConfig(Section):

@@ -21,8 +21,8 @@ from aiohttp import (
     TraceConfig,
 )
 from aiohttp import TraceRequestRedirectParams as Redirect
+from botocore.exceptions import ChecksumError, FlexibleChecksumError, HTTPClientError
 from botocore.exceptions import ConnectionError as BotoConnectionError
-from botocore.exceptions import HTTPClientError
 from fsspec import AbstractFileSystem
 from fsspec.config import conf
 from fsspec.implementations.local import LocalFileSystem
@@ -42,6 +42,18 @@ from pipeline.scoring.resources import (
 TRANSIENT_STATUSES = frozenset(
     {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 )
+TRANSIENT_S3_CODES = frozenset(
+    {
+        "BadDigest", "BandwidthLimitExceeded", "ExpiredToken", "ExpiredTokenException",
+        "IncompleteBody", "OperationAborted", "PriorRequestNotComplete", "RequestExpired",
+        "RequestLimitExceeded", "RequestThrottled", "RequestThrottledException", "RequestTimeout",
+        "RequestTimeoutException", "RequestTimeTooSkewed", "SlowDown", "ThrottledException",
+        "Throttling", "ThrottlingException", "TokenRefreshRequired", "TooManyRequestsException",
+        "XAmzContentSHA256Mismatch",
+    }
+)  # fmt: skip
+"""Whatever the HTTP status: credentials that expired and are being renewed, and what botocore
+retries."""
 TRANSIENT_ERRNOS = frozenset(
     {
         errno.EAGAIN, errno.EBUSY, errno.EIO, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT,
@@ -50,6 +62,7 @@ TRANSIENT_ERRNOS = frozenset(
 )  # fmt: skip
 TRANSIENT_ERRORS = (
     TimeoutError, ConnectionError, BotoConnectionError, HTTPClientError, IncompleteRead,
+    ChecksumError, FlexibleChecksumError,
 )  # fmt: skip
 
 _waited_s: dict[str, float] = {}  # by store, in this process, since the store's last answer
@@ -71,8 +84,8 @@ class Fetched:
 def fetch(uris: Sequence[str], max_bytes: int) -> list[Fetched]:
     """Fetch objects, those of one store concurrently; wait and retry after transient errors.
 
-    Transient are timeouts, lost connections, truncated answers, and HTTP's 408, 425, 429 and 5xx
-    except 501.
+    Transient are timeouts, lost connections, truncated and damaged answers, HTTP's 408, 425, 429
+    and 5xx except 501, and S3's TRANSIENT_S3_CODES.
 
     Args:
         uris: local paths or fsspec URIs.
@@ -156,6 +169,8 @@ def _is_transient(content: bytes | Exception) -> bool:
     causes = list(_causes(content))
     if any(isinstance(cause, TRANSIENT_ERRORS) or _is_lost_connection(cause) for cause in causes):
         return True
+    if any(_s3_code(cause) in TRANSIENT_S3_CODES for cause in causes):
+        return True
     for status in (_http_status(cause) for cause in causes):
         if status is not None:
             return status in TRANSIENT_STATUSES or (
@@ -182,6 +197,11 @@ def _http_status(error: BaseException) -> int | None:
     return None
 
 
+def _s3_code(error: BaseException | None) -> str:
+    response = getattr(error, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+
+
 def _is_lost_connection(error: BaseException) -> bool:
     """Return whether aiohttp lost a connection, or could not connect to a host that exists."""
     return isinstance(error, (ClientConnectionError, ClientPayloadError)) and not isinstance(
@@ -191,8 +211,7 @@ def _is_lost_connection(error: BaseException) -> bool:
 
 def _is_empty_object(result: bytes | Exception) -> bool:
     """Return whether S3 refused the range because the object has no bytes."""
-    response: dict[str, Any] = getattr(getattr(result, "__cause__", None), "response", {})
-    return bool(response.get("Error", {}).get("Code") == "InvalidRange")
+    return isinstance(result, Exception) and _s3_code(result.__cause__) == "InvalidRange"
 
 
 def _translate(result: bytes | Exception) -> bytes | Exception:
