@@ -4,23 +4,39 @@ Imports no torch, because the processes that load images do not need it.
 """
 
 import io
-import struct
 import warnings
-import zlib
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, features
+from PIL import ExifTags, Image, ImageFile, features
 
+from spips_core.colour import CURVES, PRIMARIES, SRGB_CURVE, matrix_profile, to_srgb
 from spips_core.errors import TooManyPixelsError, UndecodableImageError
+from spips_core.png import SIGNATURE, first_picture
 
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP") + (
     ("AVIF",) if features.check("avif") else ()
 )
-DECODER_ERRORS = (
-    OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError,
-    AttributeError, EOFError, RuntimeError, MemoryError, struct.error, zlib.error,
-)  # fmt: skip
-"""What Pillow's decoders raise on damaged files."""
+ENDS = {
+    b"\xff\xd8": (b"\xff\xd9", b"\xaa\x55" * 32 + b"\xff\xd9"),
+    b"GI": (b"\0;", b"\xff" + bytes(range(255)) + b"\0;"),
+}
+"""Two ends for a JPEG or GIF that lacks its own, by how the file starts."""
+
+ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each EXIF orientation but the first."""
+
+JPEG_SCAN = 0xDA
+JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+JPEG_NO_SEGMENT = frozenset((0x00, 0x01, *range(0xD0, 0xD9), 0xFF))
+"""Bytes after 0xFF: of a scan's header, of a frame's, and of what has no length."""
 
 TIFF_PHOTOMETRIC, TIFF_WHITE_IS_ZERO = 262, 0
 
@@ -33,21 +49,26 @@ ImageFile.MAXBLOCK = 1 << 22
 Image.MAX_IMAGE_PIXELS = None
 
 
-def decode_image(content: bytes, max_pixels: int) -> Image.Image:
-    """Decode an image file to 8-bit RGB.
+def decode_image(content: bytes, max_pixels: int, *, convert_colours: bool = True) -> Image.Image:
+    """Decode an image file to 8-bit RGB, as a browser shows it on a white page.
 
-    - An animation gives its first frame.
-    - The EXIF orientation is applied.
+    - An animation gives its first frame. What the frame leaves free of its canvas is white.
+    - The EXIF orientation is applied, one in XMP is not.
     - Grey is repeated in three channels.
     - Palettes are looked up.
     - Transparency is composed over white.
     - 16-bit samples keep their high byte.
-    - CMYK, YCbCr and LAB are converted by Pillow's formulas.
-    - Colour profiles are ignored.
+    - Colours are converted to sRGB from what the file declares: an ICC profile (but not in
+      JPEG 2000); cICP, or gAMA and cHRM, in PNG; nclx in AVIF. Damaged profiles, and HDR curves (PQ
+      and HLG), are ignored.
+    - CMYK, YCbCr and LAB without a profile are converted by Pillow's formulas.
+    - A file may lack what follows its pixels, such as JPEG's end marker; all pixels must be there.
+    - Texts and damaged metadata are ignored.
 
     Args:
         content: a file in one of `FORMATS`.
         max_pixels: largest accepted height times width.
+        convert_colours: False takes all samples for sRGB, whatever the file declares.
 
     Returns:
         The image in mode RGB.
@@ -61,13 +82,10 @@ def decode_image(content: bytes, max_pixels: int) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an odd tag must not fail the image or flood the log
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                _check_pixels(image, max_pixels)
-                ImageOps.exif_transpose(image, in_place=True)
-                return _to_rgb(image)
+            return _decode_or_complete(content, max_pixels, convert_colours)
     except TooManyPixelsError:
         raise
-    except DECODER_ERRORS as error:
+    except Exception as error:  # decoders raise anything on damaged files
         lines = str(error).splitlines()
         reason = lines[0] if lines else type(error).__name__
         # Pillow names the in-memory file, which tells a reader nothing.
@@ -77,28 +95,118 @@ def decode_image(content: bytes, max_pixels: int) -> Image.Image:
         ) from error
 
 
-def _check_pixels(image: Image.Image, max_pixels: int) -> None:
-    if image.height * image.width > max_pixels:
+def _decode_or_complete(content: bytes, max_pixels: int, convert_colours: bool) -> Image.Image:
+    """Decode a file, and one whose pixels are all there although its end is missing.
+
+    They are if what follows them does not matter.
+    """
+    try:
+        return _decode(content, max_pixels, convert_colours)
+    except OSError:
+        ends = ENDS.get(content[:2])
+        if ends is None or (content[0] == 0xFF and not _has_every_scan(content)):
+            raise
+        cut = content.rstrip(b"\xff") if content[0] == 0xFF else content
+        image, other = (_decode(cut + end, max_pixels, convert_colours) for end in ends)
+        if image.tobytes() != other.tobytes():
+            raise
+        return image
+
+
+def _has_every_scan(jpeg: bytes) -> bool:
+    """Return whether a JPEG's scans, complete or not, bring all bits of all coefficients."""
+    start, missing = 2, -1
+    while (start := jpeg.find(b"\xff", start)) >= 0 and start + 4 < len(jpeg):
+        marker, length = jpeg[start + 1], int.from_bytes(jpeg[start + 2 : start + 4], "big")
+        if marker in JPEG_NO_SEGMENT:
+            start += 1
+            continue
+        segment = jpeg[start + 4 : start + 2 + length]
+        if marker in JPEG_FRAMES:
+            missing = 64 * segment[5]
+        elif marker == JPEG_SCAN:
+            first, last, bits = segment[-3:]
+            missing -= segment[0] * (last - first + 1) if bits & 15 == 0 else 0
+        start += 2 + length
+    return missing == 0
+
+
+def _decode(content: bytes, max_pixels: int, convert_colours: bool) -> Image.Image:
+    picture = None
+    if content.startswith(SIGNATURE):
+        picture = first_picture(content)
+        _check_pixels(picture.size, max_pixels)
+        content = picture.content
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        _check_pixels(image.size, max_pixels)
+        for name in ("xmp", "XML:com.adobe.xmp"):  # Pillow would apply its orientation
+            image.info.pop(name, None)
+        box = image.tile[0].extents if image.format == "GIF" else None
+        profile = picture.profile if picture else image.info.get("icc_profile")
+        if image.format == "AVIF" and not profile:
+            profile = _avif_profile(content)
+        rgb = _to_rgb(image, profile if convert_colours else None)
+        if picture and picture.size != rgb.size:
+            rgb = _place(rgb, picture.corner, picture.size)
+        elif box and box != (0, 0, *image.size):
+            rgb = _place(rgb.crop(box), box[:2], image.size)
+        turn = ORIENTATIONS.get(_orientation(image))
+        return rgb if turn is None else rgb.transpose(turn)
+
+
+def _avif_profile(content: bytes) -> bytes | None:
+    """Return an ICC profile of the colour numbers (nclx) of an AVIF file; None for sRGB."""
+    _, found, numbers = content.partition(b"colrnclx")
+    primaries, curve = numbers[1:4:2] if found else (0, 0)
+    if primaries not in PRIMARIES or curve not in CURVES:
+        return None
+    # Unlike in PNG, browsers show video's curve as sRGB's.
+    is_video = CURVES[curve] == CURVES[1]
+    return matrix_profile(PRIMARIES[primaries], SRGB_CURVE if is_video else CURVES[curve])
+
+
+def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if height * width > max_pixels:
         raise TooManyPixelsError(
             f"expected at most {max_pixels} pixels (max_pixels), "
-            f"got {image.height} x {image.width} (H x W) = {image.height * image.width}"
+            f"got {height} x {width} (H x W) = {height * width}"
         )
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _place(rgb: Image.Image, corner: tuple[int, int], size: tuple[int, int]) -> Image.Image:
+    canvas = Image.new("RGB", size, "white")
+    canvas.paste(rgb, corner)
+    return canvas
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # noqa: BLE001 - damaged metadata never fails an image
+        return 1
+
+
+def _to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    is_grey = image.mode in ("1", "L", "LA", "La")
     if image.mode.startswith("I;16"):
         samples = np.asarray(image).astype(np.uint16)
         if getattr(image, "tag_v2", {}).get(TIFF_PHOTOMETRIC) == TIFF_WHITE_IS_ZERO:
             samples = 65535 - samples
         grey = (samples >> 8).astype(np.uint8)
         grey[samples == image.info.get("transparency", -1)] = 255
-        return Image.fromarray(grey).convert("RGB")
+        return to_srgb(Image.fromarray(grey), profile)
     if image.mode in ("I", "F"):
         raise ValueError(f"samples of 8 or 16 bits expected, not 32 (Pillow's mode {image.mode})")
     if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    if image.mode != "RGB":
-        return image.convert("RGB")
+        rgba = image.convert("RGBA")
+        if profile:
+            alpha = rgba.getchannel("A")
+            rgba = to_srgb(image.convert("L") if is_grey else rgba.convert("RGB"), profile)
+            rgba.putalpha(alpha)
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
     image.load()  # convert() would copy it
-    return image
+    if image.mode not in ("RGB", "L", "CMYK", "LAB"):
+        image = image.convert("L" if is_grey else "RGB")
+    return to_srgb(image, profile)

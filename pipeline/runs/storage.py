@@ -19,7 +19,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.runs.errors import FaultError
-from pipeline.runs.uris import redact
+from pipeline.runs.uris import plain_uri, redact
 
 CACHE_FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "spips"
 STORE_ERRORS = (OSError, ValueError, ImportError, BotoCoreError, ClientError)
@@ -63,7 +63,7 @@ def open_fs(uri: str, **options: Any) -> tuple[AbstractFileSystem, str]:
         ValueError, ImportError, OSError: as in `open_store`.
     """
     try:
-        return url_to_fs(uri, **options)  # type: ignore[no-any-return]
+        return url_to_fs(plain_uri(uri), **options)  # type: ignore[no-any-return]
     except STORE_ERRORS:
         raise
     except Exception as error:  # drivers raise anything for incomplete URIs

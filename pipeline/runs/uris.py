@@ -3,18 +3,22 @@
 import os
 import re
 from collections.abc import Sequence
+from ipaddress import IPv6Address
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 from fsspec.implementations.local import LocalFileSystem
 
 SHORTEST_SECRET = 6
+LONGEST_SHOWN = 500
 _USER_INFO = re.compile(
     r"://[^/\s?#]*:[^/\s?#]*@|(?<!abfs)(?<!abfss)(?<!wasb)(?<!wasbs)://[^/\s?#]*@"
 )
 _HTTP_TAIL = re.compile(r"(https?://[^\s?#;]*)([?#;]\S*?)(?=['\")\],.]*(?:\s|$))", re.IGNORECASE)
 _QUERY = re.compile(r"(://[^\s?]*)(\?[\w.-]+=\S*?)(?=['\")\],.]*(?:\s|$))")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_LOCAL_FILE = re.compile(r"^file:(?://(?i:localhost)?(?=/)|(?=/[^/]))")
+_IPV6_HOST = re.compile(r"(?<=://)\[([0-9A-Fa-f:.]+)\](?=[:/]|$)")
 _NOT_SENT = re.compile(r"[\x00-\x1f]")  # clients leave these out of their requests
 
 
@@ -79,9 +83,32 @@ def redact_as(text: str, uri: str) -> str:
     return text
 
 
+def shorten(text: str) -> str:
+    """Return a text of at most LONGEST_SHOWN characters, without its middle if it is longer."""
+    half = (LONGEST_SHOWN - 3) // 2
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:half]}...{text[-half:]}"
+
+
+def plain_uri(uri: str) -> str:
+    """Return a URI in a form that fsspec opens: a path for file:, an IPv6 host without ::."""
+    return _IPV6_HOST.sub(lambda match: f"[{_exploded(match[1])}]", _LOCAL_FILE.sub("", uri))
+
+
+def _exploded(host: str) -> str:
+    try:
+        return IPv6Address(host).exploded
+    except ValueError:
+        return host
+
+
+def is_chain(uri: str) -> bool:
+    """Return whether a URI names a second store inside the first."""
+    return "::" in plain_uri(uri)
+
+
 def is_relative(uri: str) -> bool:
     """Return whether a URI is a relative path, which every process resolves differently."""
-    path = uri.removeprefix("file://").removeprefix("local://")
+    path = plain_uri(uri).removeprefix("file://").removeprefix("local://")
     return "://" not in path and "::" not in path and not Path(path).is_absolute()
 
 
@@ -95,14 +122,15 @@ def is_allowed(uri: str, prefixes: Sequence[str]) -> bool:
         uri: a local path or fsspec URI.
         prefixes: folders; a prefix ends at a slash, so s3://a does not allow s3://ab.
     """
-    if "::" in uri or "\x00" in uri:  # a chain names a second store inside the first
+    uri = plain_uri(uri)
+    if "::" in uri or "\x00" in uri:
         return False
     if not _is_local(uri) and ".." in re.split(r"[/\\;]", _NOT_SENT.sub("", unquote(uri))):
         return False
     place = _place(uri)
     return any(
         place == prefix or place.startswith(prefix + "/")
-        for prefix in (_place(prefix).rstrip("/") for prefix in prefixes)
+        for prefix in (_place(plain_uri(prefix)).rstrip("/") for prefix in prefixes)
     )
 
 

@@ -2,9 +2,10 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.runs.settings import Section, Sha256, Uri
+from pipeline.runs.uris import is_relative, redact
 
 MIN_SIDE_PX = 96
 """The model's lower bound, repeated here because reading a config must not import torch."""
@@ -55,10 +56,22 @@ class ImagesConfig(Section):
         ge=MIN_SIDE_PX,
         description="Shortest side in pixels at which a pair is scored; below it, too_small.",
     )
-    size_mismatch: Literal["error", "resize"] = Field(
+    colour_profiles: Literal["convert", "ignore"] = Field(
+        "convert",
+        description="convert: show colours as a browser does, by converting ICC profiles, cICP, "
+        "gAMA with cHRM, and nclx to sRGB; ignore: take all samples for sRGB.",
+    )
+    size_mismatch: Literal["error", "resize", "crop"] = Field(
         "error",
         description="For a pair of two sizes: error gives the row the status size_mismatch, resize "
-        "resizes the distorted image to the reference's size (bicubic, antialiased).",
+        "resizes the distorted image to the reference's size (bicubic, antialiased), crop keeps "
+        "the centre of each that is as large as both allow, if they differ by at most max_crop_px.",
+    )
+    max_crop_px: int = Field(
+        16,
+        gt=0,
+        description="With size_mismatch crop: largest difference in height and in width, in "
+        "pixels; above it, size_mismatch.",
     )
     resize: int | None = Field(
         None,
@@ -68,8 +81,17 @@ class ImagesConfig(Section):
     )
     allowed_uri_prefixes: tuple[Uri, ...] | None = Field(
         None,
-        description="Image URIs outside these folders are forbidden; null: any URI is allowed.",
+        description="Image URIs outside these folders are forbidden; null: any URI is allowed. "
+        "Give absolute paths or full URIs.",
     )
+
+    @field_validator("allowed_uri_prefixes")
+    @classmethod
+    def _prefixes_are_absolute(cls, prefixes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for prefix in prefixes or ():
+            if is_relative(prefix):
+                raise ValueError(f"expected absolute paths or full URIs, got {redact(prefix)!r}")
+        return prefixes
 
 
 class ModelSourceConfig(Section):

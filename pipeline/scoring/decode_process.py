@@ -56,7 +56,7 @@ def decode_within_limits(content: bytes, rules: ImagesConfig) -> Image.Image:
     signal.setitimer(signal.ITIMER_REAL, rules.max_decode_s)
     try:
         with _memory_limit(rules):
-            return decode_image(content, rules.max_pixels)
+            return decode_image(content, rules)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 

@@ -1,33 +1,21 @@
 """Fetch the images that a manifest names; retry transient errors and count the retries."""
 
-import errno
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
-from http.client import IncompleteRead
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from aiohttp import (
-    ClientConnectionError,
-    ClientConnectorDNSError,
-    ClientPayloadError,
-    ClientResponse,
-    ClientSession,
-    ClientTimeout,
-    TraceConfig,
-)
+from aiohttp import ClientResponse, ClientSession, ClientTimeout, TraceConfig
 from aiohttp import TraceRequestRedirectParams as Redirect
-from botocore.exceptions import ConnectionError as BotoConnectionError
-from botocore.exceptions import HTTPClientError
 from fsspec import AbstractFileSystem
 from fsspec.config import conf
 from fsspec.implementations.local import LocalFileSystem
 from yarl import URL
 
+from pipeline.runs.outages import is_transient, s3_code
 from pipeline.runs.storage import STORE_ERRORS, describe, open_fs
 from pipeline.scoring.resources import (
     FETCH_FIRST_WAIT_S,
@@ -38,19 +26,6 @@ from pipeline.scoring.resources import (
     HTTP_OBJECT_S,
     HTTP_READ_S,
 )
-
-TRANSIENT_STATUSES = frozenset(
-    {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
-)
-TRANSIENT_ERRNOS = frozenset(
-    {
-        errno.EAGAIN, errno.EBUSY, errno.EIO, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT,
-        errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH,
-    }
-)  # fmt: skip
-TRANSIENT_ERRORS = (
-    TimeoutError, ConnectionError, BotoConnectionError, HTTPClientError, IncompleteRead,
-)  # fmt: skip
 
 _waited_s: dict[str, float] = {}  # by store, in this process, since the store's last answer
 
@@ -71,8 +46,8 @@ class Fetched:
 def fetch(uris: Sequence[str], max_bytes: int) -> list[Fetched]:
     """Fetch objects, those of one store concurrently; wait and retry after transient errors.
 
-    Transient are timeouts, lost connections, truncated answers, and HTTP's 408, 425, 429 and 5xx
-    except 501.
+    Transient (see `pipeline.runs.outages`) are timeouts, lost connections, truncated and damaged answers, HTTP's 408, 425, 429
+    and 5xx except 501, and S3's TRANSIENT_S3_CODES.
 
     Args:
         uris: local paths or fsspec URIs.
@@ -85,12 +60,12 @@ def fetch(uris: Sequence[str], max_bytes: int) -> list[Fetched]:
         contents = _fetch_once([uris[index] for index in wanted], max_bytes)
         for index, content in zip(wanted, contents, strict=True):
             fetched[index] = Fetched(content, num_retries)
-            if not _is_transient(content):
+            if not is_transient(content):
                 _waited_s.pop(_store(uris[index]), None)
         wanted = [
             index
             for index in wanted
-            if _is_transient(fetched[index].content)
+            if is_transient(fetched[index].content)
             and _waited_s.get(_store(uris[index]), 0) < FETCH_PATIENCE_S
         ]
         if not wanted or num_retries == FETCH_TRIES - 1:
@@ -149,50 +124,9 @@ def _driver_options(uri: str) -> dict[str, Any]:
     return {}
 
 
-def _is_transient(content: bytes | Exception) -> bool:
-    """Return whether a retry can help."""
-    if isinstance(content, bytes):
-        return False
-    causes = list(_causes(content))
-    if any(isinstance(cause, TRANSIENT_ERRORS) or _is_lost_connection(cause) for cause in causes):
-        return True
-    for status in (_http_status(cause) for cause in causes):
-        if status is not None:
-            return status in TRANSIENT_STATUSES or (
-                status >= HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.NOT_IMPLEMENTED
-            )
-    return any(getattr(cause, "errno", None) in TRANSIENT_ERRNOS for cause in causes)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
-def _http_status(error: BaseException) -> int | None:
-    """Return the HTTP status in an exception of botocore, aiohttp or Google's driver."""
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):
-        status: int | None = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        return status
-    for name in ("status", "code"):  # in this order: reading aiohttp's code gives a warning
-        if isinstance(getattr(error, name, None), int):
-            return int(getattr(error, name))
-    return None
-
-
-def _is_lost_connection(error: BaseException) -> bool:
-    """Return whether aiohttp lost a connection, or could not connect to a host that exists."""
-    return isinstance(error, (ClientConnectionError, ClientPayloadError)) and not isinstance(
-        error, ClientConnectorDNSError
-    )
-
-
 def _is_empty_object(result: bytes | Exception) -> bool:
     """Return whether S3 refused the range because the object has no bytes."""
-    response: dict[str, Any] = getattr(getattr(result, "__cause__", None), "response", {})
-    return bool(response.get("Error", {}).get("Code") == "InvalidRange")
+    return isinstance(result, Exception) and s3_code(result.__cause__) == "InvalidRange"
 
 
 def _translate(result: bytes | Exception) -> bytes | Exception:

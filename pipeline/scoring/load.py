@@ -10,7 +10,15 @@ from PIL import Image
 from pipeline.runs.errors import RowError
 from pipeline.runs.schema import Status, is_text, loaded_schema
 from pipeline.runs.storage import describe
-from pipeline.runs.uris import is_allowed, is_relative, one_line, redact_as, redact_uri
+from pipeline.runs.uris import (
+    is_allowed,
+    is_chain,
+    is_relative,
+    one_line,
+    redact_as,
+    redact_uri,
+    shorten,
+)
 from pipeline.scoring.config import ImagesConfig
 from pipeline.scoring.decode import fit_pair
 from pipeline.scoring.decode_process import DecodeProcess, decode_within_limits
@@ -177,11 +185,16 @@ class PairLoader:
 
     def _refuse(self, uri: str) -> RowError | None:
         """Return the reason why a URI must not be fetched, if there is one."""
+        if uri.startswith("data:"):
+            return RowError(
+                Status.UNREADABLE,
+                "expected a URI or an absolute path, got a data: URI; give a column of bytes",
+            )
         if is_relative(uri):
             return RowError(
                 Status.UNREADABLE, "expected a URI or an absolute path, got a relative path"
             )
-        if "::" in uri:  # no limit would hold for the inner store
+        if is_chain(uri):  # no limit would hold for the inner store
             return RowError(
                 Status.FORBIDDEN, "expected a URI of one store, got a chain of several (::)"
             )
@@ -195,7 +208,7 @@ class PairLoader:
 
     def _load_pair(self, images: Images, sources: tuple[Source, Source]) -> LoadedPair:
         shown = [
-            redact_uri(source) if isinstance(source, str) else f"column {column}"
+            shorten(redact_uri(source)) if isinstance(source, str) else f"column {column}"
             for column, source in zip(self.image_columns, sources, strict=True)
         ]
         decoded: list[Image.Image] = []
@@ -250,9 +263,8 @@ def _content(uri: str, fetched: Fetched) -> bytes | RowError:
         return error
     if isinstance(error, FileNotFoundError):
         return RowError(Status.MISSING, "expected an image, got no object")
+    got = shorten(redact_as(describe(error), uri))
     if isinstance(error, PermissionError):
-        got = redact_as(describe(error), uri)
         return RowError(Status.FORBIDDEN, f"expected read access, got {got}")
     tries = f" in {fetched.num_retries + 1} tries" if fetched.num_retries else ""
-    got = redact_as(describe(error), uri)
     return RowError(Status.UNREADABLE, f"expected readable bytes, got {got}{tries}")

@@ -16,9 +16,10 @@ import pyarrow.dataset
 import pyarrow.parquet
 from fsspec import AbstractFileSystem
 
-from pipeline.runs.errors import ContractError
+from pipeline.runs.errors import ContractError, FaultError
+from pipeline.runs.outages import store_error
 from pipeline.runs.schema import RESERVED_COLUMNS, is_bytes, is_text
-from pipeline.runs.storage import STORE_ERRORS, arrow_filesystem, content_id, describe, open_store
+from pipeline.runs.storage import STORE_ERRORS, arrow_filesystem, content_id, open_store
 from pipeline.runs.uris import redact
 from pipeline.scoring.config import ManifestConfig
 from pipeline.scoring.resources import FOOTER_THREADS, ID_ROWS_PER_READ
@@ -107,8 +108,8 @@ def open_manifest(config: ManifestConfig) -> Manifest:
     )  # fmt: skip
 
 
-def _unreadable(uri: str, error: Exception) -> ContractError:
-    return ContractError(f"manifest.uri: {uri} cannot be read: {describe(error)}")
+def _unreadable(uri: str, error: Exception) -> ContractError | FaultError:
+    return store_error(f"manifest.uri: {uri} cannot be read", error)
 
 
 def hash_ids(

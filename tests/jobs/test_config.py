@@ -48,6 +48,7 @@ def test_a_list_that_is_not_json_is_one_line(capfd):
 @pytest.mark.parametrize(
     ("argument", "expected"),
     [
+        ("--images.allowed_uri_prefixes=/a,b/c", "expected absolute paths or full URIs, got 'b/c'"),
         ("--output.run_id=../escape", "output.run_id"),
         ("--failure.max_failed_fraction=1.5", "failure.max_failed_fraction"),
         ("--images.min_side_px=95", "images.min_side_px"),

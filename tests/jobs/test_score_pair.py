@@ -21,7 +21,10 @@ def test_a_pair_that_cannot_be_scored_is_reported_in_one_line(image_folder, tmp_
     for arguments, problem in (
         ([reference, other], "size_mismatch: pair: expected"),
         ([reference, tmp_path / "no.png"], "missing: distorted: expected"),
-        ([reference, reference, "--checkpoint=none"], "--checkpoint: expected one of alexnet, embedded"),
+        (
+            [reference, reference, "--checkpoint=none"],
+            "--checkpoint: expected one of alexnet, embedded",
+        ),
     ):
         assert score_pair.main([str(argument) for argument in arguments]) == 2
         error = capsys.readouterr().err

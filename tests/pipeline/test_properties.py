@@ -7,13 +7,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fsspec.implementations.local import LocalFileSystem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
 from jobs.config import load_config
 from pipeline.runs.errors import ContractError
+from pipeline.runs.storage import open_fs
 from pipeline.runs.uris import is_allowed, redact, redact_as
 from pipeline.scoring.config import ManifestConfig, ScoreManifestConfig
 from pipeline.scoring.manifest import open_manifest
@@ -47,11 +47,26 @@ PARTS = st.lists(
 
 
 @lasting
-@given(PARTS, st.sampled_from(["", "file://", "local://", "FILE://", "file:"]))
+@given(
+    PARTS,
+    st.sampled_from(
+        [
+            "",
+            "file://",
+            "local://",
+            "FILE://",
+            "file:",
+            "file://localhost",
+            "file://LocalHost",
+            "file://host",
+            "file:///",
+        ]
+    ),
+)
 def test_an_allowed_local_uri_opens_nothing_outside(tree, parts, scheme):
     uri = scheme + "/".join([str(tree / "allowed"), *parts])
     if is_allowed(uri, [str(tree / "allowed")]):
-        opened = LocalFileSystem._strip_protocol(uri)
+        _, opened = open_fs(uri)
         real = os.path.realpath(opened) + "/"
         assert real.startswith(f"{tree}/allowed/")
 

@@ -1,9 +1,15 @@
 import io
+import re
+import struct
+import tracemalloc
+import zlib
+from itertools import starmap
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from jobs.demo import empty_png
 from spips_core.decode import FORMATS, decode_image
@@ -16,6 +22,16 @@ def encode(image: Image.Image, format_: str = "PNG", **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format_, **options)
     return buffer.getvalue()
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    checksum = zlib.crc32(kind + body)
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", checksum)
+
+
+def with_chunks(png: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
+    """Put chunks after a PNG's header."""
+    return png[:33] + b"".join(starmap(chunk, chunks)) + png[33:]
 
 
 def decode(content: bytes) -> np.ndarray:
@@ -171,6 +187,121 @@ def test_a_truncated_file_is_refused(photo, format_):
     content = encode(photo.resize((200, 200)), format_)
     with pytest.raises(UndecodableImageError):
         decode(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
+@pytest.mark.parametrize("num_bytes", [2_000_000, 100_000_000])
+def test_long_texts_and_profiles_in_a_png_do_no_harm(photo, kind, num_bytes):
+    packed = zlib.compress(bytes(num_bytes), 1)
+    body = b"key\0\1\0\0\0" + packed if kind == b"iTXt" else b"key\0\0" + packed
+    content = with_chunks(encode(photo), (kind, body))
+    tracemalloc.start()
+    np.testing.assert_array_equal(decode(content), np.asarray(photo))
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+def test_a_jpeg_may_lack_its_end_but_no_pixels(photo, options):
+    content = encode(photo.resize((200, 200)), "JPEG", **options)
+    for cut in (1, 2):
+        np.testing.assert_array_equal(decode(content[:-cut]), decode(content))
+    for cut in (3, 4, 9, 40, len(content) // 2):
+        with pytest.raises(UndecodableImageError, match="truncated"):
+            decode(content[:-cut])
+
+
+def test_a_jpeg_that_ends_after_the_first_of_its_scans_is_refused(photo):
+    content = encode(photo, "JPEG", progressive=True)
+    scans = [match.start() for match in re.finditer(b"\xff\xda", content)]
+    assert len(scans) > 5
+    for end in scans[1:]:
+        tables = content.rfind(b"\xff\xc4", 0, end)  # each scan's own come before it
+        with pytest.raises(UndecodableImageError):
+            decode(content[: tables if tables > scans[0] else end])
+
+
+def test_a_gif_may_lack_its_end_but_no_pixels(photo):
+    content = encode(photo, "GIF")
+    for cut in (1, 2, 3):
+        np.testing.assert_array_equal(decode(content[:-cut]), decode(content))
+    for cut in (4, 5, 30):
+        with pytest.raises(UndecodableImageError):
+            decode(content[:-cut])
+
+
+def test_a_png_may_lack_its_end_but_no_pixels(photo):
+    content = encode(photo)
+    end = len(content) - content.index(b"IEND") + 4
+    for cut in (4, 12, end + 4):  # of IEND its checksum, all, and the checksum of the pixels
+        np.testing.assert_array_equal(decode(content[:-cut]), np.asarray(photo))
+    with pytest.raises(UndecodableImageError):
+        decode(content[: -end - 4 - 30])
+
+
+def test_damaged_metadata_does_no_harm(photo):
+    content = with_chunks(encode(photo), (b"eXIf", b"junk"), (b"acTL", b""), (b"iCCP", b"junk"))
+    start = content.index(b"junk")
+    for damaged in (content, content[:start] + b"wrong checksum"[:4] + content[start + 4 :]):
+        np.testing.assert_array_equal(decode(damaged), np.asarray(photo))
+    content = encode(photo, "WEBP", lossless=True, exif=b"Exif\0\0junk")
+    np.testing.assert_array_equal(decode(content), np.asarray(photo))
+
+
+def test_orientation_in_xmp_alone_is_not_applied(photo):
+    xmp = b'<x xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    assert decode(encode(photo, "JPEG", xmp=xmp)).shape == (40, 50, 3)
+    text = PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", xmp.decode())
+    assert decode(encode(photo, pnginfo=text)).shape == (40, 50, 3)
+
+
+def test_what_a_gif_s_first_frame_leaves_free_is_white():
+    header = struct.pack("<6sHHBBB", b"GIF89a", 4, 3, 0x80, 0, 0) + bytes([255, 0, 0, 0, 0, 255])
+    frame = b"," + struct.pack("<HHHHB", 1, 0, 2, 1, 0) + b"\x02\x02\x4c\x0a\0;"
+    pixels = decode(header + frame)
+    assert pixels.shape == (3, 4, 3)
+    assert pixels[0, 1:3].tolist() == [[0, 0, 255], [0, 0, 255]]
+    assert (np.delete(pixels.reshape(12, 3), [1, 2], axis=0) == 255).all()
+
+
+def animation(*chunks) -> bytes:
+    """A PNG of 4 x 3, red outside of the animation, with a green frame at (2, 1)."""
+    red, green = (
+        zlib.compress((b"\0" + bytes(colour) * width) * height)
+        for colour, width, height in (((255, 0, 0), 4, 3), ((0, 255, 0), 2, 1))
+    )
+    header = struct.pack(">2I5B", 4, 3, 8, 2, 0, 0, 0)
+    frame = [(b"fcTL", struct.pack(">5I2H2B", 0, 2, 1, 2, 1, 1, 10, 0, 0)),
+             (b"fdAT", bytes([0, 0, 0, 1]) + green)]  # fmt: skip
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", red), *frame, (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(starmap(chunk, parts))
+
+
+def test_an_animated_png_gives_its_first_frame_where_its_default_image_is_none():
+    pixels = decode(animation((b"acTL", struct.pack(">2I", 1, 0))))
+    expected = np.full((3, 4, 3), 255)
+    expected[1, 2:] = (0, 255, 0)
+    np.testing.assert_array_equal(pixels, expected)
+
+
+def test_a_png_gives_its_default_image_where_it_is_no_animation():
+    first = struct.pack(">5I2H2B", 0, 4, 3, 0, 0, 1, 10, 0, 0)
+    is_first = ((b"acTL", struct.pack(">2I", 2, 0)), (b"fcTL", first))
+    for chunks in ((), ((b"acTL", struct.pack(">2I", 0, 0)),), is_first):
+        assert set(map(tuple, decode(animation(*chunks)).reshape(-1, 3))) == {(255, 0, 0)}
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("x"), AssertionError(), type("Odd", (Exception,), {})]
+)
+def test_whatever_a_decoder_raises_is_a_decode_error(photo, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
+    with pytest.raises(UndecodableImageError):
+        decode(encode(photo))
 
 
 def test_a_huge_image_is_refused_from_its_header():

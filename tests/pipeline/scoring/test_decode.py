@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -11,13 +12,13 @@ from pipeline.scoring.decode import decode_image, fit_pair
 @pytest.mark.parametrize("content", [b"", b"not an image", empty_png(100)[:45]])
 def test_a_file_that_cannot_be_decoded_is_a_decode_error(content):
     with pytest.raises(RowError, match=f"expected an image.*, got {len(content)} bytes") as caught:
-        decode_image(content, max_pixels=10_000)
+        decode_image(content, ImagesConfig(max_pixels=10_000))
     assert caught.value.status == Status.DECODE_ERROR
 
 
 def test_a_huge_image_is_too_large_by_its_header():
     with pytest.raises(RowError, match=r"\(images\.max_pixels\), got 30000 x 30000") as caught:
-        decode_image(empty_png(30_000)[:60], max_pixels=16_777_216)
+        decode_image(empty_png(30_000)[:60], ImagesConfig())
     assert caught.value.status == Status.TOO_LARGE
 
 
@@ -31,6 +32,26 @@ def test_sizes_that_differ_are_an_error_unless_resized():
         fit((100, 120), (200, 240))
     assert caught.value.status == Status.SIZE_MISMATCH
     assert fit((100, 120), (200, 240), size_mismatch="resize") == [(100, 120)] * 2
+
+
+def test_nearly_equal_sizes_are_cropped_to_the_centre_of_their_common_area():
+    rows, columns = np.mgrid[0:250, 0:361]
+    large = Image.fromarray(np.stack([rows, columns % 256, columns // 256], -1).astype("u1"))
+    small = large.crop((0, 1, 360, 249))  # a half pixel is dropped at the left
+    rules = ImagesConfig(size_mismatch="crop", max_crop_px=2)
+    for pair in ((large, small), (small, large)):
+        reference, distorted = fit_pair(*pair, rules)
+        assert reference.size == distorted.size == (360, 248)
+        np.testing.assert_array_equal(np.asarray(reference), np.asarray(distorted))
+    wide, high = large.crop((0, 0, 361, 240)), large.crop((0, 0, 351, 250))
+    assert [image.size for image in fit_pair(wide, high, ImagesConfig(size_mismatch="crop"))] == (
+        [(351, 240)] * 2
+    )
+    with pytest.raises(
+        RowError, match=r"250 x 361 \(H x W\) within 2 px .* got 247 x 361"
+    ) as caught:
+        fit((361, 250), (361, 247), size_mismatch="crop", max_crop_px=2)
+    assert caught.value.status == Status.SIZE_MISMATCH
 
 
 @pytest.mark.parametrize(

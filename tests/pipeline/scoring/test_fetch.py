@@ -131,6 +131,17 @@ def reset(request) -> None:
     request.close_connection = True
 
 
+class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_) -> None:
+        pass  # the test cuts connections
+
+
+class Server6(Server):
+    address_family = socket.AF_INET6
+
+
 @pytest.fixture
 def web(monkeypatch):
     """A server on loopback: web(scripts by path) returns its address."""
@@ -138,18 +149,12 @@ def web(monkeypatch):
     monkeypatch.setattr(fetching, "_waited_s", {})
     servers = []
 
-    class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *_) -> None:
-            pass  # the test cuts connections
-
-    def start(scripts):
-        server = Server(("127.0.0.1", 0), Answers)
+    def start(scripts, host="127.0.0.1"):
+        server = (Server6 if ":" in host else Server)((host.strip("[]"), 0), Answers)
         server.scripts, server.asked = scripts, []
         threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
-        server.address = f"http://127.0.0.1:{server.server_port}"
+        server.address = f"http://{host}:{server.server_port}"
         return server
 
     yield start
@@ -212,6 +217,39 @@ def test_retries_of_s3_are_counted_too(web, monkeypatch):
     assert fetch(["s3://bucket/a"], 100) == [Fetched(TEN, 3)]
 
 
+def s3_error(code: int, name: str):
+    return status(code, f"<Error><Code>{name}</Code><Message>x</Message></Error>".encode())
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        s3_error(400, "ExpiredToken"),
+        s3_error(400, "RequestTimeout"),
+        s3_error(400, "IncompleteBody"),
+        s3_error(400, "ThrottlingException"),
+        s3_error(403, "RequestTimeTooSkewed"),
+        status(206, TEN, x_amz_checksum_crc32="AAAAAA=="),
+    ],
+    ids=["expired", "timeout", "incomplete", "throttled", "skewed", "checksum"],
+)
+def test_s3_s_passing_refusals_and_damaged_bodies_are_retried(web, monkeypatch, fault):
+    server = web({"/bucket/a": [fault, fault, status(206, TEN)]})
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.address)
+    monkeypatch.setattr(S3FileSystem, "_cache", {})
+    assert fetch(["s3://bucket/a"], 100) == [Fetched(TEN, 2)]
+
+
+@pytest.mark.parametrize("code", ["AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"])
+def test_s3_s_lasting_refusals_are_not_retried(web, monkeypatch, code):
+    server = web({"/bucket/a": [s3_error(403, code)]})
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.address)
+    monkeypatch.setattr(S3FileSystem, "_cache", {})
+    (result,) = fetch(["s3://bucket/a"], 100)
+    assert isinstance(result.content, PermissionError)
+    assert (result.num_retries, len(server.asked)) == (0, 1)
+
+
 def test_an_s3_server_that_is_down_is_retried(web, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # no server listens here
     monkeypatch.setattr(S3FileSystem, "_cache", {})
@@ -242,6 +280,21 @@ def test_a_redirect_is_followed_only_on_its_own_host(web):
             str(away)
         )
     assert other.asked == []
+
+
+def test_a_host_may_be_an_ipv6_address(web):
+    try:
+        server = web({"/a": [status(302, Location="/b")], "/b": [status(200, TEN)]}, "[::1]")
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    server.scripts["/c"] = [status(302, Location=f"{server.address}/b")]
+    assert contents([f"{server.address}/{name}" for name in "ac"], 100) == [TEN, TEN]
+
+
+def test_a_local_file_may_have_a_uri_of_any_form(tmp_path):
+    path = put(f"{tmp_path}/a", TEN)
+    uris = [f"file://{path}", f"file://localhost{path}", f"file:{path}", f"local://{path}"]
+    assert contents(uris, 100) == [TEN] * 4
 
 
 def test_a_server_that_ignores_ranges_is_not_read_beyond_the_range(web):

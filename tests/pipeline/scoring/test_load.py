@@ -13,6 +13,7 @@ from pipeline.runs.schema import loaded_schema, pass_through_schema
 from pipeline.scoring.config import ImagesConfig
 from pipeline.scoring.load import PairLoader
 from pipeline.scoring.resources import ROWS_PER_FETCH
+from spips_core.colour import PRIMARIES, matrix_profile
 
 COLUMNS = ("reference_uri", "distorted_uri")
 
@@ -88,6 +89,24 @@ def test_every_failed_load_has_one_line_that_names_the_image_and_its_uri(tmp_pat
     assert load_one(str(small), str(small))["status"] == "too_small"
     assert load_one(good, good, max_pixels=9_599)["status"] == "too_large"
     assert load_one(good, good, max_pixels=9_600)["status"] == "ok"
+
+
+def test_a_long_uri_is_shortened_in_its_error(good):
+    data = "data:image/png;base64," + "A" * 26_000
+    for uri in (data, "/absent/" + "a/" * 10_000, "/" + "a" * 10_000, "nosuch" * 5_000 + "://a"):
+        row = load_one(good, uri)
+        assert (row["status"] in ("unreadable", "missing")) == (len(row["error"]) < 1_500)
+        assert ("got a data: URI" in row["error"]) == (uri == data)
+        assert row["distorted_uri"] == uri
+
+
+def test_colours_are_converted_unless_told_otherwise(tmp_path, good):
+    linear = tmp_path / "linear.png"
+    profile = matrix_profile(PRIMARIES[1], (1.0,))
+    Image.new("RGB", (100, 96), (55, 55, 55)).save(linear, icc_profile=profile)
+    for rules, expected in (({}, 128), ({"colour_profiles": "ignore"}, 55)):
+        pixels = load_one(str(linear), str(linear), **rules)["reference_pixels"]
+        assert set(pixels) == {expected}
 
 
 def test_the_limit_on_bytes_is_exact(tmp_path, good):
