@@ -46,8 +46,7 @@ class Fetched:
 def fetch(uris: Sequence[str], max_bytes: int) -> list[Fetched]:
     """Fetch objects, those of one store concurrently; wait and retry after transient errors.
 
-    Transient (see `pipeline.runs.outages`) are timeouts, lost connections, truncated and damaged answers, HTTP's 408, 425, 429
-    and 5xx except 501, and S3's TRANSIENT_S3_CODES.
+    `pipeline.runs.outages` says which errors are transient.
 
     Args:
         uris: local paths or fsspec URIs.
