@@ -18,7 +18,7 @@ class Status(StrEnum):
         TOO_LARGE: an image has more bytes than images.max_bytes or more pixels than
             images.max_pixels, or the pair does not fit into the scorer's memory.
         TOO_SMALL: a side is shorter than images.min_side_px.
-        SIZE_MISMATCH: the two sizes differ, and images.size_mismatch is "error".
+        SIZE_MISMATCH: the two sizes differ, by more than images.size_mismatch allows.
         NON_FINITE: a score of the model is not a finite number.
         CRASHED: decoding an image or scoring the pair killed its process, or scoring raised an
             error.
