@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ]
     )
     if code == DONE:
-        newest = max((folder / "scores").glob("run_id=*/_SUCCESS"), key=lambda p: p.stat().st_mtime)
+        newest = max((folder / "scores").glob("run-*/_SUCCESS"), key=lambda p: p.stat().st_mtime)
         show(newest.parent)
     return code
 
@@ -167,9 +167,7 @@ def show(run_folder: Path) -> None:
     for distortion, values in means.iterrows():
         table.add_row(str(distortion), *(f"{value:.4f}" for value in values))
     console.print(table)
-    console.print(
-        f"results: {run_folder}/scores/*/*.parquet, {run_folder}/run.json", soft_wrap=True
-    )
+    console.print(f"results: {run_folder}/scores/*.parquet, {run_folder}/run.json", soft_wrap=True)
 
 
 if __name__ == "__main__":
