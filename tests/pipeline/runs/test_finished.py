@@ -1,4 +1,8 @@
+import re
+from pathlib import Path
+
 import pyarrow.compute as pc
+import pytest
 
 from pipeline.runs.finished import count_by_status, open_run, open_scores
 from pipeline.runs.schema import Status
@@ -70,3 +74,23 @@ def test_missing_scores_are_refused(folder):
     assert problem == f"expected results at {run.uri}, got a run without any yet"
     (problem,) = problems_of(open_scores, "nosuchscheme://u:secret@h/run-r1")
     assert problem.startswith("nosuchscheme://***@h/run-r1 cannot be read: ValueError")
+
+
+DOCUMENT = (Path(__file__).parents[3] / "docs/results.md").read_text()
+LINES = re.findall(r"^((?:pandas|polars|duckdb)\..*\))", DOCUMENT, re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_other_tools_read_a_run_with_one_documented_line(write_run, tmp_path, line):
+    tool = line.partition(".")[0]
+    module = pytest.importorskip(tool)
+    run = write_run({"pair_id": ["a", "b", "c"]}, "2026-11-21")
+    read = eval(line.replace("demo/scores", f"{tmp_path}/scores"), {tool: module})
+    rows = read.df() if tool == "duckdb" else read
+    assert sorted(rows["pair_id"]) == ["a", "b", "c"]
+    assert set(rows["run_id"]) == {"2026-11-21"}
+    assert list(rows.columns) == open_scores(run).schema.names
+
+
+def test_lines_for_three_tools_are_documented():
+    assert {line.partition(".")[0] for line in LINES} == {"pandas", "polars", "duckdb"}
