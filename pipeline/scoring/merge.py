@@ -24,8 +24,8 @@ def merge_retry(
     """Replace the retried rows in the result files by their new results, in the same order.
 
     Each file is replaced in one step, so a reader finds each row once, old or new, at any moment.
-    The old files are kept in superseded/. This holds one result file in memory, its new rows, and
-    12 bytes for each retried row.
+    The old files are kept in superseded/. Memory holds one result file, its new rows, and about 30
+    bytes for each retried row.
 
     Args:
         folder: the run's folder.

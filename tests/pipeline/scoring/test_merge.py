@@ -1,6 +1,9 @@
 """Retried rows get into the result files, wherever a process that does it is killed."""
 
+import itertools
+import math
 import os
+import shutil
 import signal
 import sys
 
@@ -9,7 +12,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.runs.run import RunFolder
 from pipeline.runs.schema import SCORE_FIELDS, result_schema
@@ -89,7 +91,7 @@ def test_what_a_killed_writer_left_is_set_aside(retried):
     assert read(run, files).num_rows == 9
 
 
-def die_at(moment: int) -> None:
+def die_at(moment: float) -> None:
     """Let this process kill itself when it is about to change a file for the so-manieth time."""
     count = 0
 
@@ -104,27 +106,35 @@ def die_at(moment: int) -> None:
     sys.addaudithook(watch)
 
 
+def merge_in_a_child(run: RunFolder, moment: float) -> bool:
+    """Merge in a process that kills itself at a moment; return whether it did."""
+    files = [f"{run.path}/scores/{name}.parquet" for name in "bac"]
+    again = [f"{run.path}/retries/attempt-2/{number}.parquet" for number in (0, 1)]
+    child = os.fork()
+    if not child:
+        try:
+            die_at(moment)
+            merge_retry(run, 2, files, again, "pair_id")
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
 @pytest.mark.parametrize("folder", ["local"], indirect=True)
 def test_a_process_that_is_killed_anywhere_loses_and_doubles_no_row(retried):
     run, files, again = retried
-    assert isinstance(run.fs, LocalFileSystem)
-    deaths, old = 0, {row["pair_id"]: row for row in read(run, files).to_pylist()}
+    old = {row["pair_id"]: row for row in read(run, files).to_pylist()}
     new = old | {row["pair_id"]: row for row in read(run, again).to_pylist()}
-    while True:
-        child = os.fork()
-        if not child:
-            die_at(deaths)
-            merge_retry(run, 2, list(files), again, "pair_id")
-            set_strays_aside(run, 2, list(files))
-            os._exit(0)
-        killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
-        glob = f"{run.scores_path(1)}/*.parquet"
-        rows = duckdb.sql(f"SELECT * FROM '{glob}'").to_arrow_table().to_pylist()
-        assert sorted(row["pair_id"] for row in rows) == list("abcdefghi")
-        assert all(row in (old[row["pair_id"]], new[row["pair_id"]]) for row in rows)
-        assert len(pd.read_parquet(run.scores_path(1))) == 9  # a reader of the whole folder
-        if not killed:
+    for moment in itertools.count():
+        copy = RunFolder(run.fs, shutil.copytree(run.path, f"{run.path}-{moment}"), "run-r1")
+        is_killed = merge_in_a_child(copy, moment)
+        for expected in ((old, new), (new,)):
+            rows = duckdb.sql(f"SELECT * FROM '{copy.path}/scores/*.parquet'").to_arrow_table()
+            assert sorted(rows["pair_id"].to_pylist()) == list("abcdefghi")
+            for row in rows.to_pylist():
+                assert row in [one[row["pair_id"]] for one in expected]
+            assert len(pd.read_parquet(f"{copy.path}/scores")) == 9  # all files of the folder
+            merge_in_a_child(copy, math.inf)
+        if not is_killed:
             break
-        deaths += 1
-    assert deaths > 5
-    assert sorted(rows, key=lambda row: row["pair_id"]) == list(new.values())
+    assert moment > 10
