@@ -5,6 +5,7 @@ six ways at five levels. The manifest also has one broken row for each status th
 """
 
 import argparse
+import os
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
@@ -49,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _make_and_score(folder: Path) -> int:
     (folder / "images").mkdir(parents=True, exist_ok=True)
     rows = [*make_pairs(folder / "images"), *make_broken_rows(folder / "images")]
+    for image in (folder / "images").iterdir():
+        os.utime(image, (0, 0))  # a second demo makes the same images: they have not changed
     pa.parquet.write_table(pa.Table.from_pylist(rows), folder / "manifest.parquet")
     code = score_manifest.main(
         [
@@ -60,7 +63,7 @@ def _make_and_score(folder: Path) -> int:
         ]
     )
     if code == DONE:
-        newest = max((folder / "scores").glob("run_id=*/_SUCCESS"), key=lambda p: p.stat().st_mtime)
+        newest = max((folder / "scores").glob("run-*/_SUCCESS"), key=lambda p: p.stat().st_mtime)
         show(newest.parent)
     return code
 
@@ -172,9 +175,7 @@ def show(run_folder: Path) -> None:
     for distortion, values in means.iterrows():
         table.add_row(str(distortion), *(f"{value:.4f}" for value in values))
     console.print(table)
-    console.print(
-        f"results: {run_folder}/scores/*/*.parquet, {run_folder}/run.json", soft_wrap=True
-    )
+    console.print(f"results: {run_folder}/scores/*.parquet, {run_folder}/run.json", soft_wrap=True)
 
 
 if __name__ == "__main__":

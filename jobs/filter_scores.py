@@ -35,6 +35,8 @@ def _filter(config: FilterScoresConfig, *, dry_run: bool) -> int:
 
     with reported_as_faults(RayError):
         run = open_newest_run(config.scores.uri)
+        for note in run.notes:
+            say(f"note: {note}")
         rules = make_rules(config, run)
         folder, state = open_output(config, run)
         if state == "finished" and not dry_run:

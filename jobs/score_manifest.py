@@ -20,8 +20,8 @@ from pipeline.scoring.config import ScoreManifestConfig
 FLAGS = {
     "dry_run": "check everything, print the plan, score nothing",
     "retry_failed": "if the run is finished, score its missing, forbidden, unreadable, "
-    "decode_error, crashed and timed_out rows again; the old results stay, and readers take the "
-    "new ones",
+    "decode_error, crashed and timed_out rows again; the new results replace the old ones, which "
+    "are kept aside",
 }
 
 
@@ -33,13 +33,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _score(config: ScoreManifestConfig, *, dry_run: bool, retry_failed: bool) -> int:
     # torch and ray take seconds to import; --help and a wrong config need not wait for them.
+    from pipeline.runs.finished import FinishedRun
     from pipeline.scoring.lock import lock_run
     from pipeline.scoring.plan import describe_plan, make_plan
     from pipeline.scoring.publish import score_and_publish
+    from pipeline.scoring.rerun import advise
     from pipeline.scoring.resources import choose_scorers, describe_scorers
 
     plan = make_plan(config, retry_failed=retry_failed)
     say(describe_plan(plan))
+    if retry_failed and plan.attempt.ids is None:
+        say(
+            "note: this run is not finished: --retry-failed has no effect, every row is scored once"
+        )
     if dry_run:
         settings = yaml.safe_dump(plan.record().config, sort_keys=False)
         say(f"\n{settings}\ndry run: nothing was scored")
@@ -47,7 +53,10 @@ def _score(config: ScoreManifestConfig, *, dry_run: bool, retry_failed: bool) ->
     if plan.is_done():
         nothing = ", and no failed row can be retried" if retry_failed else ""
         say(f"this run is finished{nothing}: {plan.folder.uri}")
-        return _report(config, plan.folder.read_run())
+        run = FinishedRun(plan.folder, plan.folder.read_run())
+        for line in advise(run):
+            sys.stderr.write(f"{line}\n")
+        return _report(config, run.record)
     with lock_run(plan.folder) as lock:
         scorers = choose_scorers(config.compute, start_ray(), plan.attempt.num_rows)
         say(describe_scorers(scorers))

@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -217,6 +217,9 @@ def write_run(tmp_path: Path) -> Any:
         run_id: str = "night",
         *,
         finished_at: str = "2026-01-02T02:00:00+00:00",
+        retried_at: str | None = None,
+        attempts: Sequence[int] | None = None,
+        night: str | None = None,
         digest: str = "a" * 64,
         config: dict[str, Any] | None = None,
         is_finished: bool = True,
@@ -239,11 +242,11 @@ def write_run(tmp_path: Path) -> Any:
             "error": columns.get("error", ["" if s == "ok" else "expected x" for s in status]),
             "model_digest": [digest] * num_rows,
             "run_id": [run_id] * num_rows,
-            "run_attempt": [1] * num_rows,
+            "run_attempt": attempts or [1] * num_rows,
             "fetch_retries": [0] * num_rows,
         }
         table = pa.table(blank | own | rest, schema=result_schema(pass_through))
-        path = folder / f"run_id={run_id}"
+        path = folder / f"run-{run_id}"
         (path / "scores").mkdir(parents=True)
         half = max(num_rows // 2, 1)
         files = []
@@ -254,6 +257,7 @@ def write_run(tmp_path: Path) -> Any:
         plan = {
             "version": RECORD_VERSION,
             "run_id": run_id,
+            "night": night,
             "num_rows": num_rows,
             "columns": {
                 "pair_id": "pair_id",
@@ -281,16 +285,20 @@ def write_run(tmp_path: Path) -> Any:
             rows_per_s=num_rows,
             fetch_retries=0,
         )
+        recorded = [attempt]
+        if retried_at is not None:
+            update = {"files": (), "num_rows": 0, "started_at": retried_at}
+            recorded.append(attempt.model_copy(update=update))
         run = RunFolder(*open_store(str(path)), str(path))
         run.write_plan(PlanRecord.model_validate(plan))
         if is_finished:
             run.write_run(
                 RunRecord(
                     **plan,
-                    attempts=[attempt],
+                    attempts=recorded,
                     counts_by_status=counts,
                     failed_fraction=1 - counts["ok"] / max(num_rows, 1),
-                    finished_at=finished_at,
+                    finished_at=retried_at or finished_at,
                 )
             )
             run.write_success()

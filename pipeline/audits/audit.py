@@ -95,7 +95,7 @@ def audit(
     vanished = {row.group for row in statuses if row.of == "baseline"}
     vanished -= {row.group for row in statuses if row.of == "run"}
     record = AuditRecord(
-        passed=not any(gate.state == "broken" for gate in gates),
+        passed=all(gate.state == "kept" for gate in gates),
         change=_name_change(changes),
         notes=[*notes, *(f"group {label_of(group)} is in the baseline but not in this run"
                          for group in tables.groups if group in vanished)],

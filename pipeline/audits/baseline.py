@@ -35,11 +35,13 @@ def open_runs(
         problems.append(f"output.uri: {uri} cannot be used: {describe(error)}")
     try:
         run = open_newest_run(config.scores.uri)
+        notes += run.notes
     except ContractError as error:
         problems += [f"scores.uri: {problem}" for problem in error.problems]
     try:
         if run is not None and config.baseline.uri is not None:
-            baseline, notes = _open_baseline(config, run, any_model=allow_different_models)
+            baseline, others = _open_baseline(config, run, any_model=allow_different_models)
+            notes = list(dict.fromkeys([*notes, *others]))  # both folders can be the same
     except ContractError as error:
         problems += [f"baseline.uri: {problem}" for problem in error.problems]
     if problems or run is None:
@@ -60,13 +62,10 @@ def _open_baseline(
                 "--allow-different-models compares them"
             )
         return [baseline], []
-    found = find_runs(uri)
-    if not found:
-        raise ContractError(f"expected a run or a folder of runs, got neither at {redact(uri)}")
-    notes: list[str] = []
+    found, notes = find_runs(uri)
     chosen: list[FinishedRun] = []
     for one in reversed(found):
-        if one.finished_at >= run.finished_at or len(chosen) == config.baseline.last_runs:
+        if one.place >= run.place or len(chosen) == config.baseline.last_runs:
             continue
         reason = _why_not(one, run, config.group_by, any_model=any_model)
         if reason:
@@ -93,9 +92,10 @@ def _why_not(
 
 def describe_run(run: FinishedRun) -> RunDescription:
     """Return what audit.json says about a run."""
-    record = run.record
+    record, (night, started_at) = run.record, run.place
     return RunDescription(
-        uri=run.uri, run_id=run.run_id, finished_at=run.finished_at, rows=record.num_rows,
+        uri=run.uri, run_id=run.run_id, night=night, started_at=started_at,
+        finished_at=record.finished_at, rows=record.num_rows,
         failed_fraction=record.failed_fraction, model_digest=run.model_digest,
         model=str(record.config["model"]["checkpoint"]), is_trained=record.model.trained,
     )  # fmt: skip

@@ -20,7 +20,7 @@ class RunConfig(Section):
     """The run to read."""
 
     uri: Uri = Field(
-        description="Folder of a finished run, .../run_id=<id>, or a folder of runs; the newest "
+        description="Folder of a finished run, .../run-<id>, or a folder of runs; the newest "
         "finished run of a folder is read. Any fsspec URI."
     )
 
@@ -31,7 +31,7 @@ class BaselineConfig(Section):
     uri: Uri | None = Field(
         None,
         description="Folder of a finished run, or a folder of runs; in a folder, the newest runs "
-        "that finished before this run are the baseline. null: no baseline.",
+        "of nights before this run's are the baseline. null: no baseline.",
     )
     last_runs: int = Field(
         7, gt=0, description="Number of runs to take from a folder of runs. They count together."
@@ -126,6 +126,12 @@ class AuditScoresConfig(Section):
     )
     gates: tuple[GateConfig, ...] = Field(
         (), description="Bounds that a release must keep. If one is broken, the exit code is 4."
+    )
+    gates_unjudged: Literal["pass", "fail"] = Field(
+        "fail",
+        description="What gates on a rise or fall mean that have nothing to compare with: with "
+        "fail the exit code is 4, with pass it is that of the other gates. Give pass on the first "
+        "night of a series.",
     )
     report: ReportConfig = ReportConfig()
     output: AuditOutputConfig

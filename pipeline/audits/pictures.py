@@ -5,7 +5,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date
 from typing import Any
 
 import matplotlib as mpl
@@ -44,7 +44,7 @@ BRIGHTEST_QUANTILE = 0.995  # A single extreme pixel must not darken all others.
 
 def draw_trend(trend: Sequence[TrendPoint]) -> dict[str, str]:
     """Return charts of the score and of the failed rows over the runs, as SVG by title."""
-    days = [datetime.fromisoformat(run.finished_at).strftime("%d %b\n%H:%M") for run in trend]
+    days = [f"{date.fromisoformat(run.night):%d %b}\n{run.started_at[11:16]}" for run in trend]
     places = np.arange(len(trend))
     figure, axes = _axes()
     for name, style in (("p95", ":"), ("mean", "-"), ("median", "--")):

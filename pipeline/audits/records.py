@@ -127,7 +127,9 @@ class RunDescription(Record):
 
     uri: str  # its folder, without secrets
     run_id: str
-    finished_at: str  # when it was published, UTC, ISO 8601
+    night: str  # its date in the order of runs, YYYY-MM-DD
+    started_at: str  # when its first attempt started, UTC, ISO 8601
+    finished_at: str  # when its last attempt was published, UTC, ISO 8601
     rows: int
     failed_fraction: float  # share of the rows that are not ok, 0 to 1
     model_digest: str
@@ -157,6 +159,7 @@ class AuditRecord(Record):
     In the lists by group, all rows come first.
 
     Attributes:
+        passed: whether every gate is kept; a gate that is not judged is not.
         change: how the mean score of all rows changed; "worse" or "better" when the whole
             confidence interval of the rise is above or below 0.
         notes: lines for people.
@@ -190,6 +193,11 @@ class AuditRecord(Record):
     def num_broken(self) -> int:
         """Number of broken gates."""
         return sum(gate.state == "broken" for gate in self.gates)
+
+    @property
+    def num_unjudged(self) -> int:
+        """Number of gates without anything to compare with."""
+        return sum(gate.state == "not judged" for gate in self.gates)
 
     def to_json(self) -> bytes:
         """Return the content of audit.json."""

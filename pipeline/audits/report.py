@@ -112,8 +112,10 @@ def describe_audit(record: AuditRecord) -> str:
         lines.append(f"{gate.state:<10} {gate.rule} ({label_of(gate.group)}): {got}")
     lines += [f"note       {note}" for note in record.notes]
     if record.gates:
-        num_broken = record.num_broken
-        lines.append(f"verdict    {f'{num_broken} gates BROKEN' if num_broken else 'passed'}")
+        verdict = f"{record.num_broken} gates BROKEN" if record.num_broken else "none broken"
+        if record.num_unjudged:
+            verdict += f", {record.num_unjudged} NOT JUDGED: nothing to compare with"
+        lines.append(f"verdict    {'passed' if record.passed else verdict}")
     return "\n".join(lines)
 
 

@@ -2,16 +2,18 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from pathlib import PurePosixPath
 
 import pyarrow.compute as pc
 import pyarrow.dataset
+from fsspec import AbstractFileSystem
 
 from pipeline.runs.errors import ContractError
-from pipeline.runs.records import RunRecord
-from pipeline.runs.run import RunFolder
+from pipeline.runs.records import AttemptRecord, RunRecord
+from pipeline.runs.run import OLD_PREFIX, PREFIX, RunFolder
 from pipeline.runs.schema import RESERVED_COLUMNS, Status
 from pipeline.runs.storage import STORE_ERRORS, arrow_filesystem, describe, open_store
 from pipeline.runs.uris import redact
@@ -24,10 +26,12 @@ class FinishedRun:
     Attributes:
         folder: its folder.
         record: the content of run.json.
+        notes: lines for people on how `open_newest_run` chose it.
     """
 
     folder: RunFolder
     record: RunRecord
+    notes: tuple[str, ...] = ()
 
     @property
     def uri(self) -> str:
@@ -45,9 +49,13 @@ class FinishedRun:
         return self.record.model.digest
 
     @property
-    def finished_at(self) -> str:
-        """When it was published, UTC, ISO 8601."""
-        return self.record.finished_at
+    def place(self) -> tuple[str, str]:
+        """Its place among runs: its night, then when it started; retries do not change it.
+
+        Without a given night, that is the day (UTC) on which it started.
+        """
+        started_at = self.record.attempts[0].started_at
+        return self.record.night or started_at[:10], started_at
 
     @property
     def num_attempts(self) -> int:
@@ -56,13 +64,31 @@ class FinishedRun:
 
     @property
     def files(self) -> list[str]:
-        """Paths of the result files of all attempts."""
-        return [f"{self.folder.path}/{name}" for one in self.record.attempts for name in one.files]
+        """Paths of its result files."""
+        attempts = self.record.attempts[: None if self._has_old_results else 1]
+        return [path for attempt in attempts for path in self._paths(attempt)]
+
+    def _paths(self, attempt: AttemptRecord) -> list[str]:
+        return [f"{self.folder.path}/{name}" for name in attempt.files]
+
+    @property
+    def _has_old_results(self) -> bool:
+        """Whether its files also hold results that a retry replaced, as of earlier versions."""
+        return self.record.version < 3 and self.num_attempts > 1
 
     @cached_property
     def is_newest(self) -> pc.Expression | None:
         """Condition that selects each pair's newest result from `files`; None selects all rows."""
-        return choose_newest(self.folder, self._files_by_attempt, self.pair_id_column)
+        if not self._has_old_results:
+            return None
+        pair_id, attempt = pc.field(self.pair_id_column), pc.field("run_attempt")
+        is_newest = attempt == self.num_attempts
+        for number, later in enumerate(self.record.attempts[1:], start=1):
+            # Each attempt scores again a part of what the one before it scored.
+            rows = _open_files(self.folder.fs, self._paths(later))
+            ids = rows.to_table(columns=[self.pair_id_column]).column(0)
+            is_newest |= (attempt == number) & ~pair_id.isin(ids)
+        return is_newest
 
     @cached_property
     def scores(self) -> pyarrow.dataset.Dataset:
@@ -72,7 +98,16 @@ class FinishedRun:
             OSError, or another of STORE_ERRORS: a file is lost, or the store fails.
             pyarrow.ArrowException: a file is damaged.
         """
-        return open_newest(self.folder, self._files_by_attempt, self.pair_id_column)
+        lost = sorted(set(self.files) - set(self.folder.files(attempt=1)))
+        if lost:
+            example = lost[0].removeprefix(f"{self.folder.path}/")
+            raise FileNotFoundError(
+                f"{self.uri}: expected the {len(self.files)} result files that run.json lists, "
+                f"got {len(lost)} lost ones, for example {example}; restore them, or score the "
+                "manifest again with another output.run_id"
+            )
+        rows = _open_files(self.folder.fs, self.files)
+        return rows if self.is_newest is None else rows.filter(self.is_newest)
 
     @property
     def pair_id_column(self) -> str:
@@ -90,16 +125,12 @@ class FinishedRun:
         names = self.record.columns.reference, self.record.columns.distorted
         return names if set(names) <= set(self.pass_through_columns) else None
 
-    @property
-    def _files_by_attempt(self) -> list[tuple[str, ...]]:
-        return [attempt.files for attempt in self.record.attempts]
-
 
 def open_run(run_uri: str) -> FinishedRun:
     """Open a finished run's record and results.
 
     Args:
-        run_uri: the run's folder, <output.uri>/run_id=<id>.
+        run_uri: the run's folder, <output.uri>/run-<id>.
 
     Raises:
         ContractError: there is no such run, it is unfinished or has no rows, or its record has an
@@ -123,18 +154,15 @@ def open_newest_run(uri: str) -> FinishedRun:
     """Open a finished run, or the newest finished run in a folder of runs.
 
     Args:
-        uri: a run's folder, or the folder that holds run_id=<id> folders.
+        uri: a run's folder, or the folder that holds run-<id> folders.
 
     Raises:
-        ContractError: there is no finished run.
+        ContractError: there is no finished run; the error names the runs that were left out.
     """
     if is_run(uri):
         return open_run(uri)
-    runs = find_runs(uri)
-    if not runs:
-        got = f"neither at {redact(uri)}"
-        raise ContractError(f"expected a finished run or a folder of runs, got {got}")
-    return runs[-1]
+    runs, notes = find_runs(uri)
+    return replace(runs[-1], notes=tuple(notes))
 
 
 def is_run(uri: str) -> bool:
@@ -150,36 +178,54 @@ def is_run(uri: str) -> bool:
         raise _unreadable(uri, error) from error
 
 
-def find_runs(output_uri: str) -> list[FinishedRun]:
-    """Open the finished runs in a folder of runs, the newest last.
-
-    Runs whose records have an unknown format are left out.
+def find_runs(output_uri: str) -> tuple[list[FinishedRun], list[str]]:
+    """Open the finished runs in a folder of runs.
 
     Args:
-        output_uri: the folder that holds run_id=<id> folders.
+        output_uri: the folder that holds run-<id> folders.
+
+    Returns:
+        The runs in the order of their `place`, at least one; and notes for people on runs that are
+        left out and on runs from the future.
 
     Raises:
-        ContractError: the folder cannot be read.
+        ContractError: the folder cannot be read or has no finished run.
     """
+    root = output_uri.rstrip("/")
     try:
-        fs, root = open_store(output_uri)
-        names = [path.rstrip("/").rsplit("/", 1)[-1] for path in fs.ls(root, detail=False)]
-        uris = [f"{output_uri.rstrip('/')}/{name}" for name in names if name.startswith("run_id=")]
-        finished = [uri for uri in uris if fs.exists(f"{open_store(uri)[1]}/_SUCCESS")]
+        fs, path = open_store(root)
+        names = [PurePosixPath(entry).name for entry in fs.ls(path, detail=False)]
+        uris = [f"{root}/{name}" for name in names if name.startswith((PREFIX, OLD_PREFIX))]
+        started = [uri for uri in sorted(uris) if is_run(uri)]
     except STORE_ERRORS as error:
         raise _unreadable(output_uri, error) from error
-    runs = []
-    for uri in finished:
-        with suppress(ContractError):  # an unknown format cannot be compared with
+    runs, notes = [], []
+    for uri in started:
+        try:
             runs.append(open_run(uri))
-    return sorted(runs, key=lambda run: run.finished_at)
+        except ContractError as error:
+            name = PurePosixPath(uri).name
+            notes += [f"{name} was left out: {problem}" for problem in error.problems]
+    if not runs:
+        expected = "expected a finished run or a folder with one"
+        raise ContractError(f"{expected}, got none at {redact(output_uri)}", *notes)
+    runs.sort(key=lambda run: run.place)
+    now = datetime.now(UTC)
+    latest = (now + timedelta(days=1)).date().isoformat(), now.isoformat(timespec="seconds")
+    notes += [
+        f"run {run.run_id} is from the future: its night is {run.place[0]}, it started at "
+        f"{run.place[1]}, and now it is {latest[1]}; check the clocks and output.night"
+        for run in runs
+        if run.place[0] > latest[0] or run.place[1] > latest[1]
+    ]
+    return runs, notes
 
 
 def open_scores(run_uri: str, *, allow_unfinished: bool = False) -> pyarrow.dataset.Dataset:
     """Open a run's results; every reader should use this function.
 
     Args:
-        run_uri: the run's folder, <output.uri>/run_id=<id>.
+        run_uri: the run's folder, <output.uri>/run-<id>.
         allow_unfinished: also read the results so far of a run without _SUCCESS.
 
     Returns:
@@ -196,40 +242,7 @@ def open_scores(run_uri: str, *, allow_unfinished: bool = False) -> pyarrow.data
     files = folder.score_files(attempt=1)
     if not files:
         raise ContractError(f"expected results at {folder.uri}, got a run without any yet")
-    return _open_files(folder, [path.removeprefix(f"{folder.path}/") for path in files])
-
-
-def open_newest(
-    folder: RunFolder, attempts: Sequence[Sequence[str]], pair_id_column: str
-) -> pyarrow.dataset.Dataset:
-    """Open the newest result of each pair.
-
-    Args:
-        folder: the run's folder.
-        attempts: each attempt's result files, relative to the folder, the oldest attempt first.
-        pair_id_column: column with each pair's id.
-    """
-    rows = _open_files(folder, [name for files in attempts for name in files])
-    is_newest = choose_newest(folder, attempts, pair_id_column)
-    return rows if is_newest is None else rows.filter(is_newest)
-
-
-def choose_newest(
-    folder: RunFolder, attempts: Sequence[Sequence[str]], pair_id_column: str
-) -> pc.Expression | None:
-    """Return the condition that selects the newest result of each pair.
-
-    Returns:
-        A condition on the rows of all these files; None selects all rows.
-    """
-    if len(attempts) == 1:
-        return None
-    is_newest = pc.field("run_attempt") == len(attempts)
-    for number, next_files in enumerate(attempts[1:], start=1):
-        # Each attempt scores again a part of what the one before it scored.
-        ids = _open_files(folder, next_files).to_table(columns=[pair_id_column]).column(0)
-        is_newest |= (pc.field("run_attempt") == number) & ~pc.field(pair_id_column).isin(ids)
-    return is_newest
+    return _open_files(folder.fs, files)
 
 
 def count_by_status(rows: pyarrow.dataset.Dataset) -> dict[str, int]:
@@ -246,9 +259,8 @@ def _open_folder(run_uri: str) -> RunFolder:
     return RunFolder(fs, path, redact(run_uri.rstrip("/")))
 
 
-def _open_files(folder: RunFolder, names: Sequence[str]) -> pyarrow.dataset.Dataset:
-    paths = [f"{folder.path}/{name}" for name in names]
-    return pyarrow.dataset.dataset(paths, filesystem=arrow_filesystem(folder.fs), format="parquet")
+def _open_files(fs: AbstractFileSystem, paths: Sequence[str]) -> pyarrow.dataset.Dataset:
+    return pyarrow.dataset.dataset(list(paths), filesystem=arrow_filesystem(fs), format="parquet")
 
 
 def _unreadable(uri: str, error: Exception) -> ContractError:

@@ -1,7 +1,7 @@
 """The JSON files of a run's folder, typed: plan.json, run.json and lock.json.
 
-Readers ignore keys that they do not know, so they can read what a newer version writes. Version 0.2
-of this project wrote no `version`; its files count as version 1.
+A record of a larger `version` than this code's is refused. Up to that, keys that a reader does not
+know are ignored. Version 0.2 of this project wrote no `version`; its files count as version 1.
 """
 
 from typing import Any, TypeVar
@@ -11,8 +11,9 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from pipeline.runs.errors import ContractError
 
 Json = dict[str, Any]
-RECORD_VERSION = 2
-"""The version that this code writes."""
+RECORD_VERSION = 3
+"""The version that this code writes. Up to version 2, a retry left its rows' old results among the
+result files; since version 3 it replaces them."""
 
 
 class Record(BaseModel):
@@ -61,7 +62,8 @@ class AttemptRecord(Record):
     """One scoring of a run's rows: the first attempt scores all, later ones only failed rows.
 
     Attributes:
-        files: result files, relative to the run's folder.
+        files: what it wrote, relative to the run's folder. Since version 3, the first attempt's
+            files hold the newest result of every row.
         num_rows: rows in this attempt.
         num_rows_resumed: rows that interrupted processes had already scored.
         scorers: the scorers, as `pipeline.scoring.resources.Scorers` names its fields. Version 0.2
@@ -88,8 +90,9 @@ class PlanRecord(Record):
     Attributes:
         version: of this record, see `RECORD_VERSION`.
         run_id: name of the run.
-        fingerprints: sha256 of manifest, model and scoring settings, by name. Two runs with the
-            same fingerprints are the same run.
+        night: the date that the settings give it, YYYY-MM-DD; None if they give none.
+        fingerprints: sha256 of manifest, model and scoring settings, by name, and the night if one
+            is given. Two runs with the same fingerprints are the same run.
         num_rows: rows of the manifest.
         columns: the manifest's column names.
         model: what scores.
@@ -99,6 +102,7 @@ class PlanRecord(Record):
 
     version: int = 1
     run_id: str
+    night: str | None = None
     fingerprints: dict[str, str]
     num_rows: int
     columns: ColumnsRecord
@@ -150,8 +154,15 @@ def parse_record(record_class: type[AnyRecord], content: Json, uri: str) -> AnyR
         uri: of the file, without secrets, for the message.
 
     Raises:
-        ContractError: keys are missing or have other types; one line names all of them.
+        ContractError: a newer version of this project wrote it, or keys are missing or have other
+            types; one line names all of them.
     """
+    version = content.get("version") if isinstance(content, dict) else None
+    if isinstance(version, int) and version > RECORD_VERSION:
+        raise ContractError(
+            f"{uri}: expected a record of version {RECORD_VERSION} or older, got version "
+            f"{version}; read it with a newer version of this project"
+        )
     try:
         return record_class.model_validate(content)
     except ValidationError as error:

@@ -1,13 +1,17 @@
 """A run's folder: its paths, its state, and the files that are written into it.
 
-<output.uri>/run_id=<id>/
+<output.uri>/run-<id>/
     plan.json               written before scoring: resolved config, fingerprints, model
-    scores/attempt-1/       results as Parquet; attempt-2 and later hold retried rows
-    checkpoint/attempt-1/   Ray Data's record of finished rows, for resuming
+    scores/                 results as Parquet, one row for each row of the manifest
+    retries/attempt-2/      the new results of retried rows, before they are merged into scores/
+    superseded/attempt-2/   files of scores/ as they were before attempt 2 was merged into them
+    checkpoint/attempt-1/   Ray Data's record of an attempt's finished rows, for resuming
     suspects/attempt-1/     rows that were alone in a scorer when it died
     run.json                written after scoring: plan.json plus counts, attempts and timings
     _SUCCESS                empty, written last; a folder without it is unfinished
     lock.json               exists while a process writes here
+
+The name has no `=`: readers of Parquet take a folder run_id=2026-11-20 for a column of dates.
 """
 
 import hashlib
@@ -24,6 +28,9 @@ from pipeline.runs.storage import STORE_ERRORS, describe, open_store, write_whol
 from pipeline.runs.uris import redact
 
 State = Literal["new", "unfinished", "finished"]
+PREFIX = "run-"
+OLD_PREFIX = "run_id="
+"""Of the folders that earlier versions wrote. They are read and never written."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +52,12 @@ class RunFolder:
     uri: str
 
     def scores_path(self, attempt: int) -> str:
-        """Return the folder of an attempt's result files."""
-        return f"{self.path}/scores/attempt-{attempt}"
+        """Return the folder into which an attempt writes its result files."""
+        return f"{self.path}/{'scores' if attempt == 1 else f'retries/attempt-{attempt}'}"
+
+    def superseded_path(self, attempt: int) -> str:
+        """Return the folder of what an attempt's publication takes out of scores/."""
+        return f"{self.path}/superseded/attempt-{attempt}"
 
     def checkpoint_path(self, attempt: int) -> str:
         """Return the folder of an attempt's Ray Data checkpoint."""
@@ -114,15 +125,17 @@ class RunFolder:
         method does not return it.
         """
         self.fs.invalidate_cache()
-        done = {PurePosixPath(path).stem for path in self._parquet(self.checkpoint_path(attempt))}
-        files = self._parquet(self.scores_path(attempt))
+        done = {PurePosixPath(path).stem for path in self._find(self.checkpoint_path(attempt))}
+        files = [path for path in self.files(attempt) if path.endswith(".parquet")]
         # Ray names <task>.parquet in the checkpoint, and <task>-<number>.parquet for each file.
         return [path for path in files if PurePosixPath(path).stem.rpartition("-")[0] in done]
 
-    def _parquet(self, folder: str) -> list[str]:
-        if not self.fs.exists(folder):
-            return []
-        return sorted(path for path in self.fs.find(folder) if path.endswith(".parquet"))
+    def files(self, attempt: int) -> list[str]:
+        """Return the paths of all files where an attempt writes its results, sorted."""
+        return self._find(self.scores_path(attempt))
+
+    def _find(self, folder: str) -> list[str]:
+        return sorted(self.fs.find(folder)) if self.fs.exists(folder) else []
 
 
 def fingerprint(content: Json) -> str:
@@ -138,10 +151,16 @@ def open_run_folder(output_uri: str, run_id: str, fingerprints: dict[str, str]) 
     """
     try:
         fs, root = open_store(output_uri)
-        folder = RunFolder(
-            fs, f"{root}/run_id={run_id}", redact(f"{output_uri.rstrip('/')}/run_id={run_id}")
+        folder, old = (
+            RunFolder(fs, f"{root}/{name}", redact(f"{output_uri.rstrip('/')}/{name}"))
+            for name in (f"{PREFIX}{run_id}", f"{OLD_PREFIX}{run_id}")
         )
         if folder.state() == "new":
+            if old.state() != "new":
+                raise ContractError(
+                    f"output.run_id: expected a new name, got that of {old.uri}, a run of an "
+                    "earlier version of this project"
+                )
             _check_is_free(folder)
             return folder
         held = folder.read_plan().fingerprints
@@ -151,9 +170,9 @@ def open_run_folder(output_uri: str, run_id: str, fingerprints: dict[str, str]) 
         ) from error
     problems = [
         f"output.run_id: {folder.uri} holds a run with a different {name}: expected fingerprint "
-        f"{expected}, got {held.get(name)}"
-        for name, expected in fingerprints.items()
-        if held.get(name) != expected
+        f"{fingerprints.get(name)}, got {held.get(name)}"
+        for name in fingerprints | held
+        if held.get(name) != fingerprints.get(name)
     ]
     if problems:
         raise ContractError(*problems)

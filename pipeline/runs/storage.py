@@ -96,7 +96,8 @@ def write_whole(fs: AbstractFileSystem, path: str, content: bytes) -> None:
     if not isinstance(fs, LocalFileSystem):  # object stores show only complete objects
         fs.pipe_file(path, content)
         return
-    partial = Path(f"{path}.{uuid.uuid4().hex}.partial")
+    # Readers of a whole folder ignore names that begin with a dot.
+    partial = Path(path).with_name(f".{Path(path).name}.{uuid.uuid4().hex}.partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
     try:
         partial.write_bytes(content)

@@ -1,5 +1,6 @@
 """Settings of scoring: one class per section of the YAML, each field with unit and bound."""
 
+from datetime import date
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -173,13 +174,18 @@ class OutputConfig(Section):
 
     uri: Uri = Field(
         description="Folder of all runs: a local path or any fsspec URI. A run writes to "
-        "run_id=<id>/ in it.",
+        "run-<id>/ in it.",
     )
     run_id: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         max_length=128,
-        description="Name of the run; null: a hash of manifest, model and scoring settings.",
+        description="Name of the run; null: a hash of manifest, model, scoring settings and night.",
+    )
+    night: date | None = Field(
+        None,
+        description="Date of the run, YYYY-MM-DD. It gives the run its place among others, in "
+        "baselines and trends, whenever it is scored; null: the day on which it starts (UTC).",
     )
     rows_per_file: int = Field(
         10_000,

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.runs.errors import ContractError, FaultError
-from pipeline.runs.finished import FinishedRun, open_run
+from pipeline.runs.finished import FinishedRun
 from pipeline.runs.records import RECORD_VERSION, ColumnsRecord, Json, ModelInfo, PlanRecord
 from pipeline.runs.run import RunFolder, fingerprint, open_run_folder
 from pipeline.runs.schema import RETRIED_STATUSES, Status, pass_through_schema
@@ -57,8 +57,8 @@ class Plan:
         model: the model that scores.
         run_id: name of the run, given or derived.
         folder: the run's folder.
-        fingerprints: sha256 of manifest, model and scoring settings, by name. Two runs with the
-            same fingerprints are the same run.
+        fingerprints: sha256 of manifest, model and scoring settings, by name, and the night if one
+            is given. Two runs with the same fingerprints are the same run.
         sample: status and error of a few rows that were loaded as a test.
         attempt: the rows to score.
     """
@@ -85,6 +85,7 @@ class Plan:
         return PlanRecord(
             version=RECORD_VERSION,
             run_id=self.run_id,
+            night=self.fingerprints.get("night"),
             fingerprints=self.fingerprints,
             num_rows=self.manifest.num_rows,
             columns=ColumnsRecord(
@@ -113,13 +114,15 @@ def make_plan(config: ScoreManifestConfig, *, retry_failed: bool = False) -> Pla
         "model": model.digest,
         "scoring": fingerprint(_scoring_settings(config, manifest)),
     }
+    if config.output.night:
+        fingerprints["night"] = config.output.night.isoformat()
     run_id = config.output.run_id or fingerprint(dict(fingerprints))[:16]
     folder = open_run_folder(config.output.uri, run_id, fingerprints)
     pass_through = pass_through_schema(manifest.schema, manifest.image_columns)
     attempt = Attempt(1, manifest.id_hashes, None)
     is_finished = folder.state() == "finished"
     if retry_failed and is_finished:
-        attempt = _plan_retry(open_run(f"{config.output.uri.rstrip('/')}/run_id={run_id}"))
+        attempt = _plan_retry(FinishedRun(folder, folder.read_run()))
     has_rows = not is_finished or attempt.ids is not None
     sample = load_sample(manifest, config.images, pass_through) if has_rows else []
     # Otherwise the driver keeps the memory in which Arrow read the manifest for the whole run.
@@ -158,10 +161,14 @@ def _check_inputs(config: ScoreManifestConfig) -> tuple[Manifest, ModelInfo]:
 
 def _plan_retry(run: FinishedRun) -> Attempt:
     """Return the attempt that scores a finished run's failed rows again."""
+    number = run.num_attempts + 1
     failed = pc.field("status").isin([status.value for status in RETRIED_STATUSES])
-    rows = run.scores.to_table(columns=[run.pair_id_column], filter=failed)
+    # A process that was killed while it published this attempt has merged some rows already.
+    rows = run.scores.to_table(
+        columns=[run.pair_id_column], filter=failed | (pc.field("run_attempt") == number)
+    )
     ids = rows.column(0).combine_chunks()
-    return Attempt(run.num_attempts + 1, np.sort(hash_array(ids)), ids)
+    return Attempt(number, np.sort(hash_array(ids)), ids)
 
 
 def _scoring_settings(config: ScoreManifestConfig, manifest: Manifest) -> Json:

@@ -9,17 +9,19 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset
 from ray.exceptions import RayError
 
 from pipeline.runs.errors import FaultError
-from pipeline.runs.finished import count_by_status, open_newest
+from pipeline.runs.finished import count_by_status
 from pipeline.runs.records import AttemptRecord, RunRecord
 from pipeline.runs.run import open_run_folder
 from pipeline.runs.schema import Status
-from pipeline.runs.storage import STORE_ERRORS, describe
+from pipeline.runs.storage import STORE_ERRORS, arrow_filesystem, describe
 from pipeline.scoring.graph import run_graph
 from pipeline.scoring.lock import RunLock
 from pipeline.scoring.manifest import hash_ids
+from pipeline.scoring.merge import merge_retry, set_strays_aside
 from pipeline.scoring.plan import Plan
 from pipeline.scoring.resources import Scorers
 
@@ -45,7 +47,8 @@ def score_and_publish(plan: Plan, scorers: Scorers, lock: RunLock) -> RunRecord:
             return record
     start = start_attempt(plan)
     try:
-        run_graph(plan, scorers)
+        if start.num_rows_done < plan.attempt.num_rows:  # else only publishing was interrupted
+            run_graph(plan, scorers)
     except (RayError, UserWarning, *STORE_ERRORS, pa.ArrowException) as error:
         cause = getattr(error, "cause", None) or error
         raise FaultError(
@@ -86,14 +89,13 @@ def publish(plan: Plan, start: Start, scorers: Scorers, lock: RunLock) -> RunRec
         ContractError: another process has taken the run.
     """
     elapsed_s = time.monotonic() - start.start_s
-    folder, number = plan.folder, plan.attempt.number
-    files = folder.score_files(number)
-    _reconcile(plan, files)
+    folder, number, num_rows = plan.folder, plan.attempt.number, plan.manifest.num_rows
+    scored = folder.score_files(number)
+    _reconcile(plan, scored)
+    lock.check()
     earlier = folder.read_run().attempts if number > 1 else ()
-    names = tuple(path.removeprefix(f"{folder.path}/") for path in files)
-    all_names = [*(attempt.files for attempt in earlier), names]
-    rows = open_newest(folder, all_names, plan.manifest.pair_id_column)
-    counts, num_rows = count_by_status(rows), plan.manifest.num_rows
+    rows = _complete_scores(plan, scored, earlier)
+    counts = count_by_status(rows)
     if sum(counts.values()) != num_rows:
         raise FaultError(
             f"{folder.uri}: expected {num_rows} rows after attempt {number}, "
@@ -101,7 +103,7 @@ def publish(plan: Plan, start: Start, scorers: Scorers, lock: RunLock) -> RunRec
         )
     mine = rows.to_batches(columns=["fetch_retries"], filter=pc.field("run_attempt") == number)
     attempt = AttemptRecord(
-        files=names,
+        files=tuple(path.removeprefix(f"{folder.path}/") for path in scored),
         num_rows=plan.attempt.num_rows,
         num_rows_resumed=start.num_rows_done,
         scorers=asdict(scorers),
@@ -121,6 +123,19 @@ def publish(plan: Plan, start: Start, scorers: Scorers, lock: RunLock) -> RunRec
     folder.write_run(record)
     folder.write_success()
     return record
+
+
+def _complete_scores(
+    plan: Plan, scored: Sequence[str], earlier: Sequence[AttemptRecord]
+) -> pyarrow.dataset.Dataset:
+    """Leave each row once in scores/, and return these rows."""
+    folder, number, files = plan.folder, plan.attempt.number, scored
+    if earlier:
+        files = [f"{folder.path}/{name}" for name in earlier[0].files]
+        merge_retry(folder, number, files, scored, plan.manifest.pair_id_column)
+    set_strays_aside(folder, number, files)
+    arrow = arrow_filesystem(folder.fs)
+    return pyarrow.dataset.dataset(list(files), filesystem=arrow, format="parquet")
 
 
 def _result_ids(plan: Plan, files: Sequence[str]) -> npt.NDArray[np.uint64]:

@@ -32,13 +32,13 @@ def run_job(manifest: Path, output: Path, *options: str) -> dict[str, float]:
     ) as process:
         first_s = None
         while process.poll() is None:
-            if first_s is None and list(output.glob("run_id=*/scores/*/*.parquet")):
+            if first_s is None and list(output.glob("run-*/scores/*.parquet")):
                 first_s = time.monotonic() - start_s
             time.sleep(0.05)
         if process.returncode:
             assert process.stderr is not None
             raise RuntimeError(process.stderr.read()[-2000:])
-    (run,) = output.glob("run_id=*")
+    (run,) = output.glob("run-*")
     return {
         "exit": time.monotonic() - start_s,
         "first": first_s or float("nan"),

@@ -67,7 +67,7 @@ def peaks(manifest: Path, output: Path) -> dict[str, float]:
         while job.poll() is None:
             # Often: at its exit it touches its libraries once more, for a tenth of a second.
             at_work, at_exit = DRIVER
-            now = at_exit if list(output.glob("run_id=*/_SUCCESS")) else at_work
+            now = at_exit if list(output.glob("run-*/_SUCCESS")) else at_work
             most[now] = max(most[now], kilobytes(job.pid, *OWN))
             time.sleep(0.01)
             if time.monotonic() < next_s:

@@ -122,7 +122,7 @@ class Job:
 
     def num_files(self) -> int:
         """Return how many results files lie there, complete or not."""
-        fs, path = fsspec.core.url_to_fs(f"{self.output}/run_id={self.name}/scores")
+        fs, path = fsspec.core.url_to_fs(f"{self.output}/run-{self.name}/scores")
         fs.invalidate_cache()
         return len(fs.find(path)) if fs.exists(path) else 0
 
@@ -147,7 +147,7 @@ class Job:
             self.start()
 
     def results(self) -> pa.Table:
-        return open_scores(f"{self.output}/run_id={self.name}").to_table().sort_by("pair_id")
+        return open_scores(f"{self.output}/run-{self.name}").to_table().sort_by("pair_id")
 
 
 def compare(results: pa.Table, expected: list[str], undisturbed: pa.Table) -> dict[str, int]:

@@ -118,7 +118,7 @@ def score(manifest: str, output: Path, *arguments: str) -> int:
 
 def read(output: Path) -> pa.Table:
     """Return the results of the only run in a folder of runs."""
-    (run,) = output.glob("run_id=*")
+    (run,) = output.glob("run-*")
     return open_scores(str(run)).to_table().sort_by("pair_id")
 
 

@@ -13,7 +13,7 @@ import yaml
 from jobs import audit_scores, filter_scores, score_manifest
 from jobs.config import load_config
 from jobs.run_job import DONE, FAULT, GATE_BROKEN, WRONG
-from pipeline.runs.finished import open_scores
+from pipeline.runs.finished import open_run, open_scores
 from tests.jobs.conftest import make_rows, write_manifest
 
 REPOSITORY = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ def run(ray_cluster, manifest, tmp_path_factory):
          f"--output.uri={folder}"]
     )  # fmt: skip
     assert code == DONE
-    (path,) = folder.glob("run_id=*")
+    (path,) = folder.glob("run-*")
     return path
 
 
@@ -51,7 +51,7 @@ def test_a_run_is_audited_and_what_is_kept_can_be_scored_again(run, tmp_path, ca
     again = ["--config=conf/debug/score_manifest.yaml", f"--manifest.uri={tmp_path}/kept/manifest",
              f"--output.uri={tmp_path}/again"]  # fmt: skip
     assert score_manifest.main(again) == DONE
-    (second,) = (tmp_path / "again").glob("run_id=*")
+    (second,) = (tmp_path / "again").glob("run-*")
     before = open_scores(str(run)).to_table().to_pandas().set_index("pair_id").spips_score
     after = open_scores(str(second)).to_table().to_pandas().set_index("pair_id").spips_score
     assert len(after) == 30
@@ -67,13 +67,51 @@ def test_a_broken_gate_is_an_exit_code_and_the_report_is_there(run, tmp_path, ca
     assert "Failed: 1 of 1 gates broken" in (tmp_path / "audit/audit.html").read_text()
 
 
+def test_a_night_is_compared_with_the_night_before_it_though_that_was_retried_later(
+    write_run, tmp_path, capfd
+):
+    pairs = {"pair_id": [f"p{i}" for i in range(20)]}
+    write_run(pairs | {"spips_score": [0.1] * 20}, "20", finished_at="2026-11-20T02:00:00+00:00",
+              retried_at="2026-11-22T09:00:00+00:00")  # fmt: skip
+    write_run(pairs | {"spips_score": [0.126] * 20}, "21", finished_at="2026-11-21T02:00:00+00:00")
+    gate = '--gates=[{"column": "spips_score", "figure": "mean", "rise_at_most": 0.01}]'
+    folder = tmp_path / "scores"
+    for run in (folder, folder / "run-21"):
+        arguments = [f"--scores.uri={run}", f"--baseline.uri={folder}", gate]
+        assert audit_scores.main([*arguments, f"--output.uri={tmp_path}/audit"]) == GATE_BROKEN
+        out = capfd.readouterr().out
+        assert f"run        {folder}/run-21" in out
+        assert f"baseline   {folder}/run-20" in out
+        assert "0.026, margin -0.016" in out
+
+
+def test_a_gate_without_a_baseline_fails_unless_the_settings_let_it_pass(
+    write_run, tmp_path, capfd
+):
+    run = write_run({"pair_id": ["a", "b"], "spips_score": [0.1, 0.2]})
+    gates = [{"column": "spips_score", "figure": "mean", "rise_at_most": 0.01}]
+    arguments = [f"--scores.uri={run}", f"--baseline.uri={tmp_path}/scores",
+                 f"--output.uri={tmp_path}/audit", "--report.pairs_per_sheet=0"]  # fmt: skip
+    for code, more in ((GATE_BROKEN, ()), (DONE, ("--gates_unjudged=pass",))):
+        assert audit_scores.main([*arguments, f"--gates={json.dumps(gates)}", *more]) == code
+        assert "verdict    none broken, 1 NOT JUDGED" in capfd.readouterr().out
+        assert json.loads((tmp_path / "audit/audit.json").read_text())["passed"] is False
+        page = (tmp_path / "audit/audit.html").read_text()
+        assert "Not judged: 1 of 1 gates have nothing to compare with" in page
+        assert "Passed" not in page
+    gates.append({"column": "spips_score", "figure": "p95", "at_most": 0})
+    arguments += [f"--gates={json.dumps(gates)}", "--gates_unjudged=pass"]
+    assert audit_scores.main(arguments) == GATE_BROKEN
+    assert "1 gates BROKEN, 1 NOT JUDGED" in capfd.readouterr().out
+
+
 def test_images_in_the_manifest_itself_are_kept_with_it(
     ray_cluster, bytes_manifest, tmp_path, capfd
 ):
     runs = tmp_path / "runs"
     scored = ["--config=conf/debug/score_manifest.yaml", f"--manifest.uri={bytes_manifest}"]
     assert score_manifest.main([*scored, f"--output.uri={runs}"]) == DONE
-    (run,) = runs.glob("run_id=*")
+    (run,) = runs.glob("run-*")
     bounds = '--bounds=[{"column": "spips_score", "at_most_quantile": 0.5}]'
     arguments = [f"--scores.uri={run}", bounds, f"--output.uri={tmp_path}/kept"]
     assert filter_scores.main(arguments) == DONE
@@ -118,15 +156,24 @@ def test_the_nightly_script_stops_before_the_filter_when_a_gate_is_broken(
     slight = write_manifest(tmp_path / "slight.parquet", make_rows(str(image_folder), 5))
     store = tmp_path / "store"
     environment = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path)}
-    for night, pairs, code in (("good", slight, DONE), ("noisy", manifest, GATE_BROKEN)):
-        script = ["bash", "conf/nightly/nightly.sh", pairs, str(store), night]
+    first, second = "2026-11-20", "2026-11-21"
+    for night, pairs, code, more in (
+        (first, slight, GATE_BROKEN, []),  # nothing to compare with
+        (first, slight, DONE, ["--gates_unjudged=pass"]),
+        (second, manifest, GATE_BROKEN, []),
+    ):
+        script = ["bash", "conf/nightly/nightly.sh", pairs, str(store), night, *more]
         done = subprocess.run(
             script, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == code, done.stdout + done.stderr[-2000:]
         assert (store / "audits" / night / "audit.html").exists()
-    assert pq.read_table(store / "filtered/good/manifest").num_rows == 5
-    assert not (store / "filtered/noisy").exists()
+    assert pq.read_table(store / "filtered" / first / "manifest").num_rows == 5
+    assert not (store / "filtered" / second).exists()
+    assert [open_run(str(run)).record.night for run in sorted((store / "scores").iterdir())] == [
+        first,
+        second,
+    ]
 
 
 def test_the_kubernetes_files_run_the_nightly_script_with_settings_that_are_valid():
@@ -167,5 +214,6 @@ def test_every_command_of_the_nightly_script_names_settings_that_hold():
     commands = re.findall(r"^python jobs/(\w+)\.py (.*?)(?: \|\| .*)?$", script, re.MULTILINE)
     assert [name for name, _ in commands] == list(classes)
     for name, arguments in commands:
-        options = arguments.replace('"', "").replace("$night", "night").split()
+        options = arguments.replace('"', "").replace("$night", "2026-11-20").split()
+        options = ["--gates_unjudged=pass" if o == "${@:4}" else o for o in options]
         load_config(classes[name], ArgumentParser(), options)

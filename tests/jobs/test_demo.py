@@ -4,7 +4,7 @@ from pipeline.runs.finished import open_scores
 
 def test_the_demo_scores_its_pairs_and_breaks_a_row_for_each_status(ray_cluster, tmp_path, capfd):
     assert demo.main([f"--output={tmp_path}"]) == 0
-    (run,) = (tmp_path / "scores").glob("run_id=*")
+    (run,) = (tmp_path / "scores").glob("run-*")
     results = open_scores(str(run)).to_table().to_pandas()
     broken = results[results["distortion"].isna()]
     assert ("broken-" + broken["status"]).tolist() == broken["pair_id"].tolist()
@@ -17,3 +17,5 @@ def test_the_demo_scores_its_pairs_and_breaks_a_row_for_each_status(ray_cluster,
     printed = capfd.readouterr().out
     assert "mean spips_score by distortion and level" in printed
     assert "too_large" in printed
+    assert demo.main([f"--output={tmp_path}"]) == 0
+    assert "have changed" not in capfd.readouterr().err

@@ -37,7 +37,7 @@ def stop_job_halfway(arguments: list[str], run: Path, number: signal.Signals) ->
     """Send a signal when three more result files exist; return the exit code."""
 
     def num_files() -> int:
-        return len(list(run.glob("scores/*/*.parquet")))
+        return len(list(run.glob("scores/*.parquet")))
 
     enough = num_files() + 3
     job = start_job(*arguments)
@@ -52,7 +52,7 @@ def stop_job_halfway(arguments: list[str], run: Path, number: signal.Signals) ->
 
 
 def test_a_stopped_run_cannot_be_read_and_resumes_where_it_stopped(arguments, tmp_path):
-    run = tmp_path / "out" / "run_id=run"
+    run = tmp_path / "out" / "run-run"
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)):
         assert stop_job_halfway(arguments, run, number) == code
         assert not (run / "_SUCCESS").exists()
@@ -69,7 +69,7 @@ def test_a_stopped_run_cannot_be_read_and_resumes_where_it_stopped(arguments, tm
 
 
 def test_a_second_process_is_kept_out_of_a_run(arguments, tmp_path):
-    lock = tmp_path / "out" / "run_id=run" / "lock.json"
+    lock = tmp_path / "out" / "run-run" / "lock.json"
     first = start_job(*arguments)
     while not lock.exists():
         assert first.poll() is None, first.communicate()[0]
@@ -102,7 +102,7 @@ def test_a_run_from_s3_to_s3_keeps_every_row_and_no_secret(one_s3_store, images,
     printed = job.communicate()[0]
     assert job.returncode == 0, printed
     fs.invalidate_cache()
-    results = open_scores(f"{root}/scores/run_id=run").to_table().sort_by("pair_id")
+    results = open_scores(f"{root}/scores/run-run").to_table().sort_by("pair_id")
     assert results["pair_id"].to_pylist() == rows["pair_id"].to_pylist()
     broken = [uri.endswith("d0_0.png") for uri in rows["distorted_uri"].to_pylist()]
     assert [status != "ok" for status in results["status"].to_pylist()] == broken
@@ -196,7 +196,7 @@ def test_a_submitted_job_scores_and_its_exit_code_fails_the_job(head_node, image
     done = submit(head_node, f"--manifest.uri={manifest}", output, "--output.run_id=run")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "succeeded" in done.stdout
-    assert open_scores(str(tmp_path / "out" / "run_id=run")).count_rows() == 20
+    assert open_scores(str(tmp_path / "out" / "run-run")).count_rows() == 20
 
     failed = submit(head_node, f"--manifest.uri={tmp_path}/absent.parquet", output)
     assert failed.returncode != 0

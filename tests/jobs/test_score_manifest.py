@@ -2,7 +2,9 @@ import json
 import shutil
 from pathlib import Path
 
+import duckdb
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -70,7 +72,7 @@ def test_each_row_comes_back_once_with_its_status(image_folder, tmp_path, finish
         assert (row["error"] == "") == (row["status"] == "ok")
         assert (row["spips_score"] is None) == (row["status"] != "ok")
 
-    (run,) = (tmp_path / "out").glob("run_id=*")
+    (run,) = (tmp_path / "out").glob("run-*")
     files = list((run / "scores").rglob("*.parquet"))
     assert len(files) == 2
     assert max(pq.read_metadata(file).num_rows for file in files) <= 200
@@ -79,7 +81,7 @@ def test_each_row_comes_back_once_with_its_status(image_folder, tmp_path, finish
     assert record.failed_fraction == pytest.approx(26 / 260)
     assert record.model.trained is True
     assert set(results["model_digest"].to_pylist()) == {record.model.digest}
-    assert set(results["run_id"].to_pylist()) == {record.run_id} == {run.name[len("run_id=") :]}
+    assert set(results["run_id"].to_pylist()) == {record.run_id} == {run.name.removeprefix("run-")}
     weights = record.model.fusion_weights
     table = results.to_pandas().query("status == 'ok'")
     total = sum(weight * table[f"{stream}_score"] for stream, weight in weights.items())
@@ -99,7 +101,9 @@ def test_a_finished_run_is_left_alone(finished, manifest, capfd):
     assert listing(finished) == before
 
 
-def test_failed_rows_are_retried_and_the_old_results_stay(image_folder, tmp_path, capfd):
+def test_failed_rows_are_retried_and_their_new_results_replace_the_old_ones(
+    image_folder, tmp_path, capfd
+):
     rows, expected = plant(make_rows(str(image_folder), 120), image_folder)
     (tmp_path / "images").mkdir()
     late = str(tmp_path / "images" / "late.png")
@@ -109,12 +113,14 @@ def test_failed_rows_are_retried_and_the_old_results_stay(image_folder, tmp_path
     expected[5] = "missing"
     path = write_manifest(tmp_path / "pairs.parquet", rows)
     allowed = json.dumps([str(image_folder), str(tmp_path / "images")])
-    arguments = [f"--images.allowed_uri_prefixes={allowed}", "--failure.max_failed_fraction=0.2"]
+    arguments = [f"--images.allowed_uri_prefixes={allowed}", "--failure.max_failed_fraction=0.2",
+                 "--output.rows_per_file=50"]  # fmt: skip
     assert score(path, tmp_path / "out", *arguments) == DONE
     before = read(tmp_path / "out")
     assert before["status"].to_pylist() == expected
-    (run,) = (tmp_path / "out").glob("run_id=*")
-    old = {file: file.stat().st_mtime_ns for file in run.glob("scores/attempt-1/*")}
+    (run,) = (tmp_path / "out").glob("run-*")
+    old = {file.name: file.read_bytes() for file in run.glob("scores/*")}
+    old_record = (run / "run.json").read_bytes()
 
     shutil.copy(image_folder / "d1_0.png", late)  # the reference r0 has a different size
     assert score(path, tmp_path / "out", *arguments, "--retry-failed") == DONE
@@ -123,6 +129,7 @@ def test_failed_rows_are_retried_and_the_old_results_stay(image_folder, tmp_path
     expected[5] = "size_mismatch"
     assert results["status"].to_pylist() == expected
     assert results["pair_id"].to_pylist() == rows["pair_id"].to_pylist()
+    assert results.schema.equals(before.schema)
     attempts = results["run_attempt"].to_pylist()
     retried = ("missing", "forbidden", "unreadable", "decode_error")
     assert [i for i, number in enumerate(attempts) if number == 2] == [
@@ -132,13 +139,28 @@ def test_failed_rows_are_retried_and_the_old_results_stay(image_folder, tmp_path
     kept = [i for i, number in enumerate(attempts) if number == 1]
     assert results.take(kept).equals(before.take(kept))
     assert results.select(same).take([0]).equals(before.select(same).take([0]))
-    assert old == {file: file.stat().st_mtime_ns for file in run.glob("scores/attempt-1/*")}
+    superseded = {file.name: file.read_bytes() for file in run.glob("superseded/attempt-2/*")}
+    assert superseded
+    assert superseded.items() <= old.items()
     record = open_run(str(run)).record
     assert [attempt.num_rows for attempt in record.attempts] == [120, 9]
     assert record.counts_by_status == {s.value: expected.count(s.value) for s in Status}
+    glob = f"{tmp_path}/out/run-*/scores/*.parquet"
+    assert duckdb.sql(f"SELECT count(*), count(DISTINCT pair_id) FROM '{glob}'").fetchall() == [
+        (120, 120)
+    ]
+
+    # As if it was killed while it published: one file has its new rows, another one does not yet.
+    (run / "run.json").write_bytes(old_record)
+    name, content = superseded.popitem()
+    (run / "scores" / name).write_bytes(content)
+    assert score(path, tmp_path / "out", *arguments, "--retry-failed") == DONE
+    assert "9 failed rows, attempt 2" in capfd.readouterr().out
+    assert read(tmp_path / "out").equals(results)
 
     # Without the option the run is finished. With it, a third attempt gives the same results.
     assert score(path, tmp_path / "out", *arguments) == DONE
+    assert "note: --retry-failed scores 8 failed rows again" in capfd.readouterr().err
     assert score(path, tmp_path / "out", *arguments, "--retry-failed") == DONE
     assert "8 failed rows, attempt 3" in capfd.readouterr().out
     assert read(tmp_path / "out")["status"].to_pylist() == expected
@@ -209,7 +231,7 @@ def test_images_in_the_manifest_score_as_files_do(finished, images, tmp_path):
     assert score(str(tmp_path / "in"), tmp_path / "out", *arguments) == DONE
     assert score(f"{tmp_path}/in/*.parquet", tmp_path / "glob", *arguments) == DONE
 
-    (run,) = (tmp_path / "out").glob("run_id=*")
+    (run,) = (tmp_path / "out").glob("run-*")
     results = open_scores(str(run)).to_table().sort_by("id")
     assert results.column_names[:3] == ["id", "level", "prompt"]
     assert results["spips_score"].equals(read(finished)["spips_score"])
@@ -272,10 +294,33 @@ def test_the_graph_can_be_built_for_gpus(manifest, tmp_path):
 
 
 def test_results_that_another_process_adds_later_are_not_read(finished, tmp_path):
-    (run,) = shutil.copytree(finished, tmp_path / "out").glob("run_id=*")
-    file = next(run.glob("scores/*/*.parquet"))
+    (run,) = shutil.copytree(finished, tmp_path / "out").glob("run-*")
+    file = next(run.glob("scores/*.parquet"))
     shutil.copy(file, file.with_name("late.parquet"))
     assert open_scores(str(run)).count_rows() == 60
+
+
+def test_a_file_that_is_not_a_result_is_set_aside_before_a_run_is_published(
+    finished, manifest, tmp_path, capfd
+):
+    (run,) = shutil.copytree(finished, tmp_path / "out").glob("run-*")
+    for name in ("_SUCCESS", "run.json"):
+        (run / name).unlink()
+    (run / "scores/stray.parquet").write_bytes(b"PAR1")
+    assert score(manifest, tmp_path / "out", "--retry-failed") == DONE
+    assert "--retry-failed has no effect" in capfd.readouterr().out
+    assert (run / "superseded/attempt-1/stray.parquet").exists()
+    assert len(pd.read_parquet(run / "scores")) == 60
+
+
+def test_a_lost_result_file_of_a_finished_run_is_named(finished, manifest, tmp_path, capfd):
+    (run,) = shutil.copytree(finished, tmp_path / "out").glob("run-*")
+    file = next(run.glob("scores/*.parquet"))
+    file.unlink()
+    for more in ((), ("--retry-failed",)):
+        assert score(manifest, tmp_path / "out", *more) == FAULT
+        (line,) = capfd.readouterr().err.splitlines()
+        assert f"for example scores/{file.name}; restore them, or score the manifest again" in line
 
 
 @pytest.mark.parametrize(

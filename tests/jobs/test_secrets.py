@@ -121,7 +121,7 @@ def test_no_secret_is_found_in_logs_or_outputs(guarded, images, ray_folder, tmp_
     )  # fmt: skip
     printed = job.communicate()[0]
     assert job.returncode == 0, printed
-    (run,) = (tmp_path / "out").glob("run_id=*")
+    (run,) = (tmp_path / "out").glob("run-*")
     statuses = open_scores(str(run)).to_table().sort_by("pair_id")["status"].to_pylist()
     assert statuses == ["ok"] * 4 + ["missing", "unreadable", "forbidden", "unreadable", "missing"]
     logs = text_of(Path(ray_folder))

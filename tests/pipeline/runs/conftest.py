@@ -3,7 +3,7 @@ import pyarrow.parquet
 import pytest
 
 from pipeline.runs.errors import ContractError
-from pipeline.runs.records import AttemptRecord, PlanRecord, RunRecord
+from pipeline.runs.records import RECORD_VERSION, AttemptRecord, PlanRecord, RunRecord
 from pipeline.runs.run import open_run_folder
 from pipeline.runs.storage import arrow_filesystem
 
@@ -11,6 +11,7 @@ MINE = {"manifest": "m1", "model": "d1", "scoring": "s1"}
 
 
 PLAN = PlanRecord(
+    version=RECORD_VERSION,
     run_id="r1",
     fingerprints=MINE,
     num_rows=1,
@@ -37,12 +38,22 @@ def record_of(*files: str) -> RunRecord:
 
 
 def write_scores(
-    run, task: str, statuses: dict[str, str], *, attempt: int = 1, is_recorded: bool = True
+    run,
+    task: str,
+    statuses: dict[str, str],
+    *,
+    attempt: int = 1,
+    folder: str | None = None,
+    is_recorded: bool = True,
 ) -> str:
-    """Write a result file and the checkpoint's record of it; return the file's name."""
+    """Write a result file and the checkpoint's record of it; return the file's name.
+
+    It goes to `folder` in the run's folder; None: where this attempt writes its results.
+    """
     rows = {"pair_id": list(statuses), "status": list(statuses.values()),
             "run_attempt": pa.array([attempt] * len(statuses), pa.int32())}  # fmt: skip
-    files = [f"{run.scores_path(attempt)}/{task}-0.parquet"]
+    path = f"{run.path}/{folder}" if folder else run.scores_path(attempt)
+    files = [f"{path}/{task}-0.parquet"]
     if is_recorded:
         files.append(f"{run.checkpoint_path(attempt)}/{task}.parquet")
     for path in files:

@@ -1,4 +1,8 @@
+import re
+from pathlib import Path
+
 import pyarrow.compute as pc
+import pytest
 
 from pipeline.runs.finished import count_by_status, open_run, open_scores
 from pipeline.runs.schema import Status
@@ -38,17 +42,20 @@ def test_a_file_whose_rows_are_not_recorded_as_done_is_not_read(folder):
     assert open_scores(run.uri, allow_unfinished=True).to_table()["pair_id"].to_pylist() == ["p"]
 
 
-def test_the_newest_result_of_each_pair_is_read(folder):
+def test_of_a_run_that_an_earlier_version_retried_the_newest_result_of_each_pair_is_read(folder):
     run = make_run(folder)
     statuses = ({"p": "ok", "q": "missing", "r": "missing", "s": "too_small", "t": "missing"},
                 {"q": "ok", "r": "unreadable", "t": "ok"}, {"r": "ok"})  # fmt: skip
-    files = [write_scores(run, "a", rows, attempt=i) for i, rows in enumerate(statuses, start=1)]
+    files = [
+        write_scores(run, "a", rows, attempt=i, folder=f"scores/attempt-{i}")
+        for i, rows in enumerate(statuses, start=1)
+    ]
     run.write_success()
     expected = [["ok", "missing", "missing", "too_small", "missing"],
                 ["ok", "ok", "unreadable", "too_small", "ok"],
                 ["ok", "ok", "ok", "too_small", "ok"]]  # fmt: skip
     for number in (1, 2, 3):
-        run.write_run(record_of(*files[:number]))
+        run.write_run(record_of(*files[:number]).model_copy(update={"version": 2}))
         rows = open_scores(run.uri)
         assert rows.count_rows() == 5
         assert rows.to_table().sort_by("pair_id")["status"].to_pylist() == expected[number - 1]
@@ -59,11 +66,31 @@ def test_the_newest_result_of_each_pair_is_read(folder):
 
 def test_missing_scores_are_refused(folder):
     for allow_unfinished in (False, True):
-        uri = f"{folder}/run_id=absent"
+        uri = f"{folder}/run-absent"
         (problem,) = problems_of(open_scores, uri, allow_unfinished=allow_unfinished)
         assert problem == f"expected a finished run at {uri}, got no run"
     run = make_run(folder)
     (problem,) = problems_of(open_scores, run.uri, allow_unfinished=True)
     assert problem == f"expected results at {run.uri}, got a run without any yet"
-    (problem,) = problems_of(open_scores, "nosuchscheme://u:secret@h/run_id=r1")
-    assert problem.startswith("nosuchscheme://***@h/run_id=r1 cannot be read: ValueError")
+    (problem,) = problems_of(open_scores, "nosuchscheme://u:secret@h/run-r1")
+    assert problem.startswith("nosuchscheme://***@h/run-r1 cannot be read: ValueError")
+
+
+DOCUMENT = (Path(__file__).parents[3] / "docs/results.md").read_text()
+LINES = re.findall(r"^((?:pandas|polars|duckdb)\..*\))", DOCUMENT, re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_other_tools_read_a_run_with_one_documented_line(write_run, tmp_path, line):
+    tool = line.partition(".")[0]
+    module = pytest.importorskip(tool)
+    run = write_run({"pair_id": ["a", "b", "c"]}, "2026-11-21")
+    read = eval(line.replace("demo/scores", f"{tmp_path}/scores"), {tool: module})
+    rows = read.df() if tool == "duckdb" else read
+    assert sorted(rows["pair_id"]) == ["a", "b", "c"]
+    assert set(rows["run_id"]) == {"2026-11-21"}
+    assert list(rows.columns) == open_scores(run).schema.names
+
+
+def test_lines_for_three_tools_are_documented():
+    assert {line.partition(".")[0] for line in LINES} == {"pandas", "polars", "duckdb"}

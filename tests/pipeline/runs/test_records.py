@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.runs.errors import ContractError
 from pipeline.runs.finished import open_run
-from pipeline.runs.records import LockRecord, RunRecord, parse_record
+from pipeline.runs.records import RECORD_VERSION, LockRecord, RunRecord, parse_record
 from pipeline.runs.run import open_run_folder
 from tests.pipeline.runs.version_0_2 import FINGERPRINTS, RUN_JSON, plan_json, write_run_0_2
 
@@ -22,12 +22,14 @@ def test_a_finished_run_of_version_0_2_is_read(tmp_path):
     assert run.scores.to_table()["status"].to_pylist() == ["ok", "missing"]
 
 
-def test_an_unfinished_run_of_version_0_2_resumes(tmp_path):
-    write_run_0_2(tmp_path, is_finished=False)
-    folder = open_run_folder(str(tmp_path), "night", FINGERPRINTS)
-    assert folder.state() == "unfinished"
-    with pytest.raises(ContractError, match="a run with a different model"):
-        open_run_folder(str(tmp_path), "night", FINGERPRINTS | {"model": "d2"})
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_the_name_of_a_run_of_an_earlier_version_is_not_given_again(tmp_path, is_finished):
+    run = write_run_0_2(tmp_path, is_finished=is_finished)
+    with pytest.raises(ContractError) as caught:
+        open_run_folder(str(tmp_path), "night", FINGERPRINTS)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"output.run_id: expected a new name, got that of {run}, a run of an")
+    assert [path.name for path in tmp_path.iterdir()] == ["run_id=night"]
 
 
 def test_a_record_is_written_as_it_was_read_except_for_new_names(tmp_path):
@@ -38,15 +40,24 @@ def test_a_record_is_written_as_it_was_read_except_for_new_names(tmp_path):
     after = json.loads(file.read_text())
     (attempt,) = after["attempts"]
     attempt["workers"] = attempt.pop("scorers")
-    assert after == before | {"version": 1}
+    assert after == before | {"version": 1, "night": None}
 
 
-def test_keys_that_a_newer_version_adds_are_ignored():
-    newer = RUN | {"version": 9, "weather": "fine"}
-    newer["attempts"] = [newer["attempts"][0] | {"energy_j": 3}]
-    record = parse_record(RunRecord, newer, "run.json")
-    assert record.version == 9
-    assert record == parse_record(RunRecord, RUN | {"version": 9}, "run.json")
+def test_keys_that_are_not_known_are_ignored():
+    more = RUN | {"version": RECORD_VERSION, "weather": "fine"}
+    more["attempts"] = [more["attempts"][0] | {"energy_j": 3}]
+    record = parse_record(RunRecord, more, "run.json")
+    assert record == parse_record(RunRecord, RUN | {"version": RECORD_VERSION}, "run.json")
+
+
+def test_a_record_of_a_newer_version_is_refused_whatever_is_in_it(tmp_path):
+    run = write_run_0_2(tmp_path)
+    (run / "run.json").write_text(json.dumps({"version": RECORD_VERSION + 1}))
+    with pytest.raises(ContractError) as caught:
+        open_run(str(run))
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{run}/run.json: expected a record of version {RECORD_VERSION} or")
+    assert f"got version {RECORD_VERSION + 1}" in problem
 
 
 @pytest.mark.parametrize(

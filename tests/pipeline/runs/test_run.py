@@ -19,7 +19,7 @@ def test_a_run_is_new_then_unfinished_then_finished(folder):
     assert run.state() == "finished"
     assert run.read_plan() == PLAN
     assert run.read_run() == record_of("a")
-    assert run.uri == f"{folder}/run_id=r1"
+    assert run.uri == f"{folder}/run-r1"
 
 
 def test_what_another_machine_writes_is_seen(s3_store):
@@ -38,7 +38,7 @@ def test_the_same_run_is_opened_again(folder):
     make_run(folder)
     again = open_run_folder(f"{folder}/", "r1", MINE)
     assert again.state() == "unfinished"
-    assert again.uri == f"{folder}/run_id=r1"
+    assert again.uri == f"{folder}/run-r1"
     assert open_run_folder(folder, "r2", MINE).state() == "new"
 
 
@@ -59,17 +59,17 @@ def test_all_differences_from_the_existing_run_are_listed_at_once(tmp_path):
 
 
 def test_a_folder_with_other_files_is_refused_and_left_alone(folder):
-    fs, path = open_store(f"{folder}/run_id=r1")
+    fs, path = open_store(f"{folder}/run-r1")
     fs.makedirs(path, exist_ok=True)
     fs.pipe_file(f"{path}/notes.txt", b"notes")
     (problem,) = problems_of(open_run_folder, folder, "r1", MINE)
     assert "other files" in problem
-    assert f"{folder}/run_id=r1" in problem
+    assert f"{folder}/run-r1" in problem
     assert [name.rpartition("/")[2] for name in fs.find(path)] == ["notes.txt"]
 
 
 def test_files_of_a_process_that_was_killed_at_its_start_do_not_block_a_run(tmp_path):
-    folder = tmp_path / "run_id=r1"
+    folder = tmp_path / "run-r1"
     folder.mkdir()
     for name in ("lock.json", "lock.json.0123.partial", "plan.json.0123.partial"):
         (folder / name).touch()
@@ -77,16 +77,16 @@ def test_files_of_a_process_that_was_killed_at_its_start_do_not_block_a_run(tmp_
 
 
 def test_an_empty_local_folder_is_free(tmp_path):
-    (tmp_path / "run_id=r1").mkdir()
+    (tmp_path / "run-r1").mkdir()
     assert open_run_folder(str(tmp_path), "r1", MINE).state() == "new"
 
 
 @pytest.mark.parametrize("content", ["{", "{}", "", '{"fingerprints": 3}'])
 def test_a_plan_that_cannot_be_read_is_refused(tmp_path, content):
-    (tmp_path / "run_id=r1").mkdir()
-    (tmp_path / "run_id=r1" / "plan.json").write_text(content)
+    (tmp_path / "run-r1").mkdir()
+    (tmp_path / "run-r1" / "plan.json").write_text(content)
     (problem,) = problems_of(open_run_folder, str(tmp_path), "r1", MINE)
-    assert problem.startswith(f"{tmp_path}/run_id=r1/plan.json: expected ")
+    assert problem.startswith(f"{tmp_path}/run-r1/plan.json: expected ")
 
 
 def test_a_store_that_cannot_be_opened_is_refused_without_its_secret():
@@ -95,12 +95,12 @@ def test_a_store_that_cannot_be_opened_is_refused_without_its_secret():
 
 
 def test_the_uri_of_a_run_shows_no_secret():
-    assert open_run_folder("memory://u:secret@x", "r1", MINE).uri == "memory://***@x/run_id=r1"
+    assert open_run_folder("memory://u:secret@x", "r1", MINE).uri == "memory://***@x/run-r1"
 
 
 def test_a_bucket_that_does_not_exist_is_a_fault_when_written_to(s3_store):
     run = open_run_folder(f"{s3_store.bucket}-absent", "r1", MINE)
-    with pytest.raises(FaultError, match=r"absent/run_id=r1/plan.json cannot be written: "):
+    with pytest.raises(FaultError, match=r"absent/run-r1/plan.json cannot be written: "):
         run.write_plan(PLAN)
 
 

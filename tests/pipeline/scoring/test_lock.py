@@ -62,8 +62,8 @@ ODD = b'{"holder": "x", "process": 1%s, "place": "%s", "host": "here", "beats": 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", ODD])
 def test_an_invalid_lock_file_is_replaced(tmp_path, content):
     run = open_run_folder(str(tmp_path), "r", MINE)
-    (tmp_path / "run_id=r").mkdir()
-    (tmp_path / "run_id=r" / "lock.json").write_bytes(content)
+    (tmp_path / "run-r").mkdir()
+    (tmp_path / "run-r" / "lock.json").write_bytes(content)
     with lock_run(run) as lock:
         lock.check()
 
@@ -111,11 +111,11 @@ def test_a_process_that_loses_its_folder_stops_and_keeps_the_new_holder_s_file(t
 
     with pytest.raises(FaultError, match="got another process"):
         lose_it()
-    assert json.loads((tmp_path / "run_id=r" / "lock.json").read_text())["holder"] == "other"
+    assert json.loads((tmp_path / "run-r" / "lock.json").read_text())["holder"] == "other"
 
 
 def test_an_interrupted_process_frees_its_folder(tmp_path):
     run = open_run_folder(str(tmp_path), "r", MINE)
     with pytest.raises(KeyboardInterrupt), lock_run(run):
         raise KeyboardInterrupt
-    assert not (tmp_path / "run_id=r" / "lock.json").exists()
+    assert not (tmp_path / "run-r" / "lock.json").exists()

@@ -1,0 +1,65 @@
+import os
+from datetime import UTC, datetime, timedelta
+
+import fsspec
+import pytest
+
+from pipeline.runs.finished import open_run
+from pipeline.scoring.rerun import NUM_SAMPLED, advise
+
+NOW = datetime.now(UTC)
+
+
+def advise_on(write_run, folder, minutes: int, statuses=("ok", "ok", "missing"), **options):
+    """Return what is said of a run of three rows that started so many minutes from now."""
+    started_at = (NOW + timedelta(minutes=minutes)).isoformat(timespec="seconds")
+    run = write_run(
+        {"pair_id": [f"p{i}" for i in range(len(statuses))], "status": list(statuses),
+         "reference_uri": [f"{folder}/r.png"] * len(statuses),
+         "distorted_uri": [f"{folder}/d{i}.png" for i in range(len(statuses))]},
+        f"run{minutes}", finished_at=started_at, **options,
+    )  # fmt: skip
+    return list(advise(open_run(run)))
+
+
+def test_images_that_changed_since_the_run_are_counted_on_any_store(write_run, folder):
+    fs, path = fsspec.core.url_to_fs(folder)
+    fs.makedirs(path, exist_ok=True)
+    for name in ("r", "d0", "d2"):
+        fs.pipe_file(f"{path}/{name}.png", b"image")
+    retry = "note: --retry-failed scores 1 failed rows again"
+    note, warning = advise_on(write_run, folder, -10)
+    assert note == retry
+    # d1 is gone, and d2 belongs to a row that is retried.
+    assert warning.startswith("warning: 2 of 3 images that were looked at have changed since this")
+    assert f"for example {folder}/d0.png" in warning
+    assert "give another output.run_id" in warning
+    assert advise_on(write_run, folder, 10) == [retry]
+
+
+def test_an_image_that_was_mended_before_a_retry_has_not_changed_since(write_run, tmp_path):
+    for name, hours in (("r", -9), ("d0", -9), ("d1", -3)):
+        (tmp_path / f"{name}.png").touch()
+        modified_s = (NOW + timedelta(hours=hours)).timestamp()
+        os.utime(tmp_path / f"{name}.png", (modified_s, modified_s))
+    retried_at = (NOW - timedelta(hours=2)).isoformat(timespec="seconds")
+    for attempts, num_changed in (([1, 2], 0), ([1, 1], 1)):
+        lines = advise_on(write_run, tmp_path, -300 - num_changed, ["ok", "ok"],
+                          retried_at=retried_at, attempts=attempts)  # fmt: skip
+        assert len(lines) == num_changed
+
+
+def test_of_remote_images_a_sample_is_looked_at(write_run, one_s3_store):
+    fs = fsspec.filesystem("s3")
+    num_rows = 3 * NUM_SAMPLED
+    fs.pipe({f"{one_s3_store.bucket}/d{i}.png": b"image" for i in range(num_rows)})
+    (warning,) = advise_on(write_run, one_s3_store.bucket, -10, ["ok"] * num_rows)
+    num_changed, num_looked = (int(warning.split()[i]) for i in (1, 3))
+    assert NUM_SAMPLED / 2 < num_changed <= num_looked <= NUM_SAMPLED
+
+
+@pytest.mark.parametrize("uri", ["https://host/a.png?sig=***", "nosuchscheme://a/b.png"])
+def test_images_that_cannot_be_looked_at_are_not_reported(write_run, uri):
+    columns = {"pair_id": ["a"], "reference_uri": [uri], "distorted_uri": [uri]}
+    run = write_run(columns, finished_at=(NOW - timedelta(days=1)).isoformat(timespec="seconds"))
+    assert list(advise(open_run(run))) == []
