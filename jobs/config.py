@@ -1,6 +1,7 @@
 """Load a job's settings: a YAML file, overridden by the command line, checked all at once."""
 
 import argparse
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -55,8 +56,11 @@ def load_config(
     try:
         overrides = source(parsed_args=options)()
     except SettingsError as error:  # a list or mapping that is not JSON
-        line = redact(f"{error}: {error.__cause__}")
-        raise ContractError(*problems, f"command line: {line}; or set it in YAML") from error
+        named = re.search(r'for (?:field )?"?([\w.]+)', str(error))
+        name = f"--{named[1]} as JSON" if named else "JSON"
+        cause = redact(str(error.__cause__ or error))
+        problem = f"expected {name}, got a text that is not ({cause})"
+        raise ContractError(*problems, f"command line: {problem}; or set it in YAML") from error
     values: dict[str, Any] = {}
     if options.config is not None:
         try:
@@ -66,7 +70,15 @@ def load_config(
     try:
         config = config_class.model_validate(_merge(values, overrides))
     except ValidationError as error:
-        problems += [_explain(entry) for entry in error.errors(include_url=False)]
+        entries = error.errors(include_url=False)
+        wrong = {
+            entry["loc"][:-1] for entry in entries
+        }  # a list without its wrong entries is short
+        problems += [
+            _explain(entry, config_class)
+            for entry in entries
+            if entry["type"] != "too_short" or entry["loc"] not in wrong
+        ]
     if problems:
         raise ContractError(*problems)
     return config, options
@@ -85,7 +97,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         content = yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        line = " ".join(str(error).split())
+        line = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
         raise ContractError(f"--config: {path} cannot be read: {line}") from error
     repeated = [
         f"--config: {path}: expected each key once, got {redact(key)} on lines "
@@ -127,13 +139,25 @@ def _merge(values: Any, overrides: Any) -> Any:
     return values | overrides | merged
 
 
-def _explain(entry: Any) -> str:
+def _explain(entry: Any, config_class: type[BaseModel]) -> str:
     """Return one of pydantic's problems as a line: the setting, what was expected, what was got."""
     setting = ".".join(str(part) for part in entry["loc"])
     if entry["type"] == "extra_forbidden":
         return f"{setting}: unknown setting"
     if entry["type"] == "missing":
+        field = config_class.model_fields[entry["loc"][0]]
+        if setting in config_class.model_fields and field.annotation is not None:  # a section
+            inner = field.annotation.model_fields.items()
+            needed = [
+                f"{setting}.{name}" for name, inner_field in inner if inner_field.is_required()
+            ]
+            setting = " and ".join(needed) or setting
         return f"{setting}: required, but not given"
+    if entry["type"] == "too_short":
+        least, got = entry["ctx"]["min_length"], entry["ctx"]["actual_length"]
+        return f"{setting}: expected at least {least} entries, got {got}"
+    if entry["type"] in ("model_type", "dict_type"):
+        return f"{setting}: expected keys and values, got {redact(repr(entry['input']))}"
     message = entry["msg"].removeprefix("Value error, ")
     if isinstance(entry["input"], dict):
         return f"{setting}: {message}" if setting else message

@@ -28,10 +28,11 @@ def _filter(config: FilterScoresConfig, *, dry_run: bool) -> int:
     # Imported here because ray takes seconds; --help and a wrong config should not wait for it.
     from ray.exceptions import RayError
 
-    from pipeline.audits.filter import open_output, write_filtered
+    from pipeline.audits.filter import open_output, open_source, write_filtered
     from pipeline.audits.filter_rules import describe_summary, make_rules, summarise
     from pipeline.audits.tables import reported_as_faults
     from pipeline.runs.finished import open_newest_run
+    from pipeline.scoring.lock import lock_run
 
     with reported_as_faults(RayError):
         run = open_newest_run(config.scores.uri)
@@ -39,16 +40,23 @@ def _filter(config: FilterScoresConfig, *, dry_run: bool) -> int:
             say(f"note: {note}")
         rules = make_rules(config, run)
         folder, state = open_output(config, run)
+        finished = f"this filtering is already finished: {folder.uri}"
         if state == "finished" and not dry_run:
-            say(f"this filtering is already finished: {folder.uri}")
+            say(finished)
             return DONE
         summary = summarise(rules, run)
         say(describe_summary(summary))
+        source = open_source(run, summary)
         if dry_run:
             say("dry run: nothing was written")
             return DONE
-        start_ray()
-        write_filtered(config, folder, run, rules, summary)
+        with lock_run(folder) as lock:
+            lock.check()
+            if open_output(config, run)[1] == "finished":  # by a process that just ended
+                say(finished)
+                return DONE
+            start_ray()
+            write_filtered(config, folder, run, rules, summary, source)
         say(f"{folder.uri}/manifest, {folder.uri}/rejects, {folder.uri}/summary.json")
         return DONE
 

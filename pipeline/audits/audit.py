@@ -1,5 +1,6 @@
 """Compute a run's figures, compare them with a baseline, and judge the gates."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product, starmap
@@ -13,8 +14,15 @@ from scipy import stats
 
 from pipeline.audits.baseline import describe_run
 from pipeline.audits.config import AuditScoresConfig, ReportConfig
-from pipeline.audits.distribution import Distribution, interval_of, rank_test, share_interval
+from pipeline.audits.distribution import (
+    Distribution,
+    Floats,
+    interval_of,
+    rank_test,
+    share_interval,
+)
 from pipeline.audits.gates import check_columns, judge
+from pipeline.audits.keys import Key, to_keys
 from pipeline.audits.records import (
     SCORE,
     SIDES,
@@ -23,7 +31,6 @@ from pipeline.audits.records import (
     Estimate,
     Failure,
     Figures,
-    Key,
     ShareAbove,
     Side,
     StatusCounts,
@@ -45,7 +52,7 @@ NUM_FAILURES = 3
 
 @dataclass(frozen=True)
 class Sample:
-    """One column's finite values in one group of the run or of the baseline."""
+    """One column's values in one group of the run or of the baseline."""
 
     figures: Figures
     distribution: Distribution
@@ -117,7 +124,7 @@ def _count_statuses(tables: ScoreTables, side: Side) -> Iterator[StatusCounts]:
     for group, counts in tables.count_statuses(side).items():
         rows = sum(counts.values())
         yield StatusCounts(
-            of=side, group=group, rows=rows, failed_fraction=1 - counts[Status.OK] / rows,
+            of=side, group=group, rows=rows, failed_fraction=(rows - counts[Status.OK]) / rows,
             counts=counts,
         )  # fmt: skip
 
@@ -133,26 +140,24 @@ def _measure(config: AuditScoresConfig, tables: ScoreTables) -> Samples:
         for group, values in tables.describe(side, column, thresholds).items():
             distribution = distributions[group]
             draws = distribution.mean_draws(config.report.bootstrap_samples, generator)
+            rows, num_finite = values.rows, distribution.num_finite
             quantiles = {
-                name: _estimate(value, distribution.quantile_interval(q, confidence))
+                name: Estimate.of(value, distribution.quantile_interval(q, confidence), rows)
                 for (name, q), value in zip(QUANTILES.items(), values.quantiles, strict=True)
             }
-            shares = []
-            for threshold, count in zip(thresholds, values.above, strict=True):
-                low, high = share_interval(count, values.rows, confidence)
-                share = count / values.rows
-                shares.append(ShareAbove(threshold=threshold, value=share, low=low, high=high))
+            shares = [
+                ShareAbove.of(
+                    count / rows, share_interval(count, rows, confidence), rows, threshold=threshold
+                )
+                for threshold, count in zip(thresholds, values.above, strict=True)
+            ]
+            mean = Estimate.of(values.mean, interval_of(draws, confidence), num_finite or rows)
             figures = Figures(
-                of=side, group=group, column=column, rows=values.rows,
-                mean=_estimate(values.mean, interval_of(draws, confidence)),
-                share_above=shares, **quantiles,
+                of=side, group=group, column=column, rows=rows, infinite_rows=rows - num_finite,
+                mean=mean, share_above=shares, **quantiles,
             )  # fmt: skip
             samples[side, group, column] = Sample(figures, distribution, draws)
     return samples
-
-
-def _estimate(value: float, interval: tuple[float, float]) -> Estimate:
-    return Estimate(value=value, low=interval[0], high=interval[1])
 
 
 def _compare(report: ReportConfig, tables: ScoreTables, samples: Samples) -> Iterator[Change]:
@@ -167,26 +172,38 @@ def _compare(report: ReportConfig, tables: ScoreTables, samples: Samples) -> Ite
                 continue
             paired = differences.get(group, Differences())
             is_paired = paired.pairs >= PAIRED_SHARE * now.figures.rows
+            num_finite = distributions[group].num_finite if paired.pairs else 0
             if is_paired:
                 rise = paired.mean
                 draws = distributions[group].mean_draws(report.bootstrap_samples, generator)
+                num_rows = num_finite or paired.pairs
             else:
-                rise = now.figures.mean.value - before.figures.mean.value
-                draws = now.mean_draws - before.mean_draws
-            p_value, effect = _paired_test(paired)
+                means = (np.array(one.figures.mean.value) for one in (now, before))
+                rise = float(_subtract(*means))
+                draws = _subtract(now.mean_draws, before.mean_draws)
+                num_rows = min(now.distribution.num_rows, before.distribution.num_rows)
+            if math.isnan(rise):  # infinite differences of both signs, and no finite one
+                continue
+            p_value, effect = _paired_test(paired, num_finite)
             ranks = rank_test(now.distribution, before.distribution)
             yield Change(
                 group=group, column=column, is_paired=is_paired, pairs_in_both=paired.pairs,
                 rose=paired.rose, fell=paired.fell, equal=paired.equal,
-                rise=_estimate(rise, interval_of(draws, report.confidence)),
+                rise=Estimate.of(rise, interval_of(draws, report.confidence), num_rows),
                 paired_p_value=p_value, paired_effect=effect,
                 rank_p_value=ranks.p_value, rank_effect=ranks.effect,
             )  # fmt: skip
 
 
-def _paired_test(differences: Differences) -> tuple[float | None, float | None]:
+def _subtract(now: Floats, before: Floats) -> Floats:
+    """Return now - before; two infinite means do not differ."""
+    with np.errstate(invalid="ignore"):
+        return np.where(now == before, 0.0, now - before)
+
+
+def _paired_test(differences: Differences, num_pairs: int) -> tuple[float | None, float | None]:
     """Return the p-value of Student's test of the mean difference, and Cohen's d."""
-    deviation, num_pairs = differences.standard_deviation, differences.pairs
+    deviation = differences.standard_deviation
     if not deviation:
         return None, None
     effect = differences.mean / deviation
@@ -199,6 +216,8 @@ def _name_change(changes: Sequence[Change]) -> str:
     overall = next((row for row in changes if not row.group and row.column == SCORE), None)
     if overall is None:
         return "not compared"
+    if overall.rise.low is None or overall.rise.high is None:
+        return "too few pairs"
     if overall.rise.low > 0:
         return "worse"
     return "better" if overall.rise.high < 0 else "no change seen"
@@ -238,7 +257,7 @@ def _trend(
 def _pick_failures(tables: ScoreTables, run: FinishedRun) -> Iterator[Failure]:
     """Yield examples of rows without a score, by status."""
     picked = tables.pick_failures(NUM_FAILURES)
-    rows = _read_rows(run, ["error"], [pair_id for _, pair_id in picked])
+    rows = _read_rows(run, ["error"], (), [pair_id for _, pair_id in picked])
     for status, pair_id in picked:
         yield Failure(status=status, pair_id=show_value(pair_id), error=rows[pair_id]["error"])
 
@@ -253,8 +272,9 @@ def _pick_sheets(
         order: tables.pick_pairs(order, report.pairs_per_sheet, report.seed)
         for order in get_args(Order)
     }
-    columns = [*VALUE_COLUMNS, *(run.image_columns or ()), *tables.group_by]
-    rows = _read_rows(run, columns, sorted({id_ for pairs in picked.values() for id_ in pairs}))
+    columns = [*VALUE_COLUMNS, *(run.image_columns or ())]
+    ids = sorted({id_ for pairs in picked.values() for id_ in pairs})
+    rows = _read_rows(run, columns, tables.group_by, ids)
 
     def make_pair(pair_id: str, rise: float | None) -> PickedPair:
         row = rows[pair_id]
@@ -263,7 +283,7 @@ def _pick_sheets(
             reference, distorted = run.image_columns
             uris = str(row[reference]), str(row[distorted])
         scores = {name: row[name] for name in VALUE_COLUMNS if row[name] is not None}
-        group = {name: None if row[name] is None else str(row[name]) for name in tables.group_by}
+        group = {name: row[name] for name in tables.group_by}
         return PickedPair(pair_id, uris, rise, scores, group)
 
     return {
@@ -272,12 +292,14 @@ def _pick_sheets(
 
 
 def _read_rows(
-    run: FinishedRun, columns: Sequence[str], pair_ids: Sequence[str]
+    run: FinishedRun, columns: Sequence[str], group_by: Sequence[str], pair_ids: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """Return some columns of the results of a few pairs, by pair_id."""
+    """Return some columns of the results of a few pairs, and the keys of others, by pair_id."""
     if not pair_ids:
         return {}
     id_column = run.pair_id_column
     chosen = pc.field(id_column).cast(pa.string()).isin(pair_ids)
-    rows = run.scores.scanner(columns=[*{id_column, *columns}], filter=chosen).to_table()
+    rows = run.scores.scanner(columns=[*{id_column, *columns, *group_by}], filter=chosen).to_table()
+    for name in group_by:
+        rows = rows.set_column(rows.schema.get_field_index(name), name, to_keys(rows.column(name)))
     return {str(row[id_column]): row for row in rows.to_pylist()}

@@ -1,11 +1,27 @@
 """Settings of the audit job and of the filter job."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from pipeline.runs.schema import Status
 from pipeline.runs.settings import Section, Uri
+
+StatusName = Literal[
+    "ok", "missing", "forbidden", "unreadable", "decode_error", "too_large", "too_small",
+    "size_mismatch", "non_finite",
+]  # fmt: skip
+"""The values of Status. --help shows the names of an enum, which are not accepted."""
+Value = Annotated[float, Field(ge=-1e38, le=1e38)]
+"""A bound on float32 values."""
+
+
+def _check_each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("expected each column once")
+    return names
+
+
+Columns = Annotated[tuple[str, ...], AfterValidator(_check_each_once)]
 
 Column = Literal[
     "spips_score", "tradition_score", "percept_score", "semantic_score", "psnr_db", "ssim",
@@ -44,21 +60,26 @@ class GateConfig(Section):
     column: Column | None = Field(
         None, description="Column of the figure; null only for failed_fraction."
     )
-    figure: Figure = Field(description="The figure; it covers the rows that are ok.")
-    threshold: FiniteFloat | None = Field(
+    figure: Figure = Field(
+        description="The figure; it covers the rows that are ok. A mean leaves out infinite "
+        "psnr_db, unless all are infinite."
+    )
+    threshold: Value | None = Field(
         None, description="For share_above: count the values above this threshold."
     )
-    at_most: FiniteFloat | None = Field(None, description="Broken if the figure is above this.")
-    at_least: FiniteFloat | None = Field(None, description="Broken if the figure is below this.")
-    rise_at_most: FiniteFloat | None = Field(
+    at_most: Value | None = Field(None, description="Broken if the figure is above this.")
+    at_least: Value | None = Field(None, description="Broken if the figure is below this.")
+    rise_at_most: Value | None = Field(
         None, ge=0, description="Broken if the mean rose from the baseline by more than this."
     )
-    fall_at_most: FiniteFloat | None = Field(
+    fall_at_most: Value | None = Field(
         None, ge=0, description="Broken if the mean fell from the baseline by more than this."
     )
     each_group: bool = Field(False, description="Judge each group instead of all rows together.")
     with_confidence: bool = Field(
-        False, description="Broken only if the whole confidence interval is beyond the bound."
+        False,
+        description="Broken only if the whole confidence interval is beyond the bound; not judged "
+        "if fewer than 10 rows or pairs have a value.",
     )
 
     @model_validator(mode="after")
@@ -117,10 +138,12 @@ class AuditScoresConfig(Section):
 
     scores: RunConfig
     baseline: BaselineConfig = BaselineConfig()
-    group_by: tuple[str, ...] = Field(
-        (), description="Pass-through columns; each combination of their values is a group."
+    group_by: Columns = Field(
+        (),
+        description="Pass-through columns of texts, numbers, flags, dates or times; each "
+        "combination of their values is a group.",
     )
-    thresholds: dict[Column, tuple[FiniteFloat, ...]] = Field(
+    thresholds: dict[Column, tuple[Value, ...]] = Field(
         {"spips_score": (0.1, 0.3)},
         description="Thresholds by column; the report shows the share of rows above each one.",
     )
@@ -153,16 +176,18 @@ class BoundConfig(Section):
     """A bound on a value of each kept row."""
 
     column: Column = Field(description="Column of the value.")
-    at_most: FiniteFloat | None = Field(None, description="Largest value kept.")
-    at_least: FiniteFloat | None = Field(None, description="Smallest value kept.")
+    at_most: Value | None = Field(None, description="Largest value kept.")
+    at_least: Value | None = Field(None, description="Smallest value kept.")
     at_most_quantile: float | None = Field(
         None, ge=0, le=1, description="Keep values up to this quantile of all ok rows."
     )
     at_least_quantile: float | None = Field(
         None, ge=0, le=1, description="Keep values from this quantile of all ok rows upwards."
     )
-    within: tuple[str, ...] = Field(
-        (), description="Pass-through columns: take the quantile of rows that share their values."
+    within: Columns = Field(
+        (),
+        description="Pass-through columns, as for group_by of the audit: take the quantile of rows "
+        "that share their values.",
     )
 
     @model_validator(mode="after")
@@ -186,8 +211,8 @@ class FilterScoresConfig(Section):
     """All settings of jobs/filter_scores.py."""
 
     scores: RunConfig
-    statuses: tuple[Status, ...] = Field(
-        (Status.OK,),
+    statuses: tuple[StatusName, ...] = Field(
+        ("ok",),
         min_length=1,
         description="Statuses that are kept. Only ok rows have values, so only they keep a bound.",
     )

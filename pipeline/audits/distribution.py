@@ -22,12 +22,12 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Distribution:
-    """Finite values, counted in bins whose width is proportional to the value.
+    """Values, counted in bins whose width is proportional to the value.
 
     Attributes:
         bins: (B,) int64, bin numbers, ascending; 0 for zero, negative for negative values.
         counts: (B,) int64 > 0, number of values in each bin.
-        sums: (B,) float64, sum of the values in each bin.
+        sums: (B,) float64, sum of the values in each bin; infinite values have their own bins.
     """
 
     bins: NDArray[np.int64]
@@ -38,6 +38,11 @@ class Distribution:
     def num_rows(self) -> int:
         """Number of values."""
         return int(self.counts.sum())
+
+    @cached_property
+    def num_finite(self) -> int:
+        """Number of finite values."""
+        return int(self.counts[np.isfinite(self.sums)].sum())
 
     @cached_property
     def values(self) -> Floats:
@@ -67,19 +72,24 @@ class Distribution:
         return float(self.values[low]), float(self.values[min(high, len(below) - 1)])
 
     def mean_draws(self, num_draws: int, generator: np.random.Generator) -> Floats:
-        """Return the means of bootstrap draws, (num_draws,).
+        """Return the means of bootstrap draws of the finite values, (num_draws,).
 
+        Without finite values, the means are infinite.
         Rows are drawn from coarser bins, 3 % of their value wide. Such bins are narrow enough not
         to change the spread of the means.
         """
-        coarse = np.sign(self.bins) * (
-            (np.abs(self.bins) - 1) * BOOTSTRAP_BINS_PER_OCTAVE // BINS_PER_OCTAVE + 1
+        if not self.num_finite:
+            return np.full(num_draws, self.values.sum())
+        is_finite = np.isfinite(self.sums)
+        bins = self.bins[is_finite]
+        coarse = np.sign(bins) * (
+            (np.abs(bins) - 1) * BOOTSTRAP_BINS_PER_OCTAVE // BINS_PER_OCTAVE + 1
         )
         _, start = np.unique(coarse, return_index=True)
-        counts = np.add.reduceat(self.counts, start)
-        values = np.add.reduceat(self.sums, start) / counts
-        drawn = generator.multinomial(self.num_rows, counts / self.num_rows, size=num_draws)
-        return np.asarray(drawn @ values / self.num_rows, np.float64)
+        counts = np.add.reduceat(self.counts[is_finite], start)
+        values = np.add.reduceat(self.sums[is_finite], start) / counts
+        drawn = generator.multinomial(self.num_finite, counts / self.num_finite, size=num_draws)
+        return np.asarray(drawn @ values / self.num_finite, np.float64)
 
 
 def share_interval(count: int, num_rows: int, confidence: float) -> Interval:
@@ -92,7 +102,8 @@ def share_interval(count: int, num_rows: int, confidence: float) -> Interval:
 def interval_of(draws: Floats, confidence: float) -> Interval:
     """Return the interval that holds the middle share, 0 to 1, of the bootstrap draws, (N,)."""
     tail = (1 - confidence) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail])
+    ordered = np.sort(draws)  # np.quantile interpolates, and would make NaN of infinite draws
+    low, high = (ordered[round(share * (len(draws) - 1))] for share in (tail, 1 - tail))
     return float(low), float(high)
 
 

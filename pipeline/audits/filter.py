@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from ray.data import DataContext, SaveMode
 
 from pipeline.audits.config import BoundConfig, FilterScoresConfig
-from pipeline.audits.filter_rules import RuleCount, Rules, Summary
+from pipeline.audits.filter_rules import REASON, RuleCount, Rules, Summary
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.records import Record
@@ -27,9 +27,7 @@ from pipeline.runs.storage import (
 )
 from pipeline.runs.uris import redact
 from pipeline.scoring.config import ManifestConfig
-from pipeline.scoring.manifest import KeepIds, open_manifest
-
-REASON = "reject_reason"
+from pipeline.scoring.manifest import KeepIds, Manifest, open_manifest
 
 
 class FilterPlan(Record):
@@ -85,7 +83,8 @@ def open_output(
         check_writable(config.output.uri)
         fs, path = open_store(config.output.uri)
         folder = RunFolder(fs, path, uri)
-        if not fs.exists(path) or not fs.ls(path):
+        names = fs.ls(path, detail=False) if fs.exists(path) else []
+        if all("/lock.json" in name for name in names):  # of a process that was just started
             return folder, "new"
         if fs.exists(f"{path}/plan.json"):
             plan = FilterPlan.model_validate(folder.read("plan.json"))
@@ -108,28 +107,57 @@ def _plan(config: FilterScoresConfig, run: FinishedRun) -> FilterPlan:
     )  # fmt: skip
 
 
-def write_filtered(
-    config: FilterScoresConfig, folder: RunFolder, run: FinishedRun, rules: Rules, summary: Summary
-) -> FilterSummary:
-    """Write the kept rows as a manifest, the other rows with their reasons, and summary.json.
-
-    This replaces what an interrupted filtering with the same plan left.
+def open_source(run: FinishedRun, summary: Summary) -> Manifest | None:
+    """Return the run's manifest if scoring the kept rows again needs what only it holds.
 
     Raises:
-        ContractError: no row is kept; or the run's manifest is needed and is missing or changed.
-        FaultError: the number of rows written is not the number expected.
+        ContractError: no row is kept; or the manifest is needed and is missing or changed.
     """
     if not summary.kept:
         breaks = "; ".join(f"{rule.removes} are not: {rule.rule}" for rule in summary.rules
                            if rule.removes)  # fmt: skip
         raise ContractError(f"bounds: expected rows to keep, got none of {summary.rows}: {breaks}")
+    if summary.kept_ids is None:
+        return None
+    source = ManifestConfig.model_validate(run.record.config["manifest"])
+    try:
+        manifest = open_manifest(source)
+    except ContractError as error:
+        need = "the run's manifest, which holds what its results do not"
+        raise ContractError(*(f"{need}: {problem}" for problem in error.problems)) from error
+    if manifest.fingerprint != run.record.fingerprints["manifest"]:
+        raise ContractError(
+            "expected the manifest that the run scored, since it holds what the results do not, "
+            f"got a changed one at {redact(source.uri)}"
+        )
+    return manifest
+
+
+def write_filtered(
+    config: FilterScoresConfig, folder: RunFolder, run: FinishedRun, rules: Rules,
+    summary: Summary, source: Manifest | None,
+) -> FilterSummary:  # fmt: skip
+    """Write the kept rows as a manifest, the other rows with their reasons, and summary.json.
+
+    This replaces what an interrupted filtering with the same plan left. The source is what
+    `open_source` returns.
+
+    Raises:
+        FaultError: the number of rows written is not the number expected.
+    """
     results = _read(run.files, arrow_filesystem(run.folder.fs))
     if run.is_newest is not None:
         is_newest = run.is_newest
         results = results.map_batches(
             lambda rows: rows.filter(is_newest), batch_size=None, batch_format="pyarrow"
         )
-    kept = _choose_kept(run, rules, summary, results)
+    if source is None:
+        keep = partial(keep_rows, rules=rules, columns=run.pass_through_columns)
+        kept = results.map_batches(keep, batch_format="pyarrow")
+    else:
+        rows = _read(source.paths, arrow_filesystem(source.fs))
+        keep_ids = KeepIds(run.pair_id_column, summary.kept_ids)
+        kept = rows.map_batches(keep_ids, batch_format="pyarrow")
     rejected = results.map_batches(partial(reject_rows, rules=rules), batch_format="pyarrow")
     folder.write("plan.json", _plan(config, run).model_dump(mode="json"))
     num_rejected = summary.rows - summary.kept
@@ -148,28 +176,6 @@ def _read(files: Sequence[str], filesystem: pa.fs.FileSystem) -> ray.data.Datase
     return ray.data.read_parquet(
         list(files), filesystem=filesystem, partitioning=None, file_extensions=None
     )
-
-
-def _choose_kept(
-    run: FinishedRun, rules: Rules, summary: Summary, results: ray.data.Dataset
-) -> ray.data.Dataset:
-    """Return the kept rows with all columns that scoring them again needs."""
-    if summary.kept_ids is None:
-        keep = partial(keep_rows, rules=rules, columns=run.pass_through_columns)
-        return results.map_batches(keep, batch_format="pyarrow")
-    source = ManifestConfig.model_validate(run.record.config["manifest"])
-    try:
-        manifest = open_manifest(source)
-    except ContractError as error:
-        need = "the run's manifest, which holds what its results do not"
-        raise ContractError(*(f"{need}: {problem}" for problem in error.problems)) from error
-    if manifest.fingerprint != run.record.fingerprints["manifest"]:
-        raise ContractError(
-            "expected the manifest that the run scored, since it holds what the results do not, "
-            f"got a changed one at {redact(source.uri)}"
-        )
-    rows = _read(manifest.paths, arrow_filesystem(manifest.fs))
-    return rows.map_batches(KeepIds(run.pair_id_column, summary.kept_ids), batch_format="pyarrow")
 
 
 def _write_rows(

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -12,13 +11,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.audits.config import BoundConfig, FilterScoresConfig
+from pipeline.audits.keys import Key, to_keys
 from pipeline.audits.records import SCORE
-from pipeline.audits.tables import MEMORY_LIMIT, VALUE_COLUMNS, stream
+from pipeline.audits.tables import MEMORY_LIMIT, VALUE_COLUMNS, problems_of_keys, stream
 from pipeline.runs.errors import ContractError
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.records import Record
 from pipeline.runs.schema import is_text
 
+REASON = "reject_reason"
 NUM_BARS, BAR_LENGTH = 20, 50
 HISTOGRAM_QUANTILE = 0.995
 Mask = NDArray[np.bool_]
@@ -31,16 +32,16 @@ class Rule:
     name: str
     column: str
     is_upper: bool  # the limit is the largest value kept, not the smallest
-    limits: dict[tuple[Any, ...], float]  # by the values of `within`; others break the rule
+    limits: dict[Key, float]  # by the key of the group that `within` makes; others break the rule
     within: tuple[str, ...] = ()
 
     def holds(self, rows: pa.Table) -> Mask:
         """Return which rows keep the rule; a row without a value breaks it."""
         values = rows.column(self.column).to_numpy(zero_copy_only=False)
-        keys = [()] * rows.num_rows
+        keys: list[Key] = [()] * rows.num_rows
         if self.within:
-            columns = [rows.column(name).to_pylist() for name in self.within]
-            keys = [_key_of(row) for row in zip(*columns, strict=True)]
+            columns = [to_keys(rows.column(name)).to_pylist() for name in self.within]
+            keys = list(zip(*columns, strict=True))
         limits = np.array([self.limits.get(key, np.nan) for key in keys], np.float32)
         kept = values <= limits if self.is_upper else values >= limits
         return np.asarray(kept, np.bool_)
@@ -103,25 +104,20 @@ def make_rules(config: FilterScoresConfig, run: FinishedRun) -> Rules:
         for name in VALUE_COLUMNS:
             counts[name] += len(batch) - batch.column(name).null_count
     filled = ", ".join(name for name in VALUE_COLUMNS if counts[name]) or "none"
-    known = run.pass_through_columns
-    types = {name: run.scores.schema.field(name).type for name in known}
     problems = []
+    if REASON in run.pass_through_columns:
+        problems.append(f"scores.uri: expected results without a column {REASON!r}, which the "
+                        f"filter adds to rejected rows, got one in {run.uri}")  # fmt: skip
     for number, bound in enumerate(config.bounds):
         place = f"bounds.{number}"
         if not counts[bound.column]:
             problems.append(f"{place}.column: expected one with values, {filled}, "
                             f"got {bound.column!r}")  # fmt: skip
-        for name in bound.within:
-            if name not in types:
-                problems.append(f"{place}.within: expected columns among {', '.join(known)}, "
-                                f"got {name!r}")  # fmt: skip
-            elif pa.types.is_nested(types[name]):
-                problems.append(f"{place}.within: expected texts, numbers, flags or times in "
-                                f"column {name!r}, got {types[name]}")  # fmt: skip
+        problems += problems_of_keys(f"{place}.within", run, bound.within)
     if problems:
         raise ContractError(*problems)
     rules = tuple(_make_rule(bound, run) for bound in dict.fromkeys(config.bounds))
-    return Rules(tuple(status.value for status in config.statuses), rules)
+    return Rules(config.statuses, rules)
 
 
 def _make_rule(bound: BoundConfig, run: FinishedRun) -> Rule:
@@ -140,28 +136,20 @@ def _make_rule(bound: BoundConfig, run: FinishedRun) -> Rule:
     return Rule(name, bound.column, is_upper, limits, bound.within)
 
 
-def _quantiles(
-    run: FinishedRun, column: str, q: float, within: Sequence[str]
-) -> dict[tuple[Any, ...], float]:
-    """Return a quantile of a column over the ok rows, by the values of the columns within.
+def _quantiles(run: FinishedRun, column: str, q: float, within: Sequence[str]) -> dict[Key, float]:
+    """Return a quantile of a column over the ok rows of each group that has values.
 
-    Without such columns there is one quantile of all rows, with key (). Rows without a value make
-    no entry.
+    Without columns to group by there is one quantile of all rows, with key ().
     """
-    keys = "".join(f", c{i + 2}" for i in range(len(within)))
+    keys = "".join(f", key{i}" for i in range(len(within)))
     with duckdb.connect() as connection:
         connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
-        connection.register("source", stream(run, [column, "status", *within]))
+        connection.register("source", stream(run, [column, "status"], within))
         rows = connection.execute(
             f"SELECT quantile_cont(c0::DOUBLE, {float(q)}){keys} FROM source "  # noqa: S608 - ours
             f"WHERE c1 = 'ok' AND c0 IS NOT NULL GROUP BY ALL HAVING count(*) > 0"
         ).fetchall()
-    return {_key_of(key): float(value) for value, *key in rows}
-
-
-def _key_of(values: Sequence[Any]) -> tuple[Any, ...]:
-    """Return plain values as a key. Equal values make equal keys; all NaN are equal."""
-    return tuple("NaN" if value != value else value for value in values)
+    return {tuple(key): float(value) for value, *key in rows}
 
 
 def summarise(rules: Rules, run: FinishedRun) -> Summary:

@@ -4,30 +4,55 @@ The JSON has the same keys and nesting as the classes.
 """
 
 import json
+import math
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Annotated, Literal, Self
 
 import pyarrow as pa
+from pydantic import PlainSerializer
 
+from pipeline.audits.keys import Key
 from pipeline.runs.records import Record
 from pipeline.runs.schema import Status
 from pipeline.runs.uris import redact
 
 SCORE = "spips_score"
 
-Key = tuple[str | None, ...]
-"""What makes a group: the values of the `group_by` columns as text, None for null. The group of all
-rows has the key ()."""
+MIN_ROWS = 10
+"""An interval needs this many rows. The bootstrap of fewer rows is far too sure of itself: one row
+would make an interval without any width."""
+
 Side = Literal["run", "baseline"]
 SIDES: tuple[Side, Side] = ("run", "baseline")
 
 
-class Estimate(Record):
-    """A figure and the two ends of its confidence interval."""
+def _show_infinity(value: float) -> float | str:
+    """Return the text "Infinity" or "-Infinity" for what JSON has no number for."""
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return value
 
-    value: float
-    low: float
-    high: float
+
+Real = Annotated[float, PlainSerializer(_show_infinity, when_used="json")]
+
+
+class Estimate(Record):
+    """A figure and the two ends of its confidence interval.
+
+    Fewer than MIN_ROWS rows make no interval: `low` and `high` are None.
+    """
+
+    value: Real
+    low: Real | None
+    high: Real | None
+
+    @classmethod
+    def of(
+        cls, value: float, interval: tuple[float, float], num_rows: int, **others: float
+    ) -> Self:
+        """Return a figure of `num_rows` rows, or pairs of rows, with its interval."""
+        low, high = interval if num_rows >= MIN_ROWS else (None, None)
+        return cls(value=value, low=low, high=high, **others)
 
 
 class ShareAbove(Estimate):
@@ -37,15 +62,17 @@ class ShareAbove(Estimate):
 
 
 class Figures(Record):
-    """The figures of one column in one group, over the `rows` that are ok and have a finite value.
+    """The figures of one column in one group, over the `rows` that are ok and have a value.
 
-    `p5` to `p99` are percentiles. `share_above` has an entry for each threshold, ascending.
+    `p5` to `p99` are percentiles. `share_above` has an entry for each threshold, ascending. The
+    mean leaves out the infinite values, unless all are infinite.
     """
 
     of: Side
     group: Key
     column: str
     rows: int
+    infinite_rows: int  # psnr_db of identical images is infinite
     mean: Estimate
     p5: Estimate
     median: Estimate
@@ -75,9 +102,10 @@ class Change(Record):
     Attributes:
         is_paired: True if `rise` is the mean difference of the pairs in both runs, False if it is
             the difference of the two means.
-        pairs_in_both: number of pairs with finite values in both; `rose`, `fell` and `equal` count
-            those whose value rose, fell, or stayed the same.
-        rise: by how much the mean rose; negative if it fell.
+        pairs_in_both: number of pairs with values in both; `rose`, `fell` and `equal` count those
+            whose value rose, fell, or stayed the same.
+        rise: by how much the mean rose; negative if it fell. It leaves out the pairs with an
+            infinite value in only one run, unless all are such pairs.
         paired_p_value: Student's test of the paired differences; None without any spread.
         paired_effect: mean of the paired differences over their standard deviation (Cohen's d).
         rank_p_value: Mann-Whitney test of all rows; None if all values are equal.
@@ -113,13 +141,13 @@ class GateVerdict(Record):
 
     rule: str  # the gate in words
     group: Key
-    state: Literal["kept", "broken", "not judged"]  # not judged: no baseline to compare with
-    reason: str = ""  # why there is no figure
-    figure: float | None = None  # what the gate bounds, with its interval; None without values
-    low: float | None = None
-    high: float | None = None
+    state: Literal["kept", "broken", "not judged"]  # not judged: the reason says what is missing
+    reason: str = ""  # for the state, if figure and bound alone do not give it
+    figure: Real | None = None  # what the gate bounds, with its interval; None without values
+    low: Real | None = None
+    high: Real | None = None
     bound: float
-    margin: float | None = None  # from the figure to the bound; negative beyond the bound
+    margin: Real | None = None  # from the figure to the bound; negative beyond the bound
 
 
 class RunDescription(Record):
@@ -161,7 +189,7 @@ class AuditRecord(Record):
     Attributes:
         passed: whether every gate is kept; a gate that is not judged is not.
         change: how the mean score of all rows changed; "worse" or "better" when the whole
-            confidence interval of the rise is above or below 0.
+            confidence interval of the rise is above or below 0, "too few pairs" without one.
         notes: lines for people.
         baseline: the runs it is compared with, oldest first.
         group_by: the columns that make groups.
@@ -175,7 +203,7 @@ class AuditRecord(Record):
 
     version: int = 1
     passed: bool
-    change: Literal["worse", "better", "no change seen", "not compared"]
+    change: Literal["worse", "better", "no change seen", "too few pairs", "not compared"]
     notes: tuple[str, ...]
     run: RunDescription
     baseline: tuple[RunDescription, ...]
@@ -228,6 +256,7 @@ class AuditRecord(Record):
         """Yield every number: where it is from, group, column, name, value."""
         for row in self.figures:
             yield row.of, row.group, row.column, "rows", row.rows
+            yield row.of, row.group, row.column, "infinite_rows", row.infinite_rows
             for name, value in row.by_name.items():
                 yield row.of, row.group, row.column, name, value
             for share in row.share_above:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from pipeline.audits.audit import Audit
 from pipeline.audits.config import AuditScoresConfig
 from pipeline.audits.pictures import ShownPair, draw_distributions, draw_trend, show_pairs
-from pipeline.audits.records import SCORE, AuditRecord, label_of
+from pipeline.audits.records import MIN_ROWS, SCORE, AuditRecord, label_of
 from pipeline.audits.tables import Order
 from pipeline.runs.errors import FaultError
 from pipeline.runs.finished import FinishedRun
@@ -62,6 +62,7 @@ def render(audit: Audit, sheets: Mapping[Order, Sequence[ShownPair]], notes: Seq
     trend = draw_trend(record.trend) if len(record.trend) > 1 else {}
     return environment.get_template("audit.html").render(
         audit=record,
+        min_rows=MIN_ROWS,
         notes=[*record.notes, *notes],
         counts=[row for row in record.statuses if row.of == "run"],
         figures=[row for row in figures if not row.group],
@@ -103,10 +104,10 @@ def describe_audit(record: AuditRecord) -> str:
     for change in record.changes:
         if not change.group and change.column == SCORE:
             rise = change.rise
-            lines.append(
-                f"change     {record.change}: mean {rise.value:+.5f} "
-                f"({record.confidence:.0%} interval {rise.low:+.5f} to {rise.high:+.5f})"
-            )
+            interval = f"fewer than {MIN_ROWS} pairs, no interval"
+            if rise.low is not None:
+                interval = f"{record.confidence:.0%} interval {rise.low:+.5f} to {rise.high:+.5f}"
+            lines.append(f"change     {record.change}: mean {rise.value:+.5f} ({interval})")
     for gate in record.gates:
         got = gate.reason or f"{gate.figure:.5g}, margin {gate.margin:.3g}"
         lines.append(f"{gate.state:<10} {gate.rule} ({label_of(gate.group)}): {got}")

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.audits.distribution import BINS_PER_OCTAVE, SMALLEST_MAGNITUDE, Distribution
-from pipeline.audits.records import SCORE, Key, Side
+from pipeline.audits.keys import KEY_TYPES, Key, can_be_key, to_keys
+from pipeline.audits.records import SCORE, Side
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.schema import SCORE_FIELDS, Status
@@ -28,15 +29,21 @@ MAX_GROUPS = 1000
 VALUE_COLUMNS = tuple(field.name for field in SCORE_FIELDS)
 QUANTILES = {"p5": 0.05, "median": 0.5, "p95": 0.95, "p99": 0.99}
 
+MEAN = "coalesce(avg(x) FILTER (isfinite(x)), avg(x))"
+DIFFERENCE = "CASE WHEN run.{0} = base.{0} THEN 0 ELSE run.{0} - base.{0} END AS {0}"
+"""Images that are identical in both runs have an infinite psnr_db twice: it did not change."""
+
 Order = Literal["worst", "most changed", "random"]
+LARGEST = 2.0**200
+"""The bin of infinite values begins here, far above every finite float32."""
 _FIRST_BIN = 1 - int(np.log2(SMALLEST_MAGNITUDE)) * BINS_PER_OCTAVE
 
 
 class Values(NamedTuple):
-    """Figures of a column's finite values in one group; it has at least one."""
+    """Figures of a column's values in one group; it has at least one."""
 
     rows: int
-    mean: float
+    mean: float  # of the finite values; infinite if there are none
     quantiles: list[float]  # in the order of QUANTILES
     above: list[int]  # number of values above each threshold
 
@@ -45,8 +52,8 @@ class Differences(NamedTuple):
     """Figures of the differences, run minus baseline, of one group's pairs that are in both."""
 
     pairs: int = 0
-    mean: float = 0.0
-    standard_deviation: float | None = None  # None for fewer than two pairs
+    mean: float = 0.0  # of the finite differences; without any, infinite, or NaN for both signs
+    standard_deviation: float | None = None  # of the finite ones; None for fewer than two
     rose: int = 0
     fell: int = 0
     equal: int = 0
@@ -78,7 +85,7 @@ class ScoreTables:
         (counts,) = self._ask(f"SELECT {_each('count({0})')} FROM run")
         self.columns = tuple(compress(VALUE_COLUMNS, counts))
         self._connection.execute(
-            f"CREATE TABLE paired AS SELECT run.pair_id, g, {_each('run.{0} - base.{0} AS {0}')} "
+            f"CREATE TABLE paired AS SELECT run.pair_id, g, {_each(DIFFERENCE)} "
             f"FROM run JOIN (SELECT pair_id, {_each('avg({0}) AS {0}')} FROM baseline "
             f"WHERE status = 'ok' GROUP BY pair_id) AS base USING (pair_id) "
             f"WHERE run.status = 'ok'"
@@ -91,12 +98,12 @@ class ScoreTables:
             f"{_each('{0} FLOAT')})"
         )
         for number, run in enumerate(runs):
-            columns = [run.pair_id_column, "status", *self.group_by]
-            self._connection.register("source", stream(run, [*columns, *VALUE_COLUMNS]))
-            texts = ", ".join(f"c{i}::VARCHAR" for i in range(len(columns)))
-            values = ", ".join(f"c{len(columns) + i}" for i in range(len(VALUE_COLUMNS)))
+            columns = [run.pair_id_column, "status", *VALUE_COLUMNS]
+            self._connection.register("source", stream(run, columns, self.group_by))
+            values = ", ".join(f"c{i}" for i in range(2, len(columns)))
+            names = "".join(f"{key}, " for key in keys)
             self._connection.execute(
-                f"INSERT INTO {table} SELECT {number}, {texts}, {values} FROM source"
+                f"INSERT INTO {table} SELECT {number}, c0, c1, {names}{values} FROM source"
             )
             self._connection.unregister("source")
 
@@ -142,16 +149,18 @@ class ScoreTables:
         return counts
 
     def describe(self, table: Side, column: str, thresholds: Sequence[float]) -> dict[Key, Values]:
-        """Return figures of each group with finite values, in the order of `groups`."""
-        above = ", ".join(f"count(*) FILTER (x > {float(t)!r}::DOUBLE)" for t in thresholds)
+        """Return figures of each group with values, in the order of `groups`."""
+        # Values are float32, so a threshold is, too: the value 0.3 is not above 0.3.
+        limits = [float(np.float32(threshold)) for threshold in thresholds]
+        above = ", ".join(f"count(*) FILTER (x > '{limit!r}'::DOUBLE)" for limit in limits)
         levels = list(QUANTILES.values())
-        figures = f"count(*), avg(x), quantile_cont(x, {levels}), [{above}]::BIGINT[]"
+        figures = f"count(*), {MEAN}, quantile_cont(x, {levels}), [{above}]::BIGINT[]"
         return {key: Values(*row) for key, row in self._describe(table, column, figures)}
 
     def describe_differences(self, column: str) -> dict[Key, Differences]:
-        """Return figures of each group with finite differences, in the order of `groups`."""
+        """Return figures of each group with differences, in the order of `groups`."""
         figures = (
-            "count(*), avg(x), stddev_samp(x), count(*) FILTER (x > 0), "
+            f"count(*), {MEAN}, stddev_samp(x) FILTER (isfinite(x)), count(*) FILTER (x > 0), "
             "count(*) FILTER (x < 0), count(*) FILTER (x = 0)"
         )
         return {key: Differences(*row) for key, row in self._describe("paired", column, figures)}
@@ -159,7 +168,7 @@ class ScoreTables:
     def _describe(self, table: str, column: str, figures: str) -> list[tuple[Key, list[Any]]]:
         rows = self._ask(
             f"SELECT {self._group}, {figures} "
-            f"FROM (SELECT g, {column}::DOUBLE AS x FROM {table}) WHERE isfinite(x) "
+            f"FROM (SELECT g, {column}::DOUBLE AS x FROM {table}) WHERE NOT isnan(x) "
             f"GROUP BY {self._group_by} HAVING count(*) > 0 ORDER BY 1"
         )
         return [(self.groups[group], figures) for group, *figures in rows]
@@ -167,12 +176,13 @@ class ScoreTables:
     def distributions(
         self, table: Literal["run", "baseline", "paired"], column: str
     ) -> dict[Key, Distribution]:
-        """Return the distribution of each group with finite values; paired has the differences."""
+        """Return the distribution of each group with values; paired has the differences."""
         counted = self._connection.execute(
             f"SELECT {self._group}, bin, count(*), sum(x) FROM (SELECT g, x, "
             f"CASE WHEN abs(x) < {SMALLEST_MAGNITUDE!r} THEN 0 ELSE sign(x) * "
-            f"(floor(log2(abs(x)) * {BINS_PER_OCTAVE}) + {_FIRST_BIN}) END::BIGINT AS bin "
-            f"FROM (SELECT g, {column}::DOUBLE AS x FROM {table}) WHERE isfinite(x)) "
+            f"(floor(log2(least(abs(x), {LARGEST!r})) * {BINS_PER_OCTAVE}) + {_FIRST_BIN}) "
+            f"END::BIGINT AS bin "
+            f"FROM (SELECT g, {column}::DOUBLE AS x FROM {table}) WHERE NOT isnan(x)) "
             f"GROUP BY bin, {self._group_by} ORDER BY 1, bin"
         ).fetchnumpy()
         numbers, bins, counts, sums = counted.values()
@@ -225,14 +235,12 @@ def open_tables(
     """Open a run and its baseline for questions. The copies are deleted when the context ends.
 
     Raises:
-        ContractError: a column is missing, or the columns make too many groups.
+        ContractError: a column is missing or cannot make groups, or the columns make too many.
     """
     problems = [
-        f"group_by: expected a pass-through column of {one.uri}, one of "
-        f"{', '.join(one.pass_through_columns)}, got {name!r}"
+        problem
         for one in (run, *baseline)
-        for name in group_by
-        if name not in one.pass_through_columns
+        for problem in problems_of_keys("group_by", one, group_by)
     ]
     if problems:
         raise ContractError(*problems)
@@ -260,10 +268,35 @@ def _each(template: str) -> str:
     return ", ".join(template.format(name) for name in VALUE_COLUMNS)
 
 
-def stream(run: FinishedRun, columns: Sequence[str]) -> pa.RecordBatchReader:
-    """Return columns of the results under the names c0, c1 and so on, for SQL.
+def stream(
+    run: FinishedRun, columns: Sequence[str], group_by: Sequence[str] = ()
+) -> pa.RecordBatchReader:
+    """Return columns of the results for SQL as c0, c1 ..., and keys of groups as key0, key1 ...
 
     SQL ignores the case of names, and a manifest's own names may differ only in that.
     """
-    numbered = {f"c{i}": pc.field(name) for i, name in enumerate(columns)}
-    return run.scores.scanner(columns=numbered).to_reader()
+    fields = [pa.field(f"c{i}", run.scores.schema.field(n).type) for i, n in enumerate(columns)]
+    fields += [pa.field(f"key{i}", pa.string()) for i in range(len(group_by))]
+    schema = pa.schema(fields)
+    places = zip(schema.names, [*columns, *group_by], strict=True)
+    scanner = run.scores.scanner(columns={place: pc.field(name) for place, name in places})
+
+    def with_keys(batch: pa.RecordBatch) -> pa.RecordBatch:
+        keys = [to_keys(column) for column in batch.columns[len(columns) :]]
+        return pa.record_batch([*batch.columns[: len(columns)], *keys], schema=schema)
+
+    return pa.RecordBatchReader.from_batches(schema, map(with_keys, scanner.to_batches()))
+
+
+def problems_of_keys(setting: str, run: FinishedRun, columns: Sequence[str]) -> list[str]:
+    """Return a problem for each column of a setting that cannot make groups of a run's rows."""
+    known = run.pass_through_columns
+    problems = []
+    for name in columns:
+        if name not in known:
+            problems.append(f"{setting}: expected a pass-through column of {run.uri}, one of "
+                            f"{', '.join(known)}, got {name!r}")  # fmt: skip
+        elif not can_be_key(type_ := run.scores.schema.field(name).type):
+            problems.append(f"{setting}: expected {KEY_TYPES} in column {name!r} of {run.uri}, "
+                            f"got {type_}")  # fmt: skip
+    return problems

@@ -107,7 +107,9 @@ class RunFolder:
         try:
             content: Json = json.loads(self.fs.cat_file(f"{self.path}/{name}"))
         except ValueError as error:
-            raise ContractError(f"{self.uri}/{name}: expected JSON, got {error}") from error
+            raise ContractError(
+                f"{self.uri}/{name}: expected JSON, got a damaged file: {error}"
+            ) from error
         return content
 
     def write(self, name: str, content: Json | None) -> None:

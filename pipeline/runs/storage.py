@@ -8,6 +8,7 @@ import hashlib
 import os
 import posixpath
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,32 @@ def open_fs(uri: str, **options: Any) -> tuple[AbstractFileSystem, str]:
         raise
     except Exception as error:  # drivers raise anything for incomplete URIs
         raise ValueError(f"expected a URI that can be opened, got {describe(error)}") from error
+
+
+def find_files(fs: AbstractFileSystem, folder: str) -> list[str]:
+    """Return the paths of all files below a folder. Links to local folders are followed."""
+    if not isinstance(fs, LocalFileSystem):
+        return list(fs.find(folder))
+
+    def walk(path: str, above: tuple[str, ...]) -> Iterator[str]:
+        real = os.path.realpath(path)
+        if real in above:  # a link that leads back
+            return
+        for entry in os.scandir(path):
+            if entry.is_dir():
+                yield from walk(entry.path, (*above, real))
+            else:
+                yield entry.path
+
+    return list(walk(folder, ()))
+
+
+def is_inside(uri: str, fs: AbstractFileSystem, folder: str) -> bool:
+    """Return whether a URI is a folder or inside it. Links of local paths are resolved."""
+    other_fs, path = open_store(uri)
+    if isinstance(fs, LocalFileSystem):
+        path, folder = os.path.realpath(path), os.path.realpath(folder)
+    return type(other_fs) is type(fs) and f"{path}/".startswith(f"{folder}/")
 
 
 def arrow_filesystem(fs: AbstractFileSystem) -> pyarrow.fs.FileSystem:

@@ -16,7 +16,8 @@ class ManifestConfig(Section):
     """The list of pairs."""
 
     uri: Uri = Field(
-        description="Parquet file, folder or glob: a local path or any fsspec URI.",
+        description="Parquet file, folder or glob: a local path or any fsspec URI. Of a folder, "
+        "the files named .parquet, .parq or .pq are read, in lower or upper case.",
     )
     pair_id_column: str = Field(
         "pair_id", min_length=1, description="Column with the pairs' unique ids (string)."

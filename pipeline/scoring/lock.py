@@ -173,4 +173,4 @@ def _is_dead(held: LockRecord) -> bool:
 
 def _describe(folder: RunFolder, held: LockRecord | None) -> str:
     got = f"process {held.process} on {held.host}" if held else "one that has ended"
-    return f"output.run_id: expected no other process writing to {folder.uri}, got {got}"
+    return f"output: expected no other process writing to {folder.uri}, got {got}"

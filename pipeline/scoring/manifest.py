@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +20,22 @@ from fsspec import AbstractFileSystem
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.outages import store_error
 from pipeline.runs.schema import RESERVED_COLUMNS, is_bytes, is_text
-from pipeline.runs.storage import STORE_ERRORS, arrow_filesystem, content_id, open_store
+from pipeline.runs.storage import (
+    STORE_ERRORS,
+    arrow_filesystem,
+    content_id,
+    find_files,
+    is_inside,
+    open_store,
+)
 from pipeline.runs.uris import redact
 from pipeline.scoring.config import ManifestConfig
 from pipeline.scoring.resources import FOOTER_THREADS, ID_ROWS_PER_READ
 
 MAX_LISTED = 5
 """Repeated ids that an error message lists."""
+PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
+"""What the names of a folder's Parquet files end in, in lower or upper case."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,7 @@ class Manifest:
         id_hashes: (num_rows,) uint64, sorted: a hash of each pair_id.
         fingerprint: sha256 over the files' names and contents.
         folder: the folder that holds all its files; None if the config names a file or a glob.
+        left_out: other files in that folder, without those whose names begin with _ or a dot.
     """
 
     fs: AbstractFileSystem
@@ -53,12 +64,15 @@ class Manifest:
     id_hashes: npt.NDArray[np.uint64]
     fingerprint: str
     folder: str | None
+    left_out: list[str]
 
     def covers(self, uri: str) -> bool:
-        """Return whether a URI is inside the manifest's folder."""
-        fs, path = open_store(uri)
-        inside = self.folder is not None and f"{path}/".startswith(f"{self.folder}/")
-        return inside and type(fs) is type(self.fs)
+        """Return whether a URI is inside the manifest's folder, or inside one linked from it."""
+        if self.folder is None:
+            return False
+        folders = {str(folder) for path in self.paths for folder in PurePosixPath(path).parents}
+        inner = [folder for folder in folders if f"{folder}/".startswith(f"{self.folder}/")]
+        return any(is_inside(uri, self.fs, folder) for folder in inner)
 
 
 def open_manifest(config: ManifestConfig) -> Manifest:
@@ -70,7 +84,7 @@ def open_manifest(config: ManifestConfig) -> Manifest:
     uri = redact(config.uri)
     try:
         fs, root = open_store(config.uri)
-        base, paths = _find_files(fs, root)
+        base, paths, left_out = _find_files(fs, root)
         if not paths:
             raise ContractError(f"manifest.uri: expected Parquet files, got none at {uri}")
         with ThreadPoolExecutor(FOOTER_THREADS) as pool:
@@ -88,16 +102,8 @@ def open_manifest(config: ManifestConfig) -> Manifest:
         problems += _compare_schemas(schema, footer.schema.to_arrow_schema(), paths[0], path)
     if num_rows == 0:
         problems.append(f"manifest.uri: expected at least one row, got an empty manifest at {uri}")
-    if problems:
-        raise ContractError(*problems)
-
-    try:
-        id_hashes, num_null = hash_ids(fs, paths, config.pair_id_column)
-        if num_null:
-            problems.append(f"manifest: expected no null {config.pair_id_column!r}, got {num_null}")
-        problems += _check_repeats(fs, paths, config.pair_id_column, id_hashes)
-    except (*STORE_ERRORS, pa.ArrowException) as error:
-        raise _unreadable(uri, error) from error
+    id_hashes, id_problems = _check_ids(fs, paths, footers, config.pair_id_column, uri)
+    problems += id_problems
     if problems:
         raise ContractError(*problems)
     names = [path.removeprefix(base) for path in paths] if len(paths) > 1 else [""]
@@ -105,7 +111,26 @@ def open_manifest(config: ManifestConfig) -> Manifest:
     return Manifest(
         fs, paths, schema, config.pair_id_column, image_columns, num_rows, id_hashes,
         hashlib.sha256(entries.encode()).hexdigest(), root if fs.isdir(root) else None,
+        left_out,
     )  # fmt: skip
+
+
+def _check_ids(
+    fs: AbstractFileSystem, paths: Sequence[str], footers: Sequence[pyarrow.parquet.FileMetaData],
+    column: str, uri: str,
+) -> tuple[npt.NDArray[np.uint64], list[str]]:  # fmt: skip
+    """Return the sorted hashes of the ids, and the problems of ids that can be read."""
+    schemas = [footer.schema.to_arrow_schema() for footer in footers]
+    can_read = all(len({*s.names}) == len(s.names) and column in s.names for s in schemas)
+    types = {schema.field(column).type for schema in schemas} if can_read else set()
+    if len(types) != 1 or not all(map(is_text, types)):
+        return np.empty(0, np.uint64), []  # the problem of the columns is listed already
+    try:
+        hashes, num_null = hash_ids(fs, paths, column)
+        nulls = [f"manifest: expected no null {column!r}, got {num_null}"] if num_null else []
+        return hashes, nulls + _check_repeats(fs, paths, column, hashes)
+    except (*STORE_ERRORS, pa.ArrowException) as error:
+        raise _unreadable(uri, error) from error
 
 
 def _unreadable(uri: str, error: Exception) -> ContractError | FaultError:
@@ -168,21 +193,25 @@ def _scan_ids(rows: pyarrow.dataset.Dataset, column: str) -> Iterator[pa.Array]:
         yield batch.column(0)
 
 
-def _find_files(fs: AbstractFileSystem, root: str) -> tuple[str, list[str]]:
-    """Return the shared folder and the paths of the Parquet files of a path, folder or glob."""
+def _find_files(fs: AbstractFileSystem, root: str) -> tuple[str, list[str], list[str]]:
+    """Return the folder of a path, folder or glob, its Parquet files, and its other files."""
     wildcard = None if fs.exists(root) else re.search(r"[*?\[]", root)
     if wildcard:
         base = root[: wildcard.start()].rpartition("/")[0]
         found = [path for path in fs.glob(root) if fs.isfile(path)]
     elif fs.isdir(root):
-        base, found = root, [path for path in fs.find(root) if path.endswith(".parquet")]
+        base, found = root, find_files(fs, root)
     else:  # a single file can have any name
-        return root.rpartition("/")[0], [root]
-    return base, sorted(
+        return root.rpartition("/")[0], [root], []
+    visible = sorted(
         path
         for path in found
         if not any(part.startswith(("_", ".")) for part in path.removeprefix(base).split("/"))
     )
+    if wildcard:  # chooses names itself
+        return base, visible, []
+    chosen = [path for path in visible if path.lower().endswith(PARQUET_SUFFIXES)]
+    return base, chosen, sorted(set(visible) - set(chosen))
 
 
 def _read_footer(fs: AbstractFileSystem, path: str) -> pyarrow.parquet.FileMetaData:

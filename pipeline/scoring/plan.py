@@ -15,10 +15,10 @@ from pipeline.runs.finished import FinishedRun
 from pipeline.runs.records import RECORD_VERSION, ColumnsRecord, Json, ModelInfo, PlanRecord
 from pipeline.runs.run import RunFolder, fingerprint, open_run_folder
 from pipeline.runs.schema import RETRIED_STATUSES, Status, pass_through_schema
-from pipeline.runs.storage import STORE_ERRORS, check_writable, describe
-from pipeline.runs.uris import redact
+from pipeline.runs.storage import STORE_ERRORS, check_writable, describe, open_store
+from pipeline.runs.uris import is_relative, redact
 from pipeline.scoring.config import ScoreManifestConfig
-from pipeline.scoring.manifest import Manifest, hash_array, open_manifest
+from pipeline.scoring.manifest import PARQUET_SUFFIXES, Manifest, hash_array, open_manifest
 from pipeline.scoring.sample import load_sample
 from pipeline.scoring.score import describe_model, load_model
 from spips_core import SpipsError
@@ -81,6 +81,9 @@ class Plan:
     def record(self) -> PlanRecord:
         """Return the content of plan.json."""
         reference, distorted = self.manifest.image_columns
+        config = self.config.model_dump(mode="json")
+        if is_relative(self.config.manifest.uri):  # a filter may run in another working folder
+            config["manifest"]["uri"] = open_store(self.config.manifest.uri)[1]
         packages = {package: importlib.metadata.version(package) for package in PACKAGES}
         return PlanRecord(
             version=RECORD_VERSION,
@@ -92,7 +95,7 @@ class Plan:
                 pair_id=self.manifest.pair_id_column, reference=reference, distorted=distorted
             ),
             model=self.model,
-            config=_redacted(self.config.model_dump(mode="json")),
+            config=_redacted(config),
             versions={"python": platform.python_version(), **packages},
         )
 
@@ -202,6 +205,10 @@ def describe_plan(plan: Plan) -> str:
         f"{plan.config.model.precision}), digest {model.digest[:16]}, {trained}",
         f"output    {plan.folder.uri} ({plan.folder.state()})",
     ]
+    if plan.manifest.left_out:
+        lines.insert(1, f"left out  {len(plan.manifest.left_out)} files beside them whose names do "
+                     f"not end in {' or '.join(PARQUET_SUFFIXES)}, such as "
+                     f"{redact(plan.manifest.left_out[0])}")  # fmt: skip
     if plan.sample:
         num_loaded = len(plan.sample) - len(failed)
         lines.append(f"sample    {num_loaded} of {len(plan.sample)} rows could be loaded")

@@ -4,12 +4,13 @@ import argparse
 import re
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
 from jobs.config import load_config
-from pipeline.audits.config import AuditScoresConfig, FilterScoresConfig
+from pipeline.audits.config import AuditScoresConfig, FilterScoresConfig, StatusName
 from pipeline.learning.config import DistillTrunkConfig, EvaluateConfig, TrainConfig
 from pipeline.runs.schema import PIXEL_FIELDS, RESERVED_COLUMNS, Status
 from pipeline.scoring.config import MIN_SIDE_PX, ScoreManifestConfig
@@ -53,6 +54,18 @@ def test_the_main_settings_file_lists_every_setting_at_its_default(job):
         for key in values:
             del defaults[section][key]
     assert listed == {section: values for section, values in defaults.items() if values}
+
+
+def test_a_filter_takes_every_status():
+    assert get_args(StatusName) == tuple(Status)
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_the_help_of_a_job_shows_choices_as_they_are_written(job, capfd):
+    with pytest.raises(SystemExit):
+        load_config(JOBS[job][0], argparse.ArgumentParser(), ["--help"])
+    choices = re.findall(r"\{([\w,]+)\}", capfd.readouterr().out)
+    assert not [choice for names in choices for choice in names.split(",") if choice.isupper()]
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_a_pair_that_kills_its_scorer_gets_a_status(tmp_path, monkeypatch):
         assert score_manifest.main(arguments) == DONE
     finally:
         ray.shutdown()
-    rows = open_scores(f"{tmp_path}/out/run_id=run").to_table().sort_by("pair_id").to_pylist()
+    rows = open_scores(f"{tmp_path}/out/run-run").to_table().sort_by("pair_id").to_pylist()
     assert [row["status"] for row in rows] == expected
     errors = {row["pair_id"]: row["error"] for row in rows if row["status"] == "crashed"}
     assert all("a scorer that died 2 times" in errors[pair_id] for pair_id in KILLING)

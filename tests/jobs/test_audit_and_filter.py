@@ -106,11 +106,14 @@ def test_a_gate_without_a_baseline_fails_unless_the_settings_let_it_pass(
 
 
 def test_images_in_the_manifest_itself_are_kept_with_it(
-    ray_cluster, bytes_manifest, tmp_path, capfd
+    ray_cluster, bytes_manifest, tmp_path, monkeypatch
 ):
     runs = tmp_path / "runs"
-    scored = ["--config=conf/debug/score_manifest.yaml", f"--manifest.uri={bytes_manifest}"]
+    monkeypatch.chdir(Path(bytes_manifest).parent)
+    name = Path(bytes_manifest).name  # a relative path, which leads nowhere from where it is read
+    scored = [f"--config={REPOSITORY}/conf/debug/score_manifest.yaml", f"--manifest.uri={name}"]
     assert score_manifest.main([*scored, f"--output.uri={runs}"]) == DONE
+    monkeypatch.chdir(tmp_path)
     (run,) = runs.glob("run-*")
     bounds = '--bounds=[{"column": "spips_score", "at_most_quantile": 0.5}]'
     arguments = [f"--scores.uri={run}", bounds, f"--output.uri={tmp_path}/kept"]

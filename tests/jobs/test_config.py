@@ -32,8 +32,8 @@ def test_all_problems_of_config_and_command_line_are_listed_at_once(tmp_path, ca
         "surprise: unknown setting",
         "failure",
         "model.precision",
-        "manifest: required",
-        "output: required",
+        "manifest.uri: required",
+        "output.uri: required",
     ):
         assert sum(expected in problem for problem in problems) == 1, (expected, problems)
     assert len(problems) == 9
@@ -41,8 +41,32 @@ def test_all_problems_of_config_and_command_line_are_listed_at_once(tmp_path, ca
 
 def test_a_list_that_is_not_json_is_one_line(capfd):
     (problem,) = problems_of([*GIVEN, "--images.allowed_uri_prefixes=[s3://a"], capfd)
-    assert problem.startswith("error: command line: ")
-    assert "allowed_uri_prefixes" in problem
+    expected = "expected --images.allowed_uri_prefixes as JSON, got a text that is not (Missing"
+    assert problem.startswith(f"error: command line: {expected}")
+
+
+def test_a_section_that_is_not_json_is_one_line(capfd):
+    (problem,) = problems_of(["--manifest=pairs", "--output.uri=out"], capfd)
+    assert problem.startswith(
+        "error: command line: expected --manifest as JSON, got a text that is"
+    )
+
+
+def test_a_value_instead_of_a_section_is_one_line(tmp_path, capfd):
+    path = tmp_path / "config.yaml"
+    path.write_text("images: 3")
+    assert problems_of([*GIVEN, f"--config={path}"], capfd) == [
+        "error: images: expected keys and values, got 3"
+    ]
+
+
+def test_a_mistake_in_yaml_is_named_with_its_file_and_line(tmp_path, capfd):
+    path = tmp_path / "config.yaml"
+    path.write_text("images:\n  resize: {a\n")
+    (problem,) = problems_of([*GIVEN, f"--config={path}"], capfd)
+    assert problem.startswith(f"error: --config: {path} cannot be read: ")
+    assert "at line 2, column 11" in problem
+    assert "unicode string" not in problem
 
 
 @pytest.mark.parametrize(

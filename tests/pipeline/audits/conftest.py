@@ -5,9 +5,11 @@ import pytest
 
 from pipeline.audits.audit import audit
 from pipeline.audits.baseline import open_runs
-from pipeline.audits.config import AuditScoresConfig
+from pipeline.audits.config import AuditScoresConfig, FilterScoresConfig
+from pipeline.audits.filter_rules import make_rules, summarise
 from pipeline.audits.tables import open_tables
 from pipeline.runs.errors import ContractError
+from pipeline.runs.finished import open_run
 
 BOUNDS = [
     {"column": "spips_score", "at_most": 0.3},
@@ -71,3 +73,16 @@ def problems_of(run, baseline=None, **settings):
 def find(rows, **wanted):
     (row,) = (r for r in rows if all(getattr(r, name) == value for name, value in wanted.items()))
     return row
+
+
+def summary_of(uri, bounds):
+    """What a filtering with bounds would do to a run."""
+    run = open_run(uri)
+    config = FilterScoresConfig.model_validate(
+        {"scores": {"uri": uri}, "output": {"uri": "unused"}, "bounds": bounds}
+    )
+    return summarise(make_rules(config, run), run)
+
+
+def num_kept(uri, bounds):
+    return summary_of(uri, bounds).kept

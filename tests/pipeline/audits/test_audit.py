@@ -1,7 +1,12 @@
+import json
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.audits.records import AuditRecord
+from pipeline.audits.report import describe_audit, render
 from tests.pipeline.audits.conftest import STREAMS, find, problems_of, run_audit, scores
 
 
@@ -17,11 +22,11 @@ def test_figures_are_those_that_pandas_gives(write_run):
         (("b",), frame[frame.maker == "b"]),
     ):
         for column in ("spips_score", "percept_score", "psnr_db"):
-            values = rows[column].astype("float32").astype(float)
-            values = values[np.isfinite(values)]
+            values = rows[column].astype("float32").astype(float).dropna()
             row = find(record.figures, group=group, column=column)
-            assert row.rows == len(values)
-            assert row.mean.value == pytest.approx(values.mean())
+            finite = values[np.isfinite(values)]
+            assert (row.rows, row.infinite_rows) == (len(values), len(values) - len(finite))
+            assert row.mean.value == pytest.approx(finite.mean())
             for name, q in (("p5", 0.05), ("median", 0.5), ("p95", 0.95), ("p99", 0.99)):
                 figure = getattr(row, name)
                 assert figure.value == pytest.approx(values.quantile(q))
@@ -110,3 +115,70 @@ def test_a_gate_on_a_column_that_the_model_does_not_fill_is_refused(write_run):
     (problem,) = problems_of(write_run(scores()), gates=[gate])
     assert problem.startswith("gates.0.column: expected a column with values")
     assert "got 'ssim'" in problem
+
+
+def test_identical_pairs_keep_a_gate_on_psnr(write_run):
+    identical = {"pair_id": [f"p{i}" for i in range(20)], "spips_score": [0.0] * 20,
+                 "psnr_db": [math.inf] * 20}  # fmt: skip
+    gates = [
+        {"column": "psnr_db", "figure": "median", "at_least": 25},
+        {"column": "psnr_db", "figure": "mean", "at_least": 25, "with_confidence": True},
+        {"column": "psnr_db", "figure": "p95", "at_most": 60},
+        {"column": "psnr_db", "figure": "share_above", "threshold": 100, "at_least": 1},
+        {"column": "psnr_db", "figure": "mean", "fall_at_most": 1, "with_confidence": True},
+    ]
+    run, same = write_run(identical), write_run(identical, "same")
+    record = run_audit(run, same, gates=gates).record
+    assert [gate.state for gate in record.gates] == ["kept", "kept", "broken", "kept", "kept"]
+    change = find(record.changes, column="psnr_db")
+    assert (change.equal, change.rise.value, change.rise.low) == (20, 0, 0)
+    content = json.loads(record.to_json())
+    assert content["gates"][0]["figure"] == content["gates"][0]["margin"] == "Infinity"
+    assert AuditRecord.model_validate(content) == record
+    table = record.to_table().to_pylist()
+    medians = [row for row in table if (row["figure"], row["column"]) == ("median", "psnr_db")]
+    assert [(row["value"], row["low"]) for row in medians] == [(math.inf, math.inf)] * 2
+    assert "median of psnr_db at least 25 (all rows): inf" in describe_audit(record)
+
+
+def test_pairs_that_are_no_longer_identical_fell(write_run):
+    ids = [f"p{i}" for i in range(40)]
+    before = {"pair_id": ids, "spips_score": [0.1] * 40, "psnr_db": [math.inf] * 20 + [30.0] * 20}
+    run = write_run(before | {"psnr_db": [20.0] * 20 + [31.0] * 20})
+    gate = {"column": "psnr_db", "figure": "mean", "fall_at_most": 1}
+    record = run_audit(run, write_run(before, "before"), gates=[gate]).record
+    change = find(record.changes, column="psnr_db")
+    assert (change.fell, change.rose, change.pairs_in_both) == (20, 20, 40)
+    assert change.rise.value == pytest.approx(1)  # of the 20 pairs that are finite in both runs
+    assert find(record.figures, column="psnr_db", of="baseline").mean.value == 30
+    all_identical = before | {"psnr_db": [math.inf] * 40}
+    other = run_audit(run, write_run(all_identical, "identical"), gates=[gate]).record
+    assert (other.gates[0].state, other.gates[0].figure) == ("broken", math.inf)
+    unpaired = all_identical | {"pair_id": [f"q{i}" for i in range(40)]}
+    other = run_audit(run, write_run(unpaired, "unpaired"), gates=[gate]).record
+    assert (other.gates[0].state, other.gates[0].figure) == ("broken", math.inf)
+
+
+@pytest.mark.parametrize(("num_pairs", "change"), [(1, "too few pairs"), (9, "too few pairs"),
+                                                   (10, "worse")])  # fmt: skip
+@pytest.mark.parametrize("prefix", ["p", "q"])
+def test_fewer_than_ten_pairs_make_no_verdict(num_pairs, change, prefix, write_run):
+    ids = range(num_pairs)
+    before = {"pair_id": [f"p{i}" for i in ids], "spips_score": [0.1] * num_pairs}
+    now = {"pair_id": [f"{prefix}{i}" for i in ids], "spips_score": [0.2] * num_pairs}
+    gate = {"column": "spips_score", "figure": "mean", "with_confidence": True}
+    gates = [gate | {"rise_at_most": 0.01}, gate | {"at_most": 0.1}, gate | {"at_most": 0.3},
+             {"figure": "failed_fraction", "at_most": 0, "with_confidence": True}]  # fmt: skip
+    found = run_audit(write_run(now), write_run(before, "before"), gates=gates)
+    record = found.record
+    assert record.change == change
+    is_enough = change == "worse"
+    beyond = "broken" if is_enough else "not judged"
+    assert [gate.state for gate in record.gates] == [beyond, beyond, "kept", "kept"]
+    (row,) = (row for row in record.figures if row.of == "run")
+    assert (row.median.low is None) == (row.share_above[0].low is None) == (not is_enough)
+    text = describe_audit(record)
+    assert ("too few to say: expected at least 10 rows" in text) == (not is_enough)
+    assert ("fewer than 10 pairs, no interval" in text) == (not is_enough)
+    assert json.loads(record.to_json())["change"] == change
+    assert ("Too few pairs to say" in render(found, {}, ())) == (not is_enough)

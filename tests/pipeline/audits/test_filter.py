@@ -8,8 +8,8 @@ import pytest
 import ray
 
 from pipeline.audits.config import FilterScoresConfig
-from pipeline.audits.filter import REASON, FilterSummary, open_output, write_filtered
-from pipeline.audits.filter_rules import make_rules, summarise
+from pipeline.audits.filter import FilterSummary, open_output, open_source, write_filtered
+from pipeline.audits.filter_rules import REASON, make_rules, summarise
 from pipeline.runs.errors import ContractError
 from pipeline.runs.finished import open_run, open_scores
 from tests.pipeline.audits.conftest import BOUNDS, filtered_columns
@@ -32,7 +32,8 @@ def filter_run(run, folder, **settings):
     if state == "finished":
         return "finished"
     summary = summarise(rules, opened)
-    return write_filtered(config, output, opened, rules, summary)
+    source = open_source(opened, summary)
+    return write_filtered(config, output, opened, rules, summary, source)
 
 
 def problems_of(*arguments, **settings):

@@ -3,20 +3,11 @@ from datetime import date, datetime
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 
-from pipeline.audits.config import FilterScoresConfig
-from pipeline.audits.filter_rules import describe_summary, make_rules, summarise
+from pipeline.audits.filter_rules import describe_summary
 from pipeline.runs.errors import ContractError
-from pipeline.runs.finished import open_run
-from tests.pipeline.audits.conftest import BOUNDS, filtered_columns
-
-
-def summary_of(uri, bounds):
-    run = open_run(uri)
-    config = FilterScoresConfig.model_validate(
-        {"scores": {"uri": uri}, "output": {"uri": "unused"}, "bounds": bounds}
-    )
-    return summarise(make_rules(config, run), run)
+from tests.pipeline.audits.conftest import BOUNDS, filtered_columns, summary_of
 
 
 def problems_of(uri, bounds):
@@ -59,7 +50,19 @@ def test_wrong_columns_are_named_all_at_once(write_run):
     nested = filtered_columns() | {"tags": [["x"]] * 200}
     bounds = [{"column": "spips_score", "at_most_quantile": 0.5, "within": ["tags"]}]
     (problem,) = problems_of(write_run(nested, "nested"), bounds)
-    assert "expected texts, numbers, flags or times in column 'tags'" in problem
+    assert "expected texts, numbers, flags, dates or times in column 'tags'" in problem
+
+
+def test_a_run_with_a_column_of_the_filter_s_own_is_refused(write_run):
+    run = write_run(filtered_columns() | {"reject_reason": ["x"] * 200})
+    (problem,) = problems_of(run, BOUNDS)
+    assert problem.startswith("scores.uri: expected results without a column 'reject_reason'")
+
+
+def test_a_column_given_twice_is_refused(write_run):
+    twice = [{"column": "ssim", "at_most_quantile": 0.5, "within": ["maker", "maker"]}]
+    with pytest.raises(ValidationError, match="expected each column once"):
+        summary_of(write_run(filtered_columns()), twice)
 
 
 def test_the_summary_shows_a_histogram_and_what_each_bound_removes(write_run):

@@ -1,7 +1,7 @@
 import pytest
 
-from pipeline.audits.report import describe_audit
-from tests.pipeline.audits.conftest import STREAMS, run_audit, scores
+from pipeline.audits.report import describe_audit, render
+from tests.pipeline.audits.conftest import STREAMS, find, num_kept, run_audit, scores
 
 SURE = {"column": "spips_score", "with_confidence": True}
 SHARE = {"column": "spips_score", "figure": "share_above"}
@@ -41,10 +41,11 @@ def test_every_group_must_keep_a_gate_on_each_group(write_run):
     gate = {"column": "spips_score", "figure": "mean", "at_most": 0.3, "each_group": True}
     found = run_audit(write_run(columns), group_by=["maker"], gates=[gate])
     states = {gate.group: gate.state for gate in found.record.gates}
-    assert states == {("good",): "kept", ("bad",): "broken", ("failed",): "broken", (None,): "kept"}
+    assert states == {("good",): "kept", ("bad",): "broken", ("failed",): "not judged",
+                      (None,): "kept"}  # fmt: skip
     text = describe_audit(found.record)
-    assert "mean of spips_score at most 0.3 (failed): no row has a value" in text
-    assert "2 gates BROKEN" in text
+    assert "mean of spips_score at most 0.3 (failed): no row of the group has a value" in text
+    assert "1 gates BROKEN" in text
 
 
 def test_a_gate_on_a_change_bounds_the_rise_or_the_fall(write_run):
@@ -59,3 +60,48 @@ def test_a_gate_on_a_change_bounds_the_rise_or_the_fall(write_run):
     assert (rises.low, rises.high) == (-falls.high, -falls.low)
     assert rises.margin == pytest.approx(0.001 - rises.figure)
     assert falls.margin == pytest.approx(0.001 + rises.figure)
+
+
+def test_a_bound_beyond_the_figure_but_inside_its_interval_is_explained(write_run):
+    ids = [f"p{i}" for i in range(30)]
+    before = {"pair_id": ids, "spips_score": [0.2] * 30}
+    now = {"pair_id": ids, "spips_score": [0.2] * 20 + [0.28] * 10}
+    gate = {"column": "spips_score", "figure": "mean", "rise_at_most": 0.02,
+            "with_confidence": True}  # fmt: skip
+    found = run_audit(write_run(now), write_run(before, "before"), gates=[gate])
+    (judged,) = found.record.gates
+    assert judged.state == "kept"
+    assert judged.low < 0.02 < judged.figure
+    words = (f"the rise {judged.figure:.5g} is above the bound 0.02, but its 95% interval "
+             f"{judged.low:.5g} to {judged.high:.5g} includes values that are not")  # fmt: skip
+    assert judged.reason == words
+    rule = "mean of spips_score rises by at most 0.02, with confidence (all rows)"
+    assert f"kept       {rule}: {words}" in describe_audit(found.record)
+    assert f"kept: {words}" in render(found, {}, ())
+    assert words in found.record.to_json().decode()
+
+
+@pytest.mark.parametrize("value", [0.1, 0.3, 0.7, 0.9])
+def test_a_bound_is_compared_as_the_float32_that_the_scores_are(value, write_run):
+    n = 30
+    columns = {"pair_id": [f"p{i}" for i in range(n)], "spips_score": [value] * n,
+               "ssim": [value] * n, "status": ["ok"] * n}  # fmt: skip
+    gates = [{"column": column, "figure": figure, bound: value, "with_confidence": sure}
+             for column in ("spips_score", "ssim") for figure in ("mean", "median", "p5", "p99")
+             for bound in ("at_most", "at_least") for sure in (True, False)]  # fmt: skip
+    share = {"column": "ssim", "figure": "share_above", "threshold": value, "at_most": 0}
+    run = write_run(columns)
+    record = run_audit(run, gates=[*gates, share], thresholds={"spips_score": [value]}).record
+    assert {gate.state for gate in record.gates} == {"kept"}
+    assert {gate.margin for gate in record.gates} == {0}
+    assert find(record.figures, column="spips_score").share_above[0].value == 0
+    for bound in ("at_most", "at_least"):
+        assert num_kept(run, [{"column": "ssim", bound: value}]) == n
+        assert num_kept(run, [{"column": "ssim", f"{bound}_quantile": 0.3}]) == n
+
+
+def test_a_failed_fraction_is_exactly_the_bound(write_run):
+    columns = {"pair_id": [f"p{i}" for i in range(10)], "spips_score": [None] * 3 + [0.1] * 7,
+               "status": ["missing"] * 3 + ["ok"] * 7}  # fmt: skip
+    gate = {"figure": "failed_fraction", "at_most": 0.3}
+    assert run_audit(write_run(columns), gates=[gate]).record.gates[0].margin == 0

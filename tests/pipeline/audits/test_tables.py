@@ -1,3 +1,6 @@
+import pytest
+from pydantic import ValidationError
+
 from pipeline.audits.records import label_of
 from tests.pipeline.audits.conftest import problems_of, run_audit, scores
 
@@ -22,3 +25,5 @@ def test_columns_that_cannot_make_groups_are_refused(write_run):
     many = scores(n=1200)
     many["maker"] = many["pair_id"]
     assert "at most 1000 groups" in problems_of(write_run(many, "many"), group_by=["maker"])[0]
+    with pytest.raises(ValidationError, match="expected each column once"):
+        run_audit(run, group_by=["maker", "maker"])

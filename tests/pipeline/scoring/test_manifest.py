@@ -84,6 +84,47 @@ def test_a_folder_is_read_with_its_subfolders_except_hidden_ones(folder):
     assert names(read(f"{folder}/m/*/*/*.parquet")) == ["a.parquet"]
 
 
+def test_every_usual_name_of_a_parquet_file_is_read_and_other_files_are_named(folder):
+    for number, name in enumerate(("a.parquet", "b.PARQUET", "c.parq", "d.pq", "x/e.Parquet")):
+        save(f"{folder}/m/{name}", pairs(number, number + 1))
+    others = ["f.parquet.gz", "g.csv", "x/h.json"]
+    for name in (*others, "_SUCCESS", ".h.parquet", "_temporary/i.parquet"):
+        save(f"{folder}/m/{name}", b"something else")
+    manifest = read(f"{folder}/m")
+    assert (manifest.num_rows, len(manifest.paths)) == (5, 5)
+    assert [path.removeprefix(f"{manifest.folder}/") for path in manifest.left_out] == others
+
+
+def test_linked_folders_are_read_once_and_a_link_that_leads_back_is_not_followed(tmp_path):
+    save(tmp_path / "m/a.parquet", pairs(0, 2))
+    save(tmp_path / "other/deep/b.parquet", pairs(2, 4))
+    (tmp_path / "m/link").symlink_to(tmp_path / "other")
+    (tmp_path / "m/c.parquet").symlink_to(save(tmp_path / "single", pairs(4, 5)))
+    (tmp_path / "other/deep/back").symlink_to(tmp_path / "m")
+    (tmp_path / "m/self").symlink_to(tmp_path / "m")
+    assert names(read(tmp_path / "m")) == ["a.parquet", "c.parquet", "b.parquet"]
+    (tmp_path / "m/twice").symlink_to(tmp_path / "other")
+    assert "got 2 more than once: 'p2', 'p3'" in problems_of(tmp_path / "m")[0]
+
+
+def test_a_manifest_covers_its_folder_under_every_name(tmp_path):
+    save(tmp_path / "m/a.parquet", pairs(0, 2))
+    save(tmp_path / "other/deep/b.parquet", pairs(2, 4))
+    (tmp_path / "m/link").symlink_to(tmp_path / "other")
+    (tmp_path / "alias").symlink_to(tmp_path / "m")
+    (tmp_path / "m/away").symlink_to(tmp_path / "elsewhere")
+    manifest = read(tmp_path / "m")
+    for inside in ("m", "m/new", "/m//new", "alias/new", "other", "other/new", "other/deep/new",
+                   "elsewhere/../m/new"):  # fmt: skip
+        assert manifest.covers(f"{tmp_path}/{inside}"), inside
+        assert manifest.covers(f"file://{tmp_path}/{inside}"), inside
+    for outside in ("mm", "elsewhere", "m/away", "m/../new"):
+        assert not manifest.covers(f"{tmp_path}/{outside}"), outside
+    assert not manifest.covers(f"memory://{tmp_path}/m")
+    (tmp_path / "again").symlink_to(tmp_path / "m")
+    assert read(tmp_path / "again").covers(f"{tmp_path}/m/new")
+
+
 def test_hidden_parents_of_the_manifest_do_not_hide_it(tmp_path):
     save(tmp_path / "_work/.m/a.parquet", pairs())
     assert read(tmp_path / "_work/.m").num_rows == 4
@@ -230,6 +271,17 @@ def test_everything_wrong_with_the_columns_is_listed_at_once(tmp_path):
 def test_everything_wrong_with_the_ids_is_listed_at_once(tmp_path):
     problems = problems_of(save(tmp_path / "a", pairs(pair_id=["a", None, "a", "b"])))
     assert len(problems) == 2
+
+
+def test_problems_of_columns_ids_and_folders_are_listed_together(tmp_path):
+    first = save(tmp_path / "m/day=1/a.parquet", pairs(status=["ok"] * 4, level=[1] * 4))
+    ids = ["p0", None, "p9", "p9"]
+    save(tmp_path / "m/day=1/b.parquet", pairs(pair_id=ids, status=["ok"] * 4, level=["x"] * 4))
+    problems = problems_of(tmp_path / "m")
+    for expected in ("key=value", "'status' is reserved", f"'level' as int64 (as in {first})",
+                     "no null 'pair_id', got 1", "got 2 more than once: 'p0', 'p9'"):  # fmt: skip
+        assert sum(expected in problem for problem in problems) == 1, expected
+    assert len(problems) == 5
 
 
 def test_files_of_one_manifest_have_the_same_columns(tmp_path):

@@ -3,15 +3,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.runs.errors import ContractError
-from pipeline.scoring.config import ScoreManifestConfig
-from pipeline.scoring.plan import make_plan
+from pipeline.scoring.config import ManifestConfig, ScoreManifestConfig
+from pipeline.scoring.manifest import open_manifest
+from pipeline.scoring.plan import describe_plan, make_plan
 
 
-def plan_of(folder, output=None, **columns):
+def plan_of(folder, output=None, manifest=None, **columns):
     rows = {"pair_id": ["a"], "reference_uri": ["/r.png"], "distorted_uri": ["/d.png"], **columns}
     pq.write_table(pa.table(rows), folder / "pairs.parquet")
     settings = {
-        "manifest": {"uri": str(folder / "pairs.parquet")},
+        "manifest": {"uri": manifest or str(folder / "pairs.parquet")},
         "output": {"uri": str(folder / "out"), **(output or {})},
     }
     return make_plan(ScoreManifestConfig.model_validate(settings))
@@ -45,3 +46,31 @@ def test_each_night_has_a_run_of_its_own(tmp_path):
     for other in (None, "2026-11-21"):
         with pytest.raises(ContractError, match=r"a run with a different night: .* got 2026-11-20"):
             plan_of(tmp_path, named | {"night": other})
+
+
+@pytest.mark.parametrize("manifest", ["pairs.parquet", "../m/*.parquet", "file://pairs.parquet"])
+def test_the_record_of_a_manifest_with_a_relative_path_leads_to_it_from_everywhere(
+    manifest, tmp_path, monkeypatch
+):
+    folder = tmp_path / "m"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    record = plan_of(folder, manifest=manifest).record()
+    monkeypatch.chdir(tmp_path)
+    recorded = ManifestConfig.model_validate(record.config["manifest"])
+    assert open_manifest(recorded).fingerprint == record.fingerprints["manifest"]
+
+
+def test_a_plan_names_the_files_of_a_folder_that_are_no_manifest(tmp_path):
+    folder = tmp_path / "m"
+    folder.mkdir()
+    settings = {"manifest": {"uri": str(folder)}, "output": {"uri": str(tmp_path / "out")}}
+    plan_of(folder)
+    for name, line in (
+        ("_SUCCESS", ""),
+        ("b.parquet.gz", f"1 files beside them whose names do not end in .parquet or .parq or .pq, "
+                         f"such as {folder}/b.parquet.gz"),
+    ):  # fmt: skip
+        (folder / name).write_bytes(b"")
+        text = describe_plan(make_plan(ScoreManifestConfig.model_validate(settings)))
+        assert (f"left out  {line}" in text) if line else ("left out" not in text)
