@@ -22,8 +22,8 @@ from pipeline.runs.storage import (
     STORE_ERRORS,
     arrow_filesystem,
     check_writable,
-    describe,
     open_store,
+    store_error,
 )
 from pipeline.runs.uris import redact
 from pipeline.scoring.config import ManifestConfig
@@ -92,7 +92,7 @@ def open_output(
     except ValidationError:
         pass  # A plan of something else, such as a scoring run's.
     except STORE_ERRORS as error:
-        raise ContractError(f"output.uri: {uri} cannot be used: {describe(error)}") from error
+        raise store_error(f"output.uri: {uri} cannot be used", error) from error
     if plan != _plan(config, run):
         raise ContractError(
             f"output.uri: expected an empty folder or the same filtering, got another one: {uri}"

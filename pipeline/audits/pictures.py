@@ -21,7 +21,7 @@ from pipeline.audits.audit import PickedPair
 from pipeline.audits.distribution import Distribution
 from pipeline.audits.records import SCORE, TrendPoint
 from pipeline.audits.tables import Order
-from pipeline.runs.errors import FaultError
+from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.schema import Status
 from pipeline.runs.uris import redact
@@ -159,7 +159,7 @@ def _load_model_of(run: FinishedRun) -> tuple[SPIPS | None, list[str]]:
     """Return the model that scored the run, or None and a note that says why it is missing."""
     try:
         model = load_model(ModelSourceConfig.model_validate(run.record.config["model"]))
-    except (SpipsError, FaultError, ValidationError) as error:
+    except (SpipsError, ContractError, FaultError, ValidationError) as error:
         line = " ".join(redact(str(error)).split())
         return None, [f"no heat maps: the run's model cannot be loaded: {line}"]
     if model.digest != run.model_digest:

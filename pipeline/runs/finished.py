@@ -11,11 +11,11 @@ import pyarrow.compute as pc
 import pyarrow.dataset
 from fsspec import AbstractFileSystem
 
-from pipeline.runs.errors import ContractError
+from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.records import AttemptRecord, RunRecord
 from pipeline.runs.run import OLD_PREFIX, PREFIX, RunFolder
 from pipeline.runs.schema import RESERVED_COLUMNS, Status
-from pipeline.runs.storage import STORE_ERRORS, arrow_filesystem, describe, open_store
+from pipeline.runs.storage import STORE_ERRORS, arrow_filesystem, open_store, store_error
 from pipeline.runs.uris import redact
 
 
@@ -263,5 +263,5 @@ def _open_files(fs: AbstractFileSystem, paths: Sequence[str]) -> pyarrow.dataset
     return pyarrow.dataset.dataset(list(paths), filesystem=arrow_filesystem(fs), format="parquet")
 
 
-def _unreadable(uri: str, error: Exception) -> ContractError:
-    return ContractError(f"{redact(uri)} cannot be read: {describe(error)}")
+def _unreadable(uri: str, error: Exception) -> ContractError | FaultError:
+    return store_error(f"{redact(uri)} cannot be read", error)

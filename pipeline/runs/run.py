@@ -24,7 +24,7 @@ from fsspec import AbstractFileSystem
 
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.records import Json, LockRecord, PlanRecord, RunRecord, parse_record
-from pipeline.runs.storage import STORE_ERRORS, describe, open_store, write_whole
+from pipeline.runs.storage import STORE_ERRORS, describe, open_store, store_error, write_whole
 from pipeline.runs.uris import redact
 
 State = Literal["new", "unfinished", "finished"]
@@ -167,9 +167,7 @@ def open_run_folder(output_uri: str, run_id: str, fingerprints: dict[str, str]) 
             return folder
         held = folder.read_plan().fingerprints
     except STORE_ERRORS as error:
-        raise ContractError(
-            f"output.uri: {redact(output_uri)} cannot be used: {describe(error)}"
-        ) from error
+        raise store_error(f"output.uri: {redact(output_uri)} cannot be used", error) from error
     problems = [
         f"output.run_id: {folder.uri} holds a run with a different {name}: expected fingerprint "
         f"{fingerprints.get(name)}, got {held.get(name)}"

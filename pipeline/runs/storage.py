@@ -4,28 +4,63 @@ fsspec's drivers read credentials and endpoints from the environment or the stan
 This project never reads them from a manifest or a config, and `redact` removes them from messages.
 """
 
+import errno
 import hashlib
 import os
 import posixpath
 import uuid
 from collections.abc import Iterator
+from http import HTTPStatus
+from http.client import IncompleteRead
 from pathlib import Path
 from typing import Any
 
 import pyarrow.fs
-from aiohttp import ClientError
-from botocore.exceptions import BotoCoreError
+from aiohttp import (
+    ClientConnectionError,
+    ClientConnectorDNSError,
+    ClientError,
+    ClientPayloadError,
+)
+from botocore.exceptions import BotoCoreError, ChecksumError, FlexibleChecksumError, HTTPClientError
+from botocore.exceptions import ConnectionError as BotoConnectionError
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.runs.errors import FaultError
+from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.uris import plain_uri, redact
 
 CACHE_FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "spips"
 STORE_ERRORS = (OSError, ValueError, ImportError, BotoCoreError, ClientError)
 """What drivers raise when a store cannot be reached, read or written. BotoCoreError comes from S3
 (for example without keys), ClientError from HTTP servers."""
+
+TRANSIENT_STATUSES = frozenset(
+    {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
+)
+TRANSIENT_S3_CODES = frozenset(
+    {
+        "BadDigest", "BandwidthLimitExceeded", "ExpiredToken", "ExpiredTokenException",
+        "IncompleteBody", "OperationAborted", "PriorRequestNotComplete", "RequestExpired",
+        "RequestLimitExceeded", "RequestThrottled", "RequestThrottledException", "RequestTimeout",
+        "RequestTimeoutException", "RequestTimeTooSkewed", "SlowDown", "ThrottledException",
+        "Throttling", "ThrottlingException", "TokenRefreshRequired", "TooManyRequestsException",
+        "XAmzContentSHA256Mismatch",
+    }
+)  # fmt: skip
+"""Whatever the HTTP status: credentials that expired and are being renewed, and what botocore
+retries."""
+TRANSIENT_ERRNOS = frozenset(
+    {
+        errno.EAGAIN, errno.EBUSY, errno.EIO, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT,
+        errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH,
+    }
+)  # fmt: skip
+TRANSIENT_ERRORS = (
+    TimeoutError, ConnectionError, BotoConnectionError, HTTPClientError, IncompleteRead,
+    ChecksumError, FlexibleChecksumError,
+)  # fmt: skip
 
 
 def check_writable(uri: str) -> None:
@@ -141,7 +176,8 @@ def local_copy(uri: str, sha256: str | None) -> Path:
         sha256: expected digest; None only for a local path.
 
     Raises:
-        FaultError: the file cannot be read, or its digest differs.
+        ContractError: there is no such file, or it cannot be read, or its digest differs.
+        FaultError: its store is away.
     """
     try:
         fs, path = open_store(uri)
@@ -151,11 +187,11 @@ def local_copy(uri: str, sha256: str | None) -> Path:
         content = file.read_bytes() if is_here else fs.cat_file(path)
         got = hashlib.sha256(content).hexdigest()
         if sha256 not in (None, got):
-            raise FaultError(f"{redact(uri)}: expected sha256 {sha256}, got {got}")
+            raise ContractError(f"{redact(uri)}: expected sha256 {sha256}, got {got}")
         if not is_here:
             write_whole(LocalFileSystem(), str(file), content)
     except STORE_ERRORS as error:
-        raise FaultError(f"{redact(uri)}: cannot be read: {describe(error)}") from error
+        raise store_error(f"{redact(uri)}: cannot be read", error) from error
     return file
 
 
@@ -165,3 +201,62 @@ def describe(error: Exception) -> str:
     if lines == ["None"] and isinstance(error.__cause__, Exception):
         return describe(error.__cause__)  # some stores keep the reason only there
     return redact(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__)
+
+
+def is_transient(content: bytes | Exception) -> bool:
+    """Return whether fetching failed in a way that passes: a store that is busy, away or slow."""
+    if isinstance(content, bytes):
+        return False
+    causes = list(_causes(content))
+    if any(isinstance(cause, TRANSIENT_ERRORS) or _is_lost_connection(cause) for cause in causes):
+        return True
+    if any(s3_code(cause) in TRANSIENT_S3_CODES for cause in causes):
+        return True
+    for status in (_http_status(cause) for cause in causes):
+        if status is not None:
+            return status in TRANSIENT_STATUSES or (
+                status >= HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.NOT_IMPLEMENTED
+            )
+    return any(getattr(cause, "errno", None) in TRANSIENT_ERRNOS for cause in causes)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _http_status(error: BaseException) -> int | None:
+    """Return the HTTP status in an exception of botocore, aiohttp or Google's driver."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        status: int | None = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        return status
+    for name in ("status", "code"):  # in this order: reading aiohttp's code gives a warning
+        if isinstance(getattr(error, name, None), int):
+            return int(getattr(error, name))
+    return None
+
+
+def s3_code(error: BaseException | None) -> str:
+    """Return S3's name for an error, such as "SlowDown"; "" if it has none."""
+    response = getattr(error, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+
+
+def _is_lost_connection(error: BaseException) -> bool:
+    """Return whether aiohttp lost a connection, or could not connect to a host that exists."""
+    return isinstance(error, (ClientConnectionError, ClientPayloadError)) and not isinstance(
+        error, ClientConnectorDNSError
+    )
+
+
+def store_error(what: str, error: Exception) -> ContractError | FaultError:
+    """Return what to raise when a store fails: a fault if it may work later.
+
+    Args:
+        what: the setting or the URI, without secrets, and what cannot be done.
+        error: one of STORE_ERRORS, or Arrow's.
+    """
+    kind = FaultError if is_transient(error) else ContractError
+    return kind(f"{what}: {describe(error)}")

@@ -15,8 +15,7 @@ from fsspec.config import conf
 from fsspec.implementations.local import LocalFileSystem
 from yarl import URL
 
-from pipeline.runs.outages import is_transient, s3_code
-from pipeline.runs.storage import STORE_ERRORS, describe, open_fs
+from pipeline.runs.storage import STORE_ERRORS, describe, is_transient, open_fs, s3_code
 from pipeline.scoring.resources import (
     FETCH_FIRST_WAIT_S,
     FETCH_PATIENCE_S,
@@ -46,7 +45,7 @@ class Fetched:
 def fetch(uris: Sequence[str], max_bytes: int) -> list[Fetched]:
     """Fetch objects, those of one store concurrently; wait and retry after transient errors.
 
-    `pipeline.runs.outages` says which errors are transient.
+    `pipeline.runs.storage` says which errors are transient.
 
     Args:
         uris: local paths or fsspec URIs.

@@ -18,7 +18,6 @@ import pyarrow.parquet
 from fsspec import AbstractFileSystem
 
 from pipeline.runs.errors import ContractError, FaultError
-from pipeline.runs.outages import store_error
 from pipeline.runs.schema import RESERVED_COLUMNS, is_bytes, is_text
 from pipeline.runs.storage import (
     STORE_ERRORS,
@@ -27,6 +26,7 @@ from pipeline.runs.storage import (
     find_files,
     is_inside,
     open_store,
+    store_error,
 )
 from pipeline.runs.uris import redact
 from pipeline.scoring.config import ManifestConfig

@@ -110,6 +110,7 @@ def make_plan(config: ScoreManifestConfig, *, retry_failed: bool = False) -> Pla
 
     Raises:
         ContractError: something is wrong; every problem is listed.
+        FaultError: nothing is wrong, but a store is away.
     """
     manifest, model = _check_inputs(config)
     fingerprints = {
@@ -138,15 +139,20 @@ def make_plan(config: ScoreManifestConfig, *, retry_failed: bool = False) -> Pla
 def _check_inputs(config: ScoreManifestConfig) -> tuple[Manifest, ModelInfo]:
     """Return manifest and model after checking them and the output's location, all at once."""
     problems: list[str] = []
+    faults: list[str] = []
     manifest = model = None
     try:
         manifest = open_manifest(config.manifest)
     except ContractError as error:
         problems += error.problems
+    except FaultError as error:
+        faults.append(str(error))
     try:
         model = describe_model(load_model(config.model))
-    except (SpipsError, FaultError) as error:
+    except (SpipsError, ContractError) as error:
         problems.append(f"model: {redact(str(error))}")
+    except FaultError as error:
+        faults.append(f"model: {error}")
     uri = redact(config.output.uri)
     try:
         check_writable(config.output.uri)
@@ -157,8 +163,10 @@ def _check_inputs(config: ScoreManifestConfig) -> tuple[Manifest, ModelInfo]:
             )
     except STORE_ERRORS as error:
         problems.append(f"output.uri: {uri} cannot be used: {describe(error)}")
-    if problems or manifest is None or model is None:
-        raise ContractError(*problems)
+    if problems:
+        raise ContractError(*problems, *faults)
+    if manifest is None or model is None:
+        raise FaultError("; ".join(faults))
     return manifest, model
 
 

@@ -17,7 +17,7 @@ from pipeline.runs.finished import count_by_status
 from pipeline.runs.records import AttemptRecord, RunRecord
 from pipeline.runs.run import open_run_folder
 from pipeline.runs.schema import Status
-from pipeline.runs.storage import STORE_ERRORS, arrow_filesystem, describe
+from pipeline.runs.storage import STORE_ERRORS, arrow_filesystem, describe, is_transient
 from pipeline.scoring.graph import run_graph
 from pipeline.scoring.lock import RunLock
 from pipeline.scoring.manifest import hash_ids
@@ -50,11 +50,26 @@ def score_and_publish(plan: Plan, scorers: Scorers, lock: RunLock) -> RunRecord:
         if start.num_rows_done < plan.attempt.num_rows:  # else only publishing was interrupted
             run_graph(plan, scorers)
     except (RayError, UserWarning, *STORE_ERRORS, pa.ArrowException) as error:
-        cause = getattr(error, "cause", None) or error
         raise FaultError(
-            f"{folder.uri}: {describe(cause)}; finished rows are kept, the same command resumes"
+            f"{folder.uri}: {_describe_failure(plan, error)}; finished rows are kept, the same "
+            "command resumes"
         ) from error
     return publish(plan, start, scorers, lock)
+
+
+def _describe_failure(plan: Plan, error: Exception) -> str:
+    """Return why the graph failed: a store that is away now, or what Ray says."""
+    for fs, path in (
+        (plan.manifest.fs, plan.manifest.paths[0]),
+        (plan.folder.fs, plan.folder.path),
+    ):
+        try:
+            fs.invalidate_cache()
+            fs.exists(path)
+        except STORE_ERRORS as problem:
+            if is_transient(problem):
+                return f"the store cannot be reached: {describe(problem)}"
+    return describe(getattr(error, "cause", None) or error)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from fsspec.implementations.local import LocalFileSystem
 from s3fs import S3FileSystem
 
 from pipeline.runs import storage
-from pipeline.runs.errors import FaultError
+from pipeline.runs.errors import ContractError
 from pipeline.runs.storage import (
     arrow_filesystem,
     content_id,
@@ -91,7 +91,7 @@ def test_a_remote_file_is_fetched_once(s3_store, tmp_path, monkeypatch):
     assert copy.name == "model.safetensors"
     s3_store.server.others.rm(uri)
     assert local_copy(uri, sha256) == copy
-    with pytest.raises(FaultError, match="FileNotFoundError"):
+    with pytest.raises(ContractError, match="FileNotFoundError"):
         local_copy(uri, "0" * 64)
 
 
@@ -99,30 +99,30 @@ def test_a_remote_file_with_a_wrong_sha256_is_refused_and_not_kept(s3_store, tmp
     monkeypatch.setattr(storage, "CACHE_FOLDER", tmp_path)
     uri = put(f"{s3_store.bucket}/model", b"wrong")
     right, wrong = (hashlib.sha256(content).hexdigest() for content in (b"right", b"wrong"))
-    with pytest.raises(FaultError, match=f"model: expected sha256 {right}, got {wrong}"):
+    with pytest.raises(ContractError, match=f"model: expected sha256 {right}, got {wrong}"):
         local_copy(uri, right)
     put(uri, b"right")
     assert local_copy(uri, right).read_bytes() == b"right"
 
 
 @pytest.mark.parametrize("sha256", [None, "0" * 64])
-def test_a_local_file_that_is_missing_or_has_a_wrong_sha256_is_a_fault(tmp_path, sha256):
-    with pytest.raises(FaultError, match=r"model: cannot be read: FileNotFoundError"):
+def test_a_local_file_that_is_missing_or_has_a_wrong_sha256_is_an_error(tmp_path, sha256):
+    with pytest.raises(ContractError, match=r"model: cannot be read: FileNotFoundError"):
         local_copy(f"{tmp_path}/model", sha256)
     put(f"{tmp_path}/model", b"model")
-    with pytest.raises(FaultError, match=r"expected sha256 1{64}, got"):
+    with pytest.raises(ContractError, match=r"expected sha256 1{64}, got"):
         local_copy(f"{tmp_path}/model", "1" * 64)
 
 
 @pytest.mark.parametrize("uri", ["nosuchscheme://user:secret@host/model", "dir://user:secret@a"])
-def test_a_fault_does_not_show_the_secret_in_its_uri(uri):
-    with pytest.raises(FaultError) as caught:
+def test_an_error_does_not_show_the_secret_in_its_uri(uri):
+    with pytest.raises(ContractError) as caught:
         local_copy(uri, "0" * 64)
     assert "secret" not in str(caught.value)
 
 
-def test_a_store_without_keys_is_a_fault(monkeypatch):
+def test_a_store_without_keys_is_an_error(monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.setattr(S3FileSystem, "_cache", {})
-    with pytest.raises(FaultError, match="cannot be read: NoCredentialsError"):
+    with pytest.raises(ContractError, match="cannot be read: NoCredentialsError"):
         local_copy("s3://bucket/model", "0" * 64)

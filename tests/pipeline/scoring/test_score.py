@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipeline.runs.errors import FaultError
+from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.schema import loaded_schema, result_schema
 from pipeline.scoring.config import ModelSourceConfig
 from pipeline.scoring.score import PairScorer, load_model
@@ -290,20 +290,20 @@ def test_another_model_than_planned_is_a_fault():
         make_scorer(expected_digest="0000")
 
 
-def test_a_checkpoint_with_another_sha256_is_a_fault(tmp_path):
+def test_a_checkpoint_with_another_sha256_is_an_error(tmp_path):
     path = tmp_path / "model.safetensors"
     SPIPS.untrained(ModelConfig()).save(path)
-    with pytest.raises(FaultError, match=f"expected sha256 {'0' * 64}"):
+    with pytest.raises(ContractError, match=f"expected sha256 {'0' * 64}"):
         load_model(ModelSourceConfig(checkpoint=str(path), checkpoint_sha256="0" * 64))
 
 
 def test_a_packaged_checkpoint_is_checked_too():
-    with pytest.raises(FaultError, match=f"expected sha256 {'0' * 64}"):
+    with pytest.raises(ContractError, match=f"expected sha256 {'0' * 64}"):
         load_model(ModelSourceConfig(checkpoint="embedded", checkpoint_sha256="0" * 64))
 
 
 def test_a_checkpoint_that_does_not_exist_is_an_error(tmp_path):
-    with pytest.raises((CheckpointError, FaultError), match=r"absent\.safetensors"):
+    with pytest.raises((CheckpointError, ContractError), match=r"absent\.safetensors"):
         load_model(ModelSourceConfig(checkpoint=str(tmp_path / "absent.safetensors")))
 
 

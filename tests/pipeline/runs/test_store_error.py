@@ -4,7 +4,7 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 
 from pipeline.runs.errors import ContractError, FaultError
-from pipeline.runs.outages import store_error
+from pipeline.runs.storage import store_error
 
 
 def refusal(status: int, code: str) -> OSError:
