@@ -127,7 +127,7 @@ def test_bounds_that_keep_nothing_are_refused_with_what_each_removes(write_run, 
     assert not (tmp_path / "out").exists()
 
 
-def test_of_a_retried_run_the_newest_rows_are_filtered(write_run, tmp_path):
+def test_of_a_run_that_an_earlier_version_retried_the_newest_rows_are_filtered(write_run, tmp_path):
     scores = {"pair_id": list("abcd"), "spips_score": [0.1, None, None, 0.9],
               "status": ["ok", "missing", "missing", "ok"]}  # fmt: skip
     run = write_run(scores)
@@ -140,6 +140,7 @@ def test_of_a_retried_run_the_newest_rows_are_filtered(write_run, tmp_path):
     pq.write_table(rows, f"{run}/scores/2.parquet")
     record = json.loads(Path(run, "run.json").read_text())
     record["attempts"].append(record["attempts"][0] | {"files": ["scores/2.parquet"]})
+    record["version"] = 2
     Path(run, "run.json").write_text(json.dumps(record))
 
     summary = filter_run(run, tmp_path / "out", bounds=BOUNDS[:1])
