@@ -109,7 +109,7 @@ def make_pairs(folder: Path) -> Iterator[Row]:
 def make_broken_rows(folder: Path) -> Iterator[Row]:
     """Write images that cannot be scored, and yield a manifest row for each status.
 
-    Except non_finite: the packaged models give every 8-bit image a finite score.
+    Except non_finite, crashed and timed_out, to which no image brings the packaged models.
     """
     photo = folder / "astronaut.png"
     whole = photo.read_bytes()

@@ -8,7 +8,7 @@ from pipeline.runs.settings import Section, Uri
 
 StatusName = Literal[
     "ok", "missing", "forbidden", "unreadable", "decode_error", "too_large", "too_small",
-    "size_mismatch", "non_finite",
+    "size_mismatch", "non_finite", "crashed", "timed_out",
 ]  # fmt: skip
 """The values of Status. --help shows the names of an enum, which are not accepted."""
 Value = Annotated[float, Field(ge=-1e38, le=1e38)]
