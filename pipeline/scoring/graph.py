@@ -14,6 +14,7 @@ from pipeline.scoring.load import PairLoader
 from pipeline.scoring.manifest import KeepIds
 from pipeline.scoring.plan import Plan
 from pipeline.scoring.resources import (
+    BLOCKS_IN_FLIGHT,
     BLOCKS_PER_SCORER,
     BYTES_PER_PIXEL,
     LOAD_CPUS,
@@ -97,7 +98,9 @@ def score_pairs(
         # None passes each block of the load stage whole. With GPUs Ray requires a batch size.
         batch_size=ROWS_PER_GPU_BLOCK if on_gpus else None,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=scorers.num_scorers),
+        compute=ActorPoolStrategy(
+            size=scorers.num_scorers, max_tasks_in_flight_per_actor=BLOCKS_IN_FLIGHT
+        ),
         num_cpus=scorers.cpus_per_scorer,
         num_gpus=scorers.gpus_per_scorer,
     )

@@ -54,6 +54,8 @@ PIXELS_PER_CPU_BATCH = 4 * 256 * 256
 enough to stay in its cache."""
 SCORER_KEPT_BYTES = 1 << 30
 """Freed memory that a scorer keeps: the tensors of most batches fit in it."""
+BLOCKS_IN_FLIGHT = 2
+"""Blocks that Ray gives a scorer: one is scored, the other one waits. Ray's own default."""
 ROWS_PER_GPU_BLOCK = 64
 """Rows of a scorer's call on a GPU, to which Ray joins the blocks of the load stage."""
 

@@ -17,6 +17,7 @@ from pipeline.runs.schema import SCORE_FIELDS, Status, result_schema
 from pipeline.runs.storage import describe, local_copy
 from pipeline.scoring.config import ModelSourceConfig
 from pipeline.scoring.resources import (
+    BLOCKS_IN_FLIGHT,
     PIXELS_PER_CPU_BATCH,
     SCORER_KEPT_BYTES,
     keep_freed_memory,
@@ -105,6 +106,8 @@ class PairScorer:
             pixels_per_batch = min(pixels_per_batch, PIXELS_PER_CPU_BATCH)
         self.pixels_per_batch = pixels_per_batch
         self.suspects = suspects
+        # When a scorer dies, Ray gives the blocks that it had to its successor.
+        self.num_suspicious_blocks = BLOCKS_IN_FLIGHT if is_repeated() else 0
         self.model = _prepare_model(source, expected_digest, use_gpu, compile_kernels)
         # Batch-invariant encoding costs nothing on a CPU: scores do not depend on the batch.
         self.encoder = PairEncoder(self.model, batch_invariant=not use_gpu)
@@ -119,9 +122,9 @@ class PairScorer:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Return the rows with their scores, in their order."""
-        if self.suspects is None or not is_repeated():
+        if self.suspects is None or not self.num_suspicious_blocks:
             return self.score(rows)
-        # One of these rows may have killed the scorer that had them before.
+        self.num_suspicious_blocks -= 1
         each = (rows.slice(index, 1) for index in range(rows.num_rows))
         return pa.concat_tables([self.suspects.try_alone(row, self.score) for row in each])
 

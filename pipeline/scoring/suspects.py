@@ -15,7 +15,10 @@ MAX_DEATHS = 2
 
 
 def is_repeated() -> bool:
-    """Return whether Ray runs this task again because the process that had it before has died."""
+    """Return whether Ray runs this task again because the process that had it before has died.
+
+    A scorer is asked while it starts: Ray Data scores in a thread, which has no task.
+    """
     import ray  # takes seconds, and who loads or scores without Ray need not wait
 
     if not ray.is_initialized():
