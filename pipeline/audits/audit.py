@@ -172,6 +172,8 @@ def _compare(report: ReportConfig, tables: ScoreTables, samples: Samples) -> Ite
                 continue
             paired = differences.get(group, Differences())
             is_paired = paired.pairs >= PAIRED_SHARE * now.figures.rows
+            if is_paired and math.isnan(paired.mean):  # infinite rises and falls, nothing finite
+                continue
             num_finite = distributions[group].num_finite if paired.pairs else 0
             if is_paired:
                 rise = paired.mean
@@ -182,8 +184,6 @@ def _compare(report: ReportConfig, tables: ScoreTables, samples: Samples) -> Ite
                 rise = float(_subtract(*means))
                 draws = _subtract(now.mean_draws, before.mean_draws)
                 num_rows = min(now.distribution.num_rows, before.distribution.num_rows)
-            if math.isnan(rise):  # infinite differences of both signs, and no finite one
-                continue
             p_value, effect = _paired_test(paired, num_finite)
             ranks = rank_test(now.distribution, before.distribution)
             yield Change(

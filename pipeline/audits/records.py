@@ -201,7 +201,7 @@ class AuditRecord(Record):
         trend: the runs of the baseline, then the run.
     """
 
-    version: int = 1
+    version: int = 2
     passed: bool
     change: Literal["worse", "better", "no change seen", "too few pairs", "not compared"]
     notes: tuple[str, ...]

@@ -1,9 +1,13 @@
 import json
 import math
+import uuid
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import strategies as st
 
 from pipeline.audits.records import AuditRecord
 from pipeline.audits.report import describe_audit, render
@@ -139,6 +143,9 @@ def test_identical_pairs_keep_a_gate_on_psnr(write_run):
     medians = [row for row in table if (row["figure"], row["column"]) == ("median", "psnr_db")]
     assert [(row["value"], row["low"]) for row in medians] == [(math.inf, math.inf)] * 2
     assert "median of psnr_db at least 25 (all rows): inf" in describe_audit(record)
+    others = identical | {"pair_id": [f"q{i}" for i in range(20)]}
+    unpaired = find(run_audit(run, write_run(others, "q")).record.changes, column="psnr_db")
+    assert (unpaired.is_paired, unpaired.rise.value, unpaired.rise.high) == (False, 0, 0)
 
 
 def test_pairs_that_are_no_longer_identical_fell(write_run):
@@ -182,3 +189,29 @@ def test_fewer_than_ten_pairs_make_no_verdict(num_pairs, change, prefix, write_r
     assert ("fewer than 10 pairs, no interval" in text) == (not is_enough)
     assert json.loads(record.to_json())["change"] == change
     assert ("Too few pairs to say" in render(found, {}, ())) == (not is_enough)
+
+
+VALUES = st.lists(st.sampled_from([None, math.inf, 0.0, 0.3, 40.0]), min_size=1, max_size=14)
+
+
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(now=VALUES, before=VALUES, first=st.integers(0, 9))
+@example(now=[math.inf, 0.0], before=[0.0, math.inf], first=0)
+def test_an_audit_of_any_values_has_no_nan(now, before, first, write_run, tmp_path):
+    def columns(values, start):
+        return {"pair_id": [f"p{start + i}" for i in range(len(values))], "psnr_db": values,
+                "maker": ["a" if i % 3 else None for i in range(len(values))],
+                "spips_score": [0.1] * len(values)}  # fmt: skip
+
+    bounds = [{"at_least": 25}, {"at_most": 30}, {"rise_at_most": 1}, {"fall_at_most": 1}]
+    gates = [{"column": "psnr_db", "figure": "mean", "with_confidence": sure, "each_group": each}
+             | bound for sure in (True, False) for each in (True, False)
+             for bound in bounds]  # fmt: skip
+    assume(any(value is not None for value in now))  # otherwise the model does not fill the column
+    write = partial(write_run, folder=tmp_path / uuid.uuid4().hex)
+    run, earlier = write(columns(now, 0)), write(columns(before, first), "before")
+    found = run_audit(run, earlier, gates=gates, group_by=["maker"])
+    assert AuditRecord.model_validate(json.loads(found.record.to_json())) == found.record
+    assert "nan" not in describe_audit(found.record)

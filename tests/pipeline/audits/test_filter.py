@@ -76,6 +76,18 @@ def test_every_row_is_kept_or_rejected_with_all_its_reasons(write_run, tmp_path)
     assert FilterSummary.model_validate_json(text) == summary
 
 
+def test_quantiles_within_times_are_found_again_by_ray_s_workers(write_run, tmp_path):
+    columns = filtered_columns(20) | {
+        "made": pa.array(range(20), pa.timestamp("ns", "Europe/Berlin")),
+        "took": pa.array(range(20), pa.duration("ns")),
+        "kind": pa.array([*"ab"] * 10).dictionary_encode(),
+    }
+    within = ["made", "took", "kind"]
+    bounds = [{"column": "spips_score", "at_most_quantile": 0.5, "within": within}]
+    assert filter_run(write_run(columns), tmp_path / "out", bounds=bounds).kept == 15
+    assert pq.read_table(tmp_path / "out/manifest").num_rows == 15
+
+
 def test_a_finished_filtering_is_left_alone_and_an_unfinished_one_replaced(write_run, tmp_path):
     run, out = write_run(filtered_columns()), tmp_path / "out"
     summary = filter_run(run, out, bounds=BOUNDS)
