@@ -3,10 +3,10 @@
 Writes audit.html (one file that opens offline), audit.json and audit.parquet.
 
 exit codes:
-  0    done, all gates are kept (or not judged, with gates_unjudged: pass)
+  0    done, no gate is broken
   1    fault: fix the cause and run the same command again
   2    the config or a run is wrong; nothing was written
-  4    a gate is broken, or not judged for want of a baseline; the report is written
+  4    a gate is broken, or has nothing to compare with (see gates_unjudged); the report is written
   130  interrupted
 """
 
@@ -42,7 +42,7 @@ def _audit(config: AuditScoresConfig, *, allow_different_models: bool) -> int:
         say(f"{uri}  {num_bytes / 1e6:.2f} MB")
     num_failed = found.record.num_broken
     if config.gates_unjudged == "fail":
-        num_failed += found.record.num_unjudged
+        num_failed += found.record.num_without_baseline
     return GATE_BROKEN if num_failed else DONE
 
 

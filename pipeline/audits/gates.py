@@ -9,6 +9,7 @@ from pipeline.audits.distribution import share_interval
 from pipeline.audits.keys import Key
 from pipeline.audits.records import (
     MIN_ROWS,
+    NOTHING_BEFORE,
     Change,
     Estimate,
     Figures,
@@ -20,7 +21,6 @@ from pipeline.runs.schema import Status
 
 NO_VALUE_AT_ALL = "no row has a value"
 NO_VALUE = "no row of the group has a value"
-NOTHING_BEFORE = "nothing to compare with"
 TOO_FEW = f"too few to say: expected at least {MIN_ROWS} rows or pairs for an interval"
 WORDS = {
     "at_most": "at most", "at_least": "at least",

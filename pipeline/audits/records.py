@@ -21,6 +21,8 @@ SCORE = "spips_score"
 MIN_ROWS = 10
 """An interval needs this many rows. The bootstrap of fewer rows is far too sure of itself: one row
 would make an interval without any width."""
+NOTHING_BEFORE = "nothing to compare with"
+"""Why a gate on a change is not judged on the first night, or for a new group."""
 
 Side = Literal["run", "baseline"]
 SIDES: tuple[Side, Side] = ("run", "baseline")
@@ -224,8 +226,13 @@ class AuditRecord(Record):
 
     @property
     def num_unjudged(self) -> int:
-        """Number of gates without anything to compare with."""
+        """Number of gates that are neither kept nor broken."""
         return sum(gate.state == "not judged" for gate in self.gates)
+
+    @property
+    def num_without_baseline(self) -> int:
+        """Number of gates that are not judged because there is nothing to compare with."""
+        return sum(gate.reason == NOTHING_BEFORE for gate in self.gates)
 
     def to_json(self) -> bytes:
         """Return the content of audit.json."""

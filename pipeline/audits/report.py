@@ -115,7 +115,7 @@ def describe_audit(record: AuditRecord) -> str:
     if record.gates:
         verdict = f"{record.num_broken} gates BROKEN" if record.num_broken else "none broken"
         if record.num_unjudged:
-            verdict += f", {record.num_unjudged} NOT JUDGED: nothing to compare with"
+            verdict += f", {record.num_unjudged} NOT JUDGED"
         lines.append(f"verdict    {'passed' if record.passed else verdict}")
     return "\n".join(lines)
 

@@ -97,7 +97,7 @@ def test_a_gate_without_a_baseline_fails_unless_the_settings_let_it_pass(
         assert "verdict    none broken, 1 NOT JUDGED" in capfd.readouterr().out
         assert json.loads((tmp_path / "audit/audit.json").read_text())["passed"] is False
         page = (tmp_path / "audit/audit.html").read_text()
-        assert "Not judged: 1 of 1 gates have nothing to compare with" in page
+        assert "Not judged: 1 of 1 gates, for the reasons below" in page
         assert "Passed" not in page
     gates.append({"column": "spips_score", "figure": "p95", "at_most": 0})
     arguments += [f"--gates={json.dumps(gates)}", "--gates_unjudged=pass"]

