@@ -25,7 +25,7 @@ def test_audit_json_begins_with_its_version_and_is_read_back_as_the_same_record(
     text = record.to_json()
     assert AuditRecord.model_validate_json(text) == record
     content = json.loads(text)
-    assert next(iter(content.items())) == ("version", 1)
+    assert next(iter(content.items())) == ("version", 2)
     assert content["figures"][0]["mean"].keys() == {"value", "low", "high"}
     assert content["statuses"][0]["counts"]["missing"] == 2
     assert [gate["group"] for gate in content["gates"]] == [[], ["a"], [None]]

@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.runs.errors import FaultError
+from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.run import fingerprint, open_run_folder
 from pipeline.runs.storage import open_store
 from tests.pipeline.runs.conftest import MINE, PLAN, make_run, problems_of, record_of, write_scores
@@ -87,6 +87,13 @@ def test_a_plan_that_cannot_be_read_is_refused(tmp_path, content):
     (tmp_path / "run-r1" / "plan.json").write_text(content)
     (problem,) = problems_of(open_run_folder, str(tmp_path), "r1", MINE)
     assert problem.startswith(f"{tmp_path}/run-r1/plan.json: expected ")
+
+
+def test_a_plan_that_is_no_json_is_one_line_that_says_so(tmp_path):
+    run = make_run(str(tmp_path))
+    run.fs.pipe_file(f"{run.path}/plan.json", b"{damaged")
+    with pytest.raises(ContractError, match=r"plan\.json: expected JSON, got a damaged file: Exp"):
+        run.read_plan()
 
 
 def test_a_store_that_cannot_be_opened_is_refused_without_its_secret():
