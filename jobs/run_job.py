@@ -5,7 +5,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 
 from pyarrow import ArrowException
 from pydantic import BaseModel
@@ -116,17 +117,40 @@ def start_ray(*, dashboard: bool = False) -> list[dict[str, float]]:
     """
     import ray  # takes seconds
 
-    try:
+    with _sigterm_noticed():
         if os.environ.get("RAY_ADDRESS"):  # set in submitted jobs
             _check_cluster(os.environ["RAY_ADDRESS"])
             ray.init(ignore_reinit_error=True)
         else:  # without "local", Ray would wait for a dead cluster that left its address behind
             ray.init("local", ignore_reinit_error=True, include_dashboard=dashboard)
-    except SystemExit as error:  # from the handlers of SIGTERM that Ray installs while it starts
-        raise KeyboardInterrupt from error
-    raise_on_sigterm()  # again, instead of Ray's
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     return [node["Resources"] for node in nodes if node["Alive"]]
+
+
+@contextmanager
+def _sigterm_noticed() -> Iterator[None]:
+    """Raise KeyboardInterrupt after SIGTERM, whatever becomes of it in the handlers of Ray.
+
+    While it starts, Ray installs its own, which raise SystemExit; what it calls can swallow that.
+    """
+    reader, writer = socket.socketpair()
+    for end in (reader, writer):
+        end.setblocking(False)
+    before = signal.set_wakeup_fd(writer.fileno())  # Python writes each signal's number there
+    signals = b""
+    try:
+        yield
+    except SystemExit:
+        signals = bytes([signal.SIGTERM])
+    finally:
+        signal.set_wakeup_fd(before)
+        raise_on_sigterm()  # again, instead of Ray's
+        with suppress(BlockingIOError):
+            signals += reader.recv(64)
+        reader.close()
+        writer.close()
+    if signal.SIGTERM in signals:
+        raise KeyboardInterrupt
 
 
 def _check_cluster(address: str) -> None:
