@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from pyarrow import ArrowException
 from pydantic import BaseModel
@@ -117,7 +117,7 @@ def start_ray(*, dashboard: bool = False) -> list[dict[str, float]]:
     """
     import ray  # takes seconds
 
-    with _sigterm_noticed():
+    with _signals_noted():
         if os.environ.get("RAY_ADDRESS"):  # set in submitted jobs
             _check_cluster(os.environ["RAY_ADDRESS"])
             ray.init(ignore_reinit_error=True)
@@ -128,28 +128,31 @@ def start_ray(*, dashboard: bool = False) -> list[dict[str, float]]:
 
 
 @contextmanager
-def _sigterm_noticed() -> Iterator[None]:
-    """Raise KeyboardInterrupt after SIGTERM, whatever becomes of it in the handlers of Ray.
+def _signals_noted() -> Iterator[None]:
+    """Note the first Ctrl-C or SIGTERM while Ray starts, and raise KeyboardInterrupt afterwards.
 
-    While it starts, Ray installs its own, which raise SystemExit; what it calls can swallow that.
+    Ray starts processes. Where Python forks, it swallows what a handler of signals raises, as Ray's
+    own does, and keeps the lock of logging, which the job would then wait for at its end.
     """
-    reader, writer = socket.socketpair()
-    for end in (reader, writer):
-        end.setblocking(False)
-    before = signal.set_wakeup_fd(writer.fileno())  # Python writes each signal's number there
-    signals = b""
+    from ray._private import utils
+
+    noted: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    set_handler = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda _handler: None
     try:
         yield
-    except SystemExit:
-        signals = bytes([signal.SIGTERM])
     finally:
-        signal.set_wakeup_fd(before)
-        raise_on_sigterm()  # again, instead of Ray's
-        with suppress(BlockingIOError):
-            signals += reader.recv(64)
-        reader.close()
-        writer.close()
-    if signal.SIGTERM in signals:
+        utils.set_sigterm_handler = set_handler
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if noted:
         raise KeyboardInterrupt
 
 

@@ -68,6 +68,35 @@ def test_a_stopped_run_cannot_be_read_and_resumes_where_it_stopped(arguments, tm
     assert 75 <= attempt.num_rows_resumed < NUM_ROWS
 
 
+@pytest.mark.parametrize("seconds", [0.3, 1.2])
+def test_a_stop_while_ray_starts_ends_the_job(arguments, tmp_path, seconds):
+    job = start_job(*arguments)
+    assert job.stdout is not None
+    for line in job.stdout:
+        if line.startswith("sample"):  # the end of the plan
+            break
+    time.sleep(seconds)
+    job.send_signal(signal.SIGTERM)
+    printed = job.communicate(timeout=240)[0]
+    assert job.returncode == 130, printed
+    assert printed.endswith("interrupted: run the same command again to go on\n")
+    assert not (tmp_path / "out/run-run/lock.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("127.0.0.1:9", "expected a Ray cluster at 127.0.0.1:9, got ConnectionRefusedError"),
+        ("nowhere", "expected a Ray cluster at nowhere, got ValueError"),
+    ],
+)
+def test_a_cluster_that_does_not_answer_is_a_fault(arguments, address, problem):
+    job = start_job(*arguments, RAY_ADDRESS=address)
+    printed = job.communicate()[0]
+    assert job.returncode == 1
+    assert f"fault: RAY_ADDRESS: {problem}" in printed
+
+
 def test_a_second_process_is_kept_out_of_a_run(arguments, tmp_path):
     lock = tmp_path / "out" / "run-run" / "lock.json"
     first = start_job(*arguments)
