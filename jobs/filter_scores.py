@@ -32,7 +32,7 @@ def _filter(config: FilterScoresConfig, *, dry_run: bool) -> int:
     from pipeline.audits.filter_rules import describe_summary, make_rules, summarise
     from pipeline.audits.tables import reported_as_faults
     from pipeline.runs.finished import open_newest_run
-    from pipeline.scoring.lock import lock_run
+    from pipeline.runs.lock import lock_run
 
     with reported_as_faults(RayError):
         run = open_newest_run(config.scores.uri)

@@ -34,10 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _score(config: ScoreManifestConfig, *, dry_run: bool, retry_failed: bool) -> int:
     # torch and ray take seconds to import; --help and a wrong config need not wait for them.
     from pipeline.runs.finished import FinishedRun
-    from pipeline.scoring.lock import lock_run
+    from pipeline.runs.lock import lock_run
+    from pipeline.runs.rerun import advise
     from pipeline.scoring.plan import describe_plan, make_plan
     from pipeline.scoring.publish import score_and_publish
-    from pipeline.scoring.rerun import advise
     from pipeline.scoring.resources import choose_scorers, describe_scorers
 
     plan = make_plan(config, retry_failed=retry_failed)

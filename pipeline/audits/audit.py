@@ -22,7 +22,6 @@ from pipeline.audits.distribution import (
     share_interval,
 )
 from pipeline.audits.gates import check_columns, judge
-from pipeline.audits.keys import Key, to_keys
 from pipeline.audits.records import (
     SCORE,
     SIDES,
@@ -31,6 +30,7 @@ from pipeline.audits.records import (
     Estimate,
     Failure,
     Figures,
+    Key,
     ShareAbove,
     Side,
     StatusCounts,
@@ -38,6 +38,7 @@ from pipeline.audits.records import (
     TrendPoint,
     label_of,
     show_value,
+    to_keys,
 )
 from pipeline.audits.tables import QUANTILES, VALUE_COLUMNS, Differences, Order, ScoreTables
 from pipeline.runs.finished import FinishedRun

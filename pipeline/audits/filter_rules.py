@@ -11,8 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.audits.config import BoundConfig, FilterScoresConfig
-from pipeline.audits.keys import Key, to_keys
-from pipeline.audits.records import SCORE
+from pipeline.audits.records import SCORE, Key, to_keys
 from pipeline.audits.tables import MEMORY_LIMIT, VALUE_COLUMNS, problems_of_keys, stream
 from pipeline.runs.errors import ContractError
 from pipeline.runs.finished import FinishedRun

@@ -6,7 +6,6 @@ import numpy as np
 
 from pipeline.audits.config import AuditScoresConfig, GateConfig
 from pipeline.audits.distribution import share_interval
-from pipeline.audits.keys import Key
 from pipeline.audits.records import (
     MIN_ROWS,
     NOTHING_BEFORE,
@@ -14,6 +13,7 @@ from pipeline.audits.records import (
     Estimate,
     Figures,
     GateVerdict,
+    Key,
     StatusCounts,
 )
 from pipeline.runs.errors import ContractError

@@ -17,8 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.audits.distribution import BINS_PER_OCTAVE, SMALLEST_MAGNITUDE, Distribution
-from pipeline.audits.keys import KEY_TYPES, Key, can_be_key, to_keys
-from pipeline.audits.records import SCORE, Side
+from pipeline.audits.records import KEY_TYPES, SCORE, Key, Side, can_be_key, to_keys
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.schema import SCORE_FIELDS, Status

@@ -1,4 +1,20 @@
-"""Decode a pair's images, and bring both to the size at which they are scored."""
+"""Decode a pair's images, in a process of their own if need be, and bring both to one size.
+
+A damaged image can crash a decoder, hang it, or exhaust its memory. Ray then gives the same rows to
+a new process, which would die as well. So a repeated load task decodes in another process: what
+kills that one is one row's status, and the load task goes on.
+"""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Self, cast
 
 import numpy as np
 from PIL import Image
@@ -6,6 +22,7 @@ from PIL import Image
 from pipeline.runs.errors import RowError
 from pipeline.runs.schema import Status
 from pipeline.scoring.config import ImagesConfig
+from pipeline.scoring.resources import DECODE_BYTES, DECODE_BYTES_PER_PIXEL
 from spips_core import decode
 from spips_core.errors import TooManyPixelsError, UndecodableImageError
 
@@ -78,3 +95,126 @@ def _cropped(
 
 def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+
+
+Pipes = tuple[IO[bytes], IO[bytes]]
+
+
+@contextmanager
+def _memory_limit(rules: ImagesConfig) -> Iterator[None]:
+    """Let an allocation fail that no accepted image needs; without /proc there is no limit."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        yield
+        return
+    unlimited = resource.getrlimit(resource.RLIMIT_DATA)
+    used = int(statm.read_text().split()[5]) * resource.getpagesize()
+    wanted = DECODE_BYTES + rules.max_bytes + DECODE_BYTES_PER_PIXEL * rules.max_pixels
+    highest = [limit for limit in unlimited if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min([used + wanted, *highest]), unlimited[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, unlimited)
+
+
+def decode_within_limits(content: bytes, rules: ImagesConfig) -> Image.Image:
+    """Decode an image in limited memory; this process dies of SIGALRM when it takes too long.
+
+    A timer of the kernel, because a decoder that hangs can hold Python's lock.
+
+    Raises:
+        RowError: as `decode_image`.
+    """
+    signal.setitimer(signal.ITIMER_REAL, rules.max_decode_s)
+    try:
+        with _memory_limit(rules):
+            return decode_image(content, rules)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+class DecodeProcess:
+    """A process that decodes for this one; it starts with the first image, and anew when it died.
+
+    Attributes:
+        rules: which images are accepted.
+    """
+
+    def __init__(self, rules: ImagesConfig) -> None:
+        """Start nothing yet."""
+        self.rules = rules
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.communicate()
+
+    def decode(self, content: bytes) -> Image.Image:
+        """Decode an image to 8-bit RGB.
+
+        Raises:
+            RowError: as `decode_image`; or crashed or timed_out, when the process has died.
+        """
+        process = self._process or self._start()
+        images, answers = cast("Pipes", (process.stdin, process.stdout))
+        try:
+            images.write(b"%d\n%b" % (len(content), content))
+            images.flush()
+            answer = json.loads(answers.readline())
+            if "status" in answer:
+                raise RowError(Status(answer["status"]), answer["error"])
+            return Image.frombytes("RGB", answer["size"], answers.read(answer["num_bytes"]))
+        except (OSError, ValueError) as error:  # half an answer, or none
+            self._process = None
+            process.kill()
+            process.communicate()
+            raise _describe_death(process.returncode, self.rules) from error
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        self._process = subprocess.Popen(  # noqa: S603 - this very file
+            [sys.executable, "-m", __name__, self.rules.model_dump_json()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        return self._process
+
+
+def _describe_death(exit_code: int, rules: ImagesConfig) -> RowError:
+    if exit_code == -signal.SIGALRM:
+        limit = f"{rules.max_decode_s:g} s (images.max_decode_s)"
+        return RowError(Status.TIMED_OUT, f"expected to decode within {limit}, got no end")
+    died = (
+        f"signal {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
+    )
+    return RowError(Status.CRASHED, f"expected an image, got a decoder that died of {died}")
+
+
+def main() -> None:
+    """Decode what arrives on standard input until it ends.
+
+    An image is the number of its bytes as a line, then its bytes. An answer is a line of JSON, then
+    the pixels, if there are any.
+    """
+    rules = ImagesConfig.model_validate_json(sys.argv[1])
+    with os.fdopen(os.dup(1), "wb") as answers:
+        os.dup2(2, 1)  # a decoder may print
+        while num_bytes := sys.stdin.buffer.readline():
+            try:
+                image = decode_within_limits(sys.stdin.buffer.read(int(num_bytes)), rules)
+                pixels = image.tobytes()
+                answer = {"size": image.size, "num_bytes": len(pixels)}
+            except RowError as error:
+                pixels, answer = b"", {"status": error.status, "error": str(error)}
+            answers.write(b"%b\n%b" % (json.dumps(answer).encode(), pixels))
+            answers.flush()
+
+
+if __name__ == "__main__":
+    main()

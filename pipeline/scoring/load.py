@@ -20,8 +20,7 @@ from pipeline.runs.uris import (
     shorten,
 )
 from pipeline.scoring.config import ImagesConfig
-from pipeline.scoring.decode import fit_pair
-from pipeline.scoring.decode_process import DecodeProcess, decode_within_limits
+from pipeline.scoring.decode import DecodeProcess, decode_within_limits, fit_pair
 from pipeline.scoring.fetch import Fetched, fetch
 from pipeline.scoring.resources import LOADER_KEPT_BYTES, ROWS_PER_FETCH, keep_freed_memory
 from pipeline.scoring.suspects import is_repeated

@@ -5,9 +5,9 @@ import ray
 
 from jobs import filter_scores
 from jobs.run_job import DONE, WRONG
+from pipeline.runs import lock as locking
 from pipeline.runs.run import RunFolder
 from pipeline.runs.storage import open_store
-from pipeline.scoring import lock as locking
 
 COLUMNS = {"pair_id": ["a", "b"], "spips_score": [0.1, 0.2]}
 

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.audits.keys import can_be_key, to_keys
-from pipeline.audits.records import label_of
+from pipeline.audits.records import can_be_key, label_of, to_keys
 from pipeline.runs.errors import ContractError
 from tests.pipeline.audits.conftest import num_kept, problems_of, run_audit
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from pipeline.runs.errors import RowError
 from pipeline.scoring.config import ImagesConfig
-from pipeline.scoring.decode_process import DecodeProcess, decode_within_limits
+from pipeline.scoring.decode import DecodeProcess, decode_within_limits
 from tests.chaos.fatal.sitecustomize import ABORT_PX, HANG_PX, HOARD_PX, SEGFAULT_PX
 
 FATAL = str(Path(__file__).parents[2] / "chaos/fatal")

@@ -16,7 +16,7 @@ import pytest
 from pipeline.runs.run import RunFolder
 from pipeline.runs.schema import SCORE_FIELDS, result_schema
 from pipeline.runs.storage import arrow_filesystem, open_store
-from pipeline.scoring.merge import merge_retry, set_strays_aside
+from pipeline.scoring.publish import merge_retry, set_strays_aside
 
 SCHEMA = result_schema(
     pa.schema([pa.field("pair_id", pa.string(), nullable=False), ("tags", pa.list_(pa.string()))])

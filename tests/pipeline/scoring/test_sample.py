@@ -10,7 +10,7 @@ from PIL import Image
 from pipeline.runs.schema import pass_through_schema
 from pipeline.scoring.config import ImagesConfig, ManifestConfig
 from pipeline.scoring.manifest import open_manifest
-from pipeline.scoring.sample import load_sample
+from pipeline.scoring.plan import load_sample
 
 
 def sample(uri: Path) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ import fsspec
 import pytest
 
 from pipeline.runs.finished import open_run
-from pipeline.scoring.rerun import NUM_SAMPLED, advise
+from pipeline.runs.rerun import NUM_SAMPLED, advise
 
 NOW = datetime.now(UTC)
 

@@ -8,11 +8,11 @@ import time
 
 import pytest
 
+from pipeline.runs import lock as locking
 from pipeline.runs.errors import ContractError, FaultError
+from pipeline.runs.lock import lock_run
 from pipeline.runs.records import LockRecord
 from pipeline.runs.run import open_run_folder
-from pipeline.scoring import lock as locking
-from pipeline.scoring.lock import lock_run
 
 MINE = {"manifest": "m", "model": "d", "scoring": "s"}
 
