@@ -92,8 +92,8 @@ def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
 
 def _profile(about: dict[bytes, bytes]) -> bytes | None:
     """Return an ICC profile: of cICP, else of iCCP, else of gAMA and cHRM, unless sRGB is there."""
-    cicp = about.get(b"cICP", bytes(4))
-    if cicp[0] in PRIMARIES and cicp[1] in CURVES and cicp[2:] == b"\0\1":
+    cicp = about.get(b"cICP", b"")
+    if len(cicp) == 4 and cicp[0] in PRIMARIES and cicp[1] in CURVES and cicp[2:] == b"\0\1":
         return matrix_profile(PRIMARIES[cicp[0]], CURVES[cicp[1]])
     packed = about.get(b"iCCP", b"").partition(b"\0")[2][1:]
     try:
@@ -103,8 +103,9 @@ def _profile(about: dict[bytes, bytes]) -> bytes | None:
         profile = b""
     if profile and not inflater.unconsumed_tail:
         return profile
-    gamma = int.from_bytes(about.get(b"gAMA", b"")[:4], "big") / 100_000
-    if b"sRGB" in about or not gamma:
+    body = about.get(b"gAMA", b"")
+    gamma = int.from_bytes(body, "big") / 100_000
+    if b"sRGB" in about or not gamma or len(body) != 4:
         return None
     primaries = PRIMARIES[1]
     if len(about.get(b"cHRM", b"")) == 32:

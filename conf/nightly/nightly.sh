@@ -6,7 +6,7 @@
 # NIGHT, a date such as 2026-11-21, names the run; today's date (UTC) otherwise. The first night has no
 # night before it: give it the setting --gates_unjudged=pass.
 # Run from the project's folder; the same command again goes on where it stopped. Exit code: that of
-# the first command that stopped the night (4: a gate is broken or not judged, and nothing was
+# the first command that stopped the night (4: a gate is broken or has no baseline, and nothing was
 # filtered), or 3 when more rows failed than allowed but the gates hold.
 set -euo pipefail
 manifest=$1 store=${2%/} night=${3:-$(date --utc +%F)}

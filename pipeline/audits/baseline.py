@@ -55,6 +55,10 @@ def _open_baseline(
     uri = str(config.baseline.uri)
     if is_run(uri):
         baseline = open_run(uri)
+        if baseline.folder == run.folder:
+            raise ContractError(
+                f"baseline.uri: expected another run than the audited one, got {uri}"
+            )
         if baseline.model_digest != run.model_digest and not any_model:
             raise ContractError(
                 f"expected a run of the same model (digest {run.model_digest[:16]}), got "
@@ -84,9 +88,10 @@ def _why_not(
     if one.model_digest != run.model_digest and not any_model:
         return "a different model scored it"
     try:
-        missing = [name for name in group_by if name not in one.pass_through_columns]
+        columns = one.pass_through_columns
     except (*STORE_ERRORS, pa.ArrowException) as error:
         return f"its results cannot be read: {describe(error)}"
+    missing = [name for name in group_by if name not in columns]
     return f"it has no column {missing[0]!r}" if missing else ""
 
 

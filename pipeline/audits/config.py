@@ -47,7 +47,7 @@ class BaselineConfig(Section):
     uri: Uri | None = Field(
         None,
         description="Folder of a finished run, or a folder of runs; in a folder, the newest runs "
-        "of nights before this run's are the baseline. null: no baseline.",
+        "before this run, in the order of nights, are the baseline. null: no baseline.",
     )
     last_runs: int = Field(
         7, gt=0, description="Number of runs to take from a folder of runs. They count together."

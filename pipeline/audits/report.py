@@ -116,6 +116,8 @@ def describe_audit(record: AuditRecord) -> str:
         verdict = f"{record.num_broken} gates BROKEN" if record.num_broken else "none broken"
         if record.num_unjudged:
             verdict += f", {record.num_unjudged} NOT JUDGED"
+        if record.num_without_baseline:
+            verdict += " (on the first night of a series, give --gates_unjudged=pass)"
         lines.append(f"verdict    {'passed' if record.passed else verdict}")
     return "\n".join(lines)
 

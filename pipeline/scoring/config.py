@@ -1,9 +1,10 @@
 """Settings of scoring: one class per section of the YAML, each field with unit and bound."""
 
+import re
 from datetime import date
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from pipeline.runs.settings import Section, Sha256, Uri
 from pipeline.runs.uris import is_relative, redact
@@ -51,6 +52,7 @@ class ImagesConfig(Section):
     max_decode_s: float = Field(
         60.0,
         gt=0,
+        le=86_400,
         description="Longest time to decode an image, in seconds; a slower one is timed_out.",
     )
     min_side_px: int = Field(
@@ -170,6 +172,13 @@ class FailureConfig(Section):
     )
 
 
+def _check_night(night: object) -> object:
+    """Refuse what pydantic would take for seconds since 1970."""
+    if isinstance(night, date) or re.fullmatch(r"\d{4}-\d\d-\d\d", str(night)):
+        return night
+    raise ValueError("expected a date, YYYY-MM-DD")
+
+
 class OutputConfig(Section):
     """Where results are written."""
 
@@ -183,7 +192,7 @@ class OutputConfig(Section):
         max_length=128,
         description="Name of the run; null: a hash of manifest, model, scoring settings and night.",
     )
-    night: date | None = Field(
+    night: Annotated[date, BeforeValidator(_check_night)] | None = Field(
         None,
         description="Date of the run, YYYY-MM-DD. It gives the run its place among others, in "
         "baselines and trends, whenever it is scored; null: the day on which it starts (UTC).",

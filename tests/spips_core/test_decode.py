@@ -240,7 +240,8 @@ def test_a_png_may_lack_its_end_but_no_pixels(photo):
 
 
 def test_damaged_metadata_does_no_harm(photo):
-    content = with_chunks(encode(photo), (b"eXIf", b"junk"), (b"acTL", b""), (b"iCCP", b"junk"))
+    short = (b"acTL", b""), (b"cICP", b"\x0c"), (b"gAMA", b"\x01")
+    content = with_chunks(encode(photo), (b"eXIf", b"junk"), *short, (b"iCCP", b"junk"))
     start = content.index(b"junk")
     for damaged in (content, content[:start] + b"wrong checksum"[:4] + content[start + 4 :]):
         np.testing.assert_array_equal(decode(damaged), np.asarray(photo))

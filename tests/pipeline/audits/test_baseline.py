@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from pipeline.audits.report import describe_audit
+from pipeline.runs.errors import ContractError
 from tests.pipeline.audits.conftest import find, problems_of, run_audit, scores
 
 
@@ -98,11 +99,19 @@ def test_an_earlier_run_that_cannot_be_compared_with_is_skipped_with_a_note(writ
     write_run(old, "before-makers", finished_at="2026-01-01T02:00:00+00:00")
     lost = write_run(scores(seed=2), "lost", finished_at="2026-01-01T03:00:00+00:00")
     (Path(lost) / "scores/0.parquet").unlink()
-    record = run_audit(write_run(scores()), str(tmp_path / "scores"), group_by=["maker"]).record
+    run = write_run(scores())
+    assert "run lost was skipped" in run_audit(run, str(tmp_path / "scores")).record.notes[0]
+    record = run_audit(run, str(tmp_path / "scores"), group_by=["maker"]).record
     notes = record.notes
     assert notes[0].startswith("run lost was skipped: its results cannot be read")
     assert notes[1] == "run before-makers was skipped: it has no column 'maker'"
     assert record.change == "not compared"
+
+
+def test_a_run_is_not_compared_with_itself(write_run):
+    run = write_run(scores())
+    with pytest.raises(ContractError, match=r"baseline\.uri: expected another run"):
+        run_audit(run, run)
 
 
 def test_the_first_night_has_nothing_to_compare_with_and_says_so(write_run, tmp_path):

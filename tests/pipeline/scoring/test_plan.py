@@ -1,6 +1,7 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 from pipeline.runs.errors import ContractError
 from pipeline.scoring.config import ManifestConfig, ScoreManifestConfig
@@ -46,6 +47,12 @@ def test_each_night_has_a_run_of_its_own(tmp_path):
     for other in (None, "2026-11-21"):
         with pytest.raises(ContractError, match=r"a run with a different night: .* got 2026-11-20"):
             plan_of(tmp_path, named | {"night": other})
+
+
+@pytest.mark.parametrize("night", [0, "0", "1763683200", "2026-1-1", "2026-13-01"])
+def test_a_night_is_a_date(tmp_path, night):
+    with pytest.raises(ValidationError, match=r"output\.night"):
+        plan_of(tmp_path, {"night": night})
 
 
 @pytest.mark.parametrize("manifest", ["pairs.parquet", "../m/*.parquet", "file://pairs.parquet"])
