@@ -10,7 +10,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def inference(method: Method) -> Method:
-    """Decorate a method of SPIPS; a caller's autocast would change its scores by up to .3 %."""
+    """Decorate a method of SPIPS; a caller's autocast would change its scores."""
 
     @wraps(method)
     def run(model: Any, *args: Any, **kwargs: Any) -> Any:

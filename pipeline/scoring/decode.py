@@ -172,8 +172,7 @@ class DecodeProcess:
             return Image.frombytes("RGB", answer["size"], answers.read(answer["num_bytes"]))
         except (OSError, ValueError) as error:  # half an answer, or none
             self._process = None
-            process.kill()
-            process.communicate()
+            process.communicate()  # its exit code is its own: nothing else ends it
             raise _describe_death(process.returncode, self.rules) from error
 
     def _start(self) -> "subprocess.Popen[bytes]":
