@@ -2,6 +2,7 @@
 
 exit codes:
   0    done
+  1    fault, such as weights that cannot be fetched: run the same command again; it resumes
   2    the config, the photographs or the teacher's weights are wrong; nothing was trained
   130  interrupted; run the same command again to resume
 """

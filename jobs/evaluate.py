@@ -2,7 +2,7 @@
 
 exit codes:
   0    done
-  1    fault: the tables cannot be written
+  1    fault: the weights of a trunk cannot be fetched, or the tables cannot be written
   2    the config, an image or other data, or a checkpoint is wrong; nothing was written
   130  interrupted; nothing was written
 """

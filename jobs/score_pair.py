@@ -1,9 +1,10 @@
 """Score one image pair; print its scores, and draw where each stream sees a difference.
 
 exit codes:
-  0  done
-  1  fault: a remote checkpoint cannot be fetched, or the heat maps cannot be written
-  2  an image, the checkpoint or the trunk's weights are missing or wrong
+  0    done
+  1    fault: the trunk's weights cannot be fetched, or the heat maps cannot be written
+  2    an image, the checkpoint or the trunk's weights are missing or wrong
+  130  interrupted
 """
 
 import argparse
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.run_job import DONE, exit_code_of, make_parser, say
+from jobs.run_job import DONE, exit_code_of, make_parser, raise_on_sigterm, say
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.schema import Status
 from pipeline.runs.uris import is_relative
@@ -27,19 +28,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", default="embedded", help="a packaged name, or a path")
     parser.add_argument("--backbone-weights", metavar="FILE", help="the trunk's weights")
     options = parser.parse_args(arguments)
+    raise_on_sigterm()
     images = [_absolute(uri) for uri in (options.reference, options.distorted)]
     if options.map is not None and options.map.suffix.lower() != ".png":
         parser.error(f"--map: expected a file that ends in .png, got {options.map}")
     if options.map is not None and str(options.map.absolute()) in images:
         parser.error(f"--map: expected a file that is not one of the images, got {options.map}")
-    return exit_code_of(lambda: _score(options, *images))
+    return exit_code_of(lambda: _score(options, *images), interrupted="nothing was written")
 
 
 def _score(options: argparse.Namespace, reference_uri: str, distorted_uri: str) -> int:
     # torch takes seconds to import; --help need not wait for it.
     from pipeline.scoring.load import load_pair
     from pipeline.scoring.score import load_model, stack_pixels
-    from spips_core import SpipsError, packaged_checkpoints
+    from spips_core import packaged_checkpoints
+    from spips_core.errors import FetchError, SpipsError
 
     row = load_pair(reference_uri, distorted_uri, ImagesConfig())
     status, error = (row.column(name)[0].as_py() for name in ("status", "error"))
@@ -54,6 +57,8 @@ def _score(options: argparse.Namespace, reference_uri: str, distorted_uri: str) 
     source = ModelSourceConfig(checkpoint=options.checkpoint, backbone_weights=weights)
     try:
         model = load_model(source)
+    except FetchError as problem:
+        raise FaultError(str(problem)) from problem
     except SpipsError as problem:
         raise ContractError(str(problem)) from problem
     columns = ("reference_pixels", "distorted_pixels")

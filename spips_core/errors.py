@@ -21,6 +21,10 @@ class CheckpointError(SpipsError, ValueError):
     """A checkpoint or a weights file does not fit the model."""
 
 
+class FetchError(CheckpointError, OSError):
+    """Weights cannot be fetched now; nothing is wrong with them."""
+
+
 class DatasetError(SpipsError, ValueError):
     """A data set's files are missing, damaged or inconsistent."""
 

@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from spips_core.errors import CheckpointError
+from spips_core.errors import CheckpointError, FetchError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -167,6 +167,7 @@ def load_trunk_weights(trunk: Trunk, path: str | Path | None) -> None:
 
     Raises:
         CheckpointError: the file cannot be read, or a tensor is missing, extra or of another shape.
+        FetchError: torchvision cannot fetch its weights, for example without a network.
     """
     state = _torchvision_state(trunk.backbone) if path is None else _read_state(Path(path))
     if any(key.startswith("trunk.") for key in state):
@@ -188,9 +189,15 @@ def _torchvision_state(backbone: Backbone) -> dict[str, Tensor]:
         # weights_only, because nothing checks torchvision's cache, and it must not run code.
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except UNREADABLE as error:
+        cached = Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
+        if not cached.exists():  # it is renamed to this name when all of it is there
+            raise FetchError(
+                f"torchvision could not fetch {weights.url}: {_first_line(error)}; "
+                "try again, or give a path to the weights"
+            ) from error
         raise CheckpointError(
-            f"torchvision could not fetch {weights.url}, or its cached copy is damaged: "
-            f"{_first_line(error)}; give a path to the weights"
+            f"expected torchvision's weights in {cached}, got a damaged file: "
+            f"{_first_line(error)}; delete it, or give a path to the weights"
         ) from error
     return dict(state)
 

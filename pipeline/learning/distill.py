@@ -11,8 +11,8 @@ import safetensors.torch
 import torch
 
 from pipeline.learning.config import DistillTrunkConfig
-from pipeline.runs.errors import ContractError
-from spips_core.errors import SpipsError
+from pipeline.runs.errors import raise_problems
+from spips_core.errors import FetchError, SpipsError
 from spips_core.learning.distill import Distillation, DistortedCrops
 from spips_core.learning.distortions import DISTORTIONS
 from spips_core.trunk import Trunk, load_trunk_weights
@@ -31,6 +31,7 @@ def distill_trunk(config: DistillTrunkConfig, report: Report) -> Path:
 
     Raises:
         ContractError: no photographs, an unknown distortion, or wrong weights.
+        FaultError: torchvision cannot fetch its weights.
     """
     distillation = _prepare(config)
     path = Path(config.output.path)
@@ -55,8 +56,14 @@ def _prepare(config: DistillTrunkConfig) -> Distillation:
     student.initialise()
     unknown = [kind for kind in config.photos.held_out if kind not in DISTORTIONS]
     problems = [f"photos.held_out: unknown distortion {kind}" for kind in unknown]
+    faults: list[str] = []
     try:
         load_trunk_weights(teacher, config.teacher.backbone_weights)
+    except FetchError as error:
+        faults.append(f"teacher: {error}")
+    except SpipsError as error:
+        problems.append(f"teacher: {error}")
+    try:
         kinds = [kind for kind in DISTORTIONS if kind not in config.photos.held_out]
         pairs = DistortedCrops(
             config.photos.path, kinds, length=loop.num_steps * loop.batch_size,
@@ -64,8 +71,7 @@ def _prepare(config: DistillTrunkConfig) -> Distillation:
         )  # fmt: skip
     except SpipsError as error:
         problems.append(str(error))
-    if problems:
-        raise ContractError(*problems)
+    raise_problems(problems, faults)
     return Distillation(
         student, teacher, pairs, batch_size=loop.batch_size, learning_rate=loop.learning_rate,
         num_loaders=loop.num_loaders,

@@ -25,11 +25,11 @@ from pipeline.learning.evaluation_tables import (
     score_table,
 )
 from pipeline.learning.judged_sets import JudgedSet, open_sets
-from pipeline.runs.errors import ContractError
+from pipeline.runs.errors import ContractError, raise_problems
 from pipeline.runs.storage import STORE_ERRORS, check_writable, open_store, write_whole
 from pipeline.runs.storage import describe as describe_error
 from pipeline.scoring.score import PRECISIONS
-from spips_core.errors import CheckpointError, PeerError, SpipsError
+from spips_core.errors import CheckpointError, FetchError, PeerError, SpipsError
 from spips_core.learning.datasets import fold_of
 from spips_core.learning.embedding import QualityMeans, embed, make_embedder
 from spips_core.learning.peers import PEERS, Metric, load_peer
@@ -61,6 +61,7 @@ def evaluate(config: EvaluateConfig, report: Report) -> str:
 
     Raises:
         ContractError: a data set, a checkpoint or a peer's name is wrong; lists every problem.
+        FaultError: nothing is wrong, but torchvision cannot fetch the weights of a trunk.
         DatasetError: an image cannot be read.
     """
     evaluation = _open(config)
@@ -98,6 +99,7 @@ def _open(config: EvaluateConfig) -> Evaluation:
     """Open everything that the settings name, and raise once with every problem."""
     evaluation = Evaluation([], [], {}, {})
     peers, problems = config.peers, _problems_of_request(config)
+    faults: list[str] = []
     try:
         evaluation.sets.extend(open_sets(config.data))
     except ContractError as error:
@@ -105,6 +107,8 @@ def _open(config: EvaluateConfig) -> Evaluation:
     for chosen in config.models:
         try:
             evaluation.models.append(_load(chosen))
+        except FetchError as error:
+            faults.append(f"models {chosen.name}: {error}")
         except SpipsError as error:
             problems.append(f"models {chosen.name}: {error}")
     trunks = {"alexnet": peers.alexnet_weights, "squeezenet1_1": peers.squeezenet1_1_weights}
@@ -118,8 +122,7 @@ def _open(config: EvaluateConfig) -> Evaluation:
             evaluation.notes[name] = str(error)
         except SpipsError as error:
             problems.append(f"peers {name}: {error}")
-    if problems:
-        raise ContractError(*problems)
+    raise_problems(problems, faults)
     return evaluation
 
 

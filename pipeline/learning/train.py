@@ -24,7 +24,7 @@ from pipeline.learning.fold_models import (
 )
 from pipeline.learning.judged_sets import open_sets
 from pipeline.learning.training_sets import make_training_sets
-from pipeline.runs.errors import ContractError, FaultError
+from pipeline.runs.errors import ContractError, FaultError, raise_problems
 from pipeline.runs.storage import (
     STORE_ERRORS,
     arrow_filesystem,
@@ -33,7 +33,7 @@ from pipeline.runs.storage import (
     open_store,
 )
 from spips_core.config import ModelConfig
-from spips_core.errors import SpipsError
+from spips_core.errors import FetchError, SpipsError
 from spips_core.learning.datasets import digest_of_examples
 from spips_core.model import SPIPS
 
@@ -46,8 +46,11 @@ def check_training(config: TrainConfig) -> None:
 
     Raises:
         ContractError: lists every problem.
+        FaultError: nothing is wrong, but torchvision cannot fetch the trunk's weights.
     """
-    problems, num_folds = [], config.training.num_folds
+    problems: list[str] = []
+    faults: list[str] = []
+    num_folds = config.training.num_folds
     try:
         for item in open_sets(config.data):
             num_references = len(set(item.examples.references))
@@ -60,14 +63,15 @@ def check_training(config: TrainConfig) -> None:
         problems += error.problems
     try:
         make_model(config)
+    except FetchError as error:
+        faults.append(f"model: {error}")
     except SpipsError as error:
         problems.append(f"model: {error}")
     try:
         check_writable(config.output.uri)
     except STORE_ERRORS as error:
         problems.append(f"output.uri: {describe(error)}")
-    if problems:
-        raise ContractError(*problems)
+    raise_problems(problems, faults)
 
 
 def run_training(config: TrainConfig) -> list[str]:

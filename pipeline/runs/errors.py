@@ -1,5 +1,7 @@
 """The three kinds of errors: a broken contract, a bad row, a fault."""
 
+from collections.abc import Sequence
+
 from pipeline.runs.schema import Status
 
 
@@ -27,3 +29,16 @@ class RowError(Exception):
 
 class FaultError(Exception):
     """The run cannot go on, or its results cannot be trusted; fix the cause and run it again."""
+
+
+def raise_problems(problems: Sequence[str], faults: Sequence[str]) -> None:
+    """Raise what a job's checks found, all at once; a fault alone may pass, a problem does not.
+
+    Raises:
+        ContractError: there are problems; it lists the faults too.
+        FaultError: there are faults only.
+    """
+    if problems:
+        raise ContractError(*problems, *faults)
+    if faults:
+        raise FaultError("; ".join(faults))

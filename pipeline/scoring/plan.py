@@ -24,7 +24,7 @@ from pipeline.scoring.config import ImagesConfig, ScoreManifestConfig
 from pipeline.scoring.load import PairLoader
 from pipeline.scoring.manifest import PARQUET_SUFFIXES, Manifest, hash_array, open_manifest
 from pipeline.scoring.score import describe_model, load_model
-from spips_core import SpipsError
+from spips_core.errors import FetchError, SpipsError
 
 PACKAGES = ("spips", "ray", "torch", "torchvision", "pyarrow", "pillow", "fsspec", "s3fs")
 
@@ -152,10 +152,10 @@ def _check_inputs(config: ScoreManifestConfig) -> tuple[Manifest, ModelInfo]:
         faults.append(str(error))
     try:
         model = describe_model(load_model(config.model))
+    except (FetchError, FaultError) as error:
+        faults.append(f"model: {error}")
     except (SpipsError, ContractError) as error:
         problems.append(f"model: {redact(str(error))}")
-    except FaultError as error:
-        faults.append(f"model: {error}")
     uri = redact(config.output.uri)
     try:
         check_writable(config.output.uri)

@@ -1,10 +1,13 @@
+import json
 import os
 import signal
 import time
 
 import pytest
+from PIL import Image
 from pyarrow import ArrowInvalid
 
+from jobs import distill_trunk, evaluate, score_manifest, score_pair, train
 from jobs.run_job import DONE, FAULT, INTERRUPTED, WRONG, exit_code_of, make_parser, run_job
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.settings import Section
@@ -82,3 +85,48 @@ def test_an_error_is_one_line_per_problem_without_secrets(error, code, lines, ca
 def test_a_bug_is_not_hidden():
     with pytest.raises(ZeroDivisionError):
         exit_code_of(lambda: 1 // 0)
+
+
+@pytest.fixture(
+    params=["score_pair", "score_manifest", "train", "distill_trunk", "evaluate"],
+)
+def needs_weights(request, tmp_path, manifest):
+    """A job as a function without arguments: its trunk's weights are torchvision's."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(2):
+        Image.new("RGB", (120, 120), (number, 0, 0)).save(photos / f"{number}.png")
+    image, output = str(photos / "0.png"), f"--output.uri={tmp_path / 'output'}"
+    alexnet = json.dumps([{"name": "model", "checkpoint": "alexnet"}])
+    series = json.dumps([{"name": "series", "path": str(photos), "side_px": 112}])
+    main, arguments = {
+        "score_pair": (score_pair, [image, image, "--checkpoint=alexnet"]),
+        "score_manifest": (
+            score_manifest, [f"--manifest.uri={manifest}", "--model.checkpoint=alexnet", output]
+        ),
+        "train": (train, [f"--data.severity_series={series}", output]),
+        "distill_trunk": (
+            distill_trunk,
+            [f"--photos.path={photos}", f"--output.path={tmp_path / 'trunk.safetensors'}"],
+        ),
+        "evaluate": (
+            evaluate, [f"--data.severity_series={series}", f"--models={alexnet}",
+                       "--peers.names=[]", output],
+        ),
+    }[request.param]  # fmt: skip
+    return lambda: main.main(arguments)
+
+
+@pytest.mark.usefixtures("_sigterm")
+def test_weights_that_cannot_be_fetched_are_a_fault_and_damaged_ones_are_wrong(
+    no_network, needs_weights, capfd
+):
+    assert needs_weights() == FAULT
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("fault: ")
+    assert "torchvision could not fetch https://" in line
+    (no_network / "alexnet-owt-7be5be79.pth").write_bytes(b"<html>502: bad gateway</html>")
+    assert needs_weights() == WRONG
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert "got a damaged file" in line

@@ -1,4 +1,3 @@
-import socket
 from itertools import pairwise
 
 import pytest
@@ -10,6 +9,7 @@ from torchvision.models.squeezenet import Fire
 from torchvision.transforms.functional import normalize
 
 from spips_core import SPIPS, CheckpointError, ModelConfig
+from spips_core.errors import FetchError
 from spips_core.trunk import BACKBONES, Trunk, digest_of, load_trunk_weights
 
 # Channels, height and width at LPIPS's taps, for images of 97 x 131.
@@ -164,22 +164,6 @@ def test_own_trunk_without_weights_asks_for_a_path():
         load_trunk_weights(Trunk("alexnet_narrow"), None)
 
 
-@pytest.fixture
-def no_network(tmp_path, monkeypatch):
-    """An empty cache of torchvision's, and a proxy where nobody listens; returns the cache."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        closed_port = server.getsockname()[1]
-    for scheme in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(scheme, f"http://127.0.0.1:{closed_port}")
-    for exception in ("no_proxy", "NO_PROXY"):
-        monkeypatch.delenv(exception, raising=False)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    cache = tmp_path / "hub" / "checkpoints"
-    cache.mkdir(parents=True)
-    return cache
-
-
 def file_of(name):
     return get_weight(BACKBONES[name].torchvision_weights).url.rsplit("/", 1)[1]
 
@@ -191,16 +175,17 @@ def test_weights_in_the_cache_of_torchvision_need_no_network(no_network, models,
     assert model.trunk.digest() == models[name].trunk.digest()
 
 
-def test_failed_download_is_one_checkpoint_error_with_the_address(no_network):
-    with pytest.raises(CheckpointError, match=r"could not fetch https://.*/vgg16-.*\.pth, "):
+def test_failed_download_is_one_fetch_error_with_the_address(no_network):
+    with pytest.raises(FetchError, match=r"could not fetch https://.*/vgg16-.*\.pth: "):
         SPIPS.untrained(ModelConfig(backbone="vgg16"))
     assert list(no_network.iterdir()) == []
 
 
 def test_damaged_file_in_the_cache_of_torchvision_is_a_checkpoint_error(no_network):
     (no_network / file_of("alexnet")).write_bytes(b"<html>502: bad gateway</html>")
-    with pytest.raises(CheckpointError, match=r"alexnet.*\.pth"):
+    with pytest.raises(CheckpointError, match=r"alexnet.*\.pth, got a damaged file") as caught:
         SPIPS.untrained(ModelConfig(backbone="alexnet"))
+    assert not isinstance(caught.value, FetchError)
 
 
 def test_digest_depends_on_names_shapes_values_and_description_only():
