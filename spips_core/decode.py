@@ -9,15 +9,15 @@ import warnings
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, features
 
+from spips_core import jpeg, png
 from spips_core.colour import CURVES, PRIMARIES, SRGB_CURVE, matrix_profile, to_srgb
 from spips_core.errors import TooManyPixelsError, UndecodableImageError
-from spips_core.png import SIGNATURE, first_picture
 
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP") + (
     ("AVIF",) if features.check("avif") else ()
 )
 ENDS = {
-    b"\xff\xd8": (b"\xff\xd9", b"\xaa\x55" * 32 + b"\xff\xd9"),
+    jpeg.SIGNATURE: (b"\xff\xd9", b"\xaa\x55" * 32 + b"\xff\xd9"),
     b"GI": (b"\0;", b"\xff" + bytes(range(255)) + b"\0;"),
 }
 """Two ends for a JPEG or GIF that lacks its own, by how the file starts."""
@@ -32,11 +32,6 @@ ORIENTATIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What undoes each EXIF orientation but the first."""
-
-JPEG_SCAN = 0xDA
-JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-JPEG_NO_SEGMENT = frozenset((0x00, 0x01, *range(0xD0, 0xD9), 0xFF))
-"""Bytes after 0xFF: of a scan's header, of a frame's, and of what has no length."""
 
 TIFF_PHOTOMETRIC, TIFF_WHITE_IS_ZERO = 262, 0
 
@@ -63,7 +58,7 @@ def decode_image(content: bytes, max_pixels: int, *, convert_colours: bool = Tru
       and HLG), are ignored.
     - CMYK, YCbCr and LAB without a profile are converted by Pillow's formulas.
     - A file may lack what follows its pixels, such as JPEG's end marker; all pixels must be there.
-    - Texts and damaged metadata are ignored.
+    - Texts, and metadata that is damaged or too short, are ignored.
 
     Args:
         content: a file in one of `FORMATS`.
@@ -104,7 +99,7 @@ def _decode_or_complete(content: bytes, max_pixels: int, convert_colours: bool) 
         return _decode(content, max_pixels, convert_colours)
     except OSError:
         ends = ENDS.get(content[:2])
-        if ends is None or (content[0] == 0xFF and not _has_every_scan(content)):
+        if ends is None or (content[0] == 0xFF and not jpeg.has_every_scan(content)):
             raise
         cut = content.rstrip(b"\xff") if content[0] == 0xFF else content
         image, other = (_decode(cut + end, max_pixels, convert_colours) for end in ends)
@@ -113,28 +108,12 @@ def _decode_or_complete(content: bytes, max_pixels: int, convert_colours: bool) 
         return image
 
 
-def _has_every_scan(jpeg: bytes) -> bool:
-    """Return whether a JPEG's scans, complete or not, bring all bits of all coefficients."""
-    start, missing = 2, -1
-    while (start := jpeg.find(b"\xff", start)) >= 0 and start + 4 < len(jpeg):
-        marker, length = jpeg[start + 1], int.from_bytes(jpeg[start + 2 : start + 4], "big")
-        if marker in JPEG_NO_SEGMENT:
-            start += 1
-            continue
-        segment = jpeg[start + 4 : start + 2 + length]
-        if marker in JPEG_FRAMES:
-            missing = 64 * segment[5]
-        elif marker == JPEG_SCAN:
-            first, last, bits = segment[-3:]
-            missing -= segment[0] * (last - first + 1) if bits & 15 == 0 else 0
-        start += 2 + length
-    return missing == 0
-
-
 def _decode(content: bytes, max_pixels: int, convert_colours: bool) -> Image.Image:
     picture = None
-    if content.startswith(SIGNATURE):
-        picture = first_picture(content)
+    if content.startswith(jpeg.SIGNATURE):
+        content = jpeg.without_short_segments(content)
+    elif content.startswith(png.SIGNATURE):
+        picture = png.first_picture(content)
         _check_pixels(picture.size, max_pixels)
         content = picture.content
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from spips_core.colour import CURVES, MAX_PROFILE_BYTES, PRIMARIES, matrix_profile
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+TRANSPARENCY_BYTES = {0: (2, 256), 2: (6, 256), 3: (0, 256)}
+"""Of a chunk tRNS, by colour type: grey, RGB, palette. Browsers ignore shorter and longer ones."""
 USUAL_GAMMA, GAMMA_TOLERANCE = 0.45455, 0.01
 """Browsers take this gamma for sRGB where no primaries are given."""
 
@@ -64,6 +66,9 @@ def first_picture(content: bytes) -> Picture:
         frame_width, frame_height, left, top = struct.unpack(">4I", control[4:20])
         if left + frame_width <= width and top + frame_height <= height:
             header, corner, data = control[4:12] + header[8:], (left, top), frame
+    least, most = TRANSPARENCY_BYTES.get(header[9], (0, 0))
+    if not least <= len(about.get(b"tRNS", b"")) <= most:
+        about.pop(b"tRNS", None)
     kept = [(kind, about[kind]) for kind in (b"PLTE", b"tRNS", b"eXIf") if kind in about]
     parts = [(b"IHDR", header), *kept, (b"IDAT", b"".join(data)), (b"IEND", b"")]
     alone = SIGNATURE + b"".join(

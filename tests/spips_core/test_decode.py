@@ -133,6 +133,24 @@ def test_a_transparent_palette_entry_is_white():
     assert pixels[1, 1].tolist() == [255, 255, 255]
 
 
+@pytest.mark.parametrize(
+    ("mode", "body", "lengths"),
+    [("L", b"\0\x33", range(2, 257)), ("RGB", b"\0\x33\0\x33\0\x33", range(6, 257)),
+     ("P", bytes(256), range(54, 257))],
+)  # fmt: skip
+def test_a_png_s_transparency_is_ignored_where_it_is_too_short_or_too_long(mode, body, lengths):
+    """As Chromium does."""
+    image = Image.new("RGB", (3, 2), (51, 51, 51)).convert(mode)
+    opaque = decode(encode(image))
+    content = encode(image)
+    start = content.index(b"IDAT") - 4
+    for length in (0, 1, 2, 5, 6, 54, 256, 257, 300):
+        transparency = chunk(b"tRNS", (body + bytes(300))[:length])
+        expected = 255 if length in lengths else opaque
+        pixels = decode(content[:start] + transparency + content[start:])
+        np.testing.assert_array_equal(pixels, np.broadcast_to(expected, opaque.shape))
+
+
 @pytest.mark.parametrize("format_", ["PNG", "TIFF"])
 def test_16_bit_grey_keeps_the_high_byte(format_):
     samples = np.array([[0, 255, 256, 0x7FFF, 0x80FF, 0xFFFF]], dtype=np.uint16)
