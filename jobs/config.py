@@ -4,6 +4,7 @@ import argparse
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -158,7 +159,12 @@ def _explain(entry: Any, config_class: type[BaseModel]) -> str:
         return f"{setting}: expected at least {least} entries, got {got}"
     if entry["type"] in ("model_type", "dict_type"):
         return f"{setting}: expected keys and values, got {redact(repr(entry['input']))}"
+    got = entry["input"]
+    if entry["type"] == "string_type" and isinstance(got, date | int | float):
+        return f"{setting}: expected a text, got {type(got).__name__} {got}; put it in quotes"
     message = entry["msg"].removeprefix("Value error, ")
-    if isinstance(entry["input"], dict):
+    if entry["type"] == "tuple_type":
+        message = "expected a list"
+    if isinstance(got, dict) or ", got " in message:
         return f"{setting}: {message}" if setting else message
-    return f"{setting}: {message}, got {redact(repr(entry['input']))}"
+    return f"{setting}: {message}, got {redact(repr(got))}"

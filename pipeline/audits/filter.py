@@ -116,7 +116,10 @@ def open_source(run: FinishedRun, summary: Summary) -> Manifest | None:
     if not summary.kept:
         breaks = "; ".join(f"{rule.removes} are not: {rule.rule}" for rule in summary.rules
                            if rule.removes)  # fmt: skip
-        raise ContractError(f"bounds: expected rows to keep, got none of {summary.rows}: {breaks}")
+        setting = "bounds" if len(summary.rules) > 1 else "statuses"  # the first rule
+        raise ContractError(
+            f"{setting}: expected rows to keep, got none of {summary.rows}: {breaks}"
+        )
     if summary.kept_ids is None:
         return None
     source = ManifestConfig.model_validate(run.record.config["manifest"])

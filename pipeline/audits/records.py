@@ -287,6 +287,11 @@ def label_of(group: Sequence[str | None]) -> str:
     return ", ".join(map(show_value, group)) if group else "all rows"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with a noun that has a plural in s: "1 gate", "2 gates"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def show_value(value: str | None) -> str:
     """Return a value of a manifest (None: null) for people: without secrets, and on one line."""
     if value is None:
@@ -306,11 +311,15 @@ def can_be_key(type_: pa.DataType) -> bool:
     return any(check(type_) for check in checks)
 
 
+_NO_DATE = r"^<value out of range: (-?\d+)>Z?$"
+
+
 def to_keys(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """Return each value as text; null stays null.
 
     Equal values have equal texts, and different values have different ones. All NaN are equal, and
-    so are 0 and -0. Times with a time zone are shown in UTC, durations with their unit.
+    so are 0 and -0. Times with a time zone are shown in UTC, durations with their unit. Times that
+    Arrow cannot show, beyond the year 32767, are shown as their number with its unit.
     """
     type_ = column.type
     if pa.types.is_dictionary(type_):
@@ -326,4 +335,8 @@ def to_keys(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     if pa.types.is_floating(type_):
         texts = pc.replace_substring_regex(texts, r"^-0$", "0")
     texts = pc.replace_substring_regex(texts, r"\.0+$|(\.\d*[1-9])0+$", r"\1")
-    return pc.binary_join_element_wise(texts, unit, "")
+    texts = pc.binary_join_element_wise(texts, unit, "")
+    if pa.types.is_temporal(type_):
+        counted_in = "days" if pa.types.is_date32(type_) else getattr(type_, "unit", "ms")
+        texts = pc.replace_substring_regex(texts, _NO_DATE, rf"\1 {counted_in} since 1970")
+    return texts

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from pipeline.audits.audit import Audit
 from pipeline.audits.config import AuditScoresConfig
 from pipeline.audits.pictures import ShownPair, draw_distributions, draw_trend, show_pairs
-from pipeline.audits.records import MIN_ROWS, SCORE, AuditRecord, label_of
+from pipeline.audits.records import MIN_ROWS, SCORE, AuditRecord, counted, label_of
 from pipeline.audits.tables import Order
 from pipeline.runs.errors import FaultError
 from pipeline.runs.finished import FinishedRun
@@ -56,7 +56,13 @@ def render(audit: Audit, sheets: Mapping[Order, Sequence[ShownPair]], notes: Seq
         loader=PackageLoader("pipeline.audits"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"number": _number, "share": _share, "link": _link, "group": label_of}
+    environment.filters |= {
+        "number": _number,
+        "share": _share,
+        "link": _link,
+        "group": label_of,
+        "counted": counted,
+    }
     record = audit.record
     figures = [row for row in record.figures if row.of == "run"]
     trend = draw_trend(record.trend) if len(record.trend) > 1 else {}
@@ -95,7 +101,7 @@ def _distribution_charts(audit: Audit) -> list[tuple[str, Markup]]:
 def describe_audit(record: AuditRecord) -> str:
     """Return a few lines for people: the runs, the score, the gates, the verdict."""
     run = record.run
-    lines = [f"run        {run.uri}, {run.rows} rows, {run.failed_fraction:.4%} failed"]
+    lines = [f"run        {run.uri}, {counted(run.rows, 'row')}, {run.failed_fraction:.4%} failed"]
     lines += [f"baseline   {one.uri}" for one in record.baseline]
     for row in record.figures:
         if row.of == "run" and not row.group and row.column == SCORE:
@@ -113,7 +119,8 @@ def describe_audit(record: AuditRecord) -> str:
         lines.append(f"{gate.state:<10} {gate.rule} ({label_of(gate.group)}): {got}")
     lines += [f"note       {note}" for note in record.notes]
     if record.gates:
-        verdict = f"{record.num_broken} gates BROKEN" if record.num_broken else "none broken"
+        broken = f"{counted(record.num_broken, 'gate')} BROKEN"
+        verdict = broken if record.num_broken else "none broken"
         if record.num_unjudged:
             verdict += f", {record.num_unjudged} NOT JUDGED"
         if record.num_without_baseline:

@@ -18,6 +18,7 @@ _HTTP_TAIL = re.compile(r"(https?://[^\s?#;]*)([?#;]\S*?)(?=['\")\],.]*(?:\s|$))
 _QUERY = re.compile(r"(://[^\s?]*)(\?[\w.-]+=\S*?)(?=['\")\],.]*(?:\s|$))")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _LOCAL_FILE = re.compile(r"^file:(?://(?i:localhost)?(?=/)|(?=/[^/]))")
+_FILE_HOST = re.compile(r"^file://(?:[^/]*@)?([^/]+)/")
 _IPV6_HOST = re.compile(r"(?<=://)\[([0-9A-Fa-f:.]+)\](?=[:/]|$)")
 _NOT_SENT = re.compile(r"[\x00-\x1f]")  # clients leave these out of their requests
 
@@ -110,6 +111,14 @@ def is_relative(uri: str) -> bool:
     """Return whether a URI is a relative path, which every process resolves differently."""
     path = plain_uri(uri).removeprefix("file://").removeprefix("local://")
     return "://" not in path and "::" not in path and not Path(path).is_absolute()
+
+
+def explain_relative(uri: str) -> str:
+    """Return what was expected instead of a relative URI, and what it is."""
+    host = _FILE_HOST.match(uri)
+    if host:
+        return f"expected file:///path or file://localhost/path, got host {host[1]}"
+    return "expected a URI or an absolute path, got a relative path"
 
 
 def is_allowed(uri: str, prefixes: Sequence[str]) -> bool:

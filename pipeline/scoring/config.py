@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from pipeline.runs.settings import Section, Sha256, Uri
-from pipeline.runs.uris import is_relative, redact
+from pipeline.runs.uris import explain_relative, is_relative, redact
 
 MIN_SIDE_PX = 96
 """The model's lower bound, repeated here because reading a config must not import torch."""
@@ -94,7 +94,7 @@ class ImagesConfig(Section):
     def _prefixes_are_absolute(cls, prefixes: tuple[str, ...] | None) -> tuple[str, ...] | None:
         for prefix in prefixes or ():
             if is_relative(prefix):
-                raise ValueError(f"expected absolute paths or full URIs, got {redact(prefix)!r}")
+                raise ValueError(f"{explain_relative(prefix)}: {redact(prefix)!r}")
         return prefixes
 
 

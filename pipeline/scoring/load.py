@@ -11,6 +11,7 @@ from pipeline.runs.errors import RowError
 from pipeline.runs.schema import Status, is_text, loaded_schema
 from pipeline.runs.storage import describe
 from pipeline.runs.uris import (
+    explain_relative,
     is_allowed,
     is_chain,
     is_relative,
@@ -190,9 +191,7 @@ class PairLoader:
                 "expected a URI or an absolute path, got a data: URI; give a column of bytes",
             )
         if is_relative(uri):
-            return RowError(
-                Status.UNREADABLE, "expected a URI or an absolute path, got a relative path"
-            )
+            return RowError(Status.UNREADABLE, explain_relative(uri))
         if is_chain(uri):  # no limit would hold for the inner store
             return RowError(
                 Status.FORBIDDEN, "expected a URI of one store, got a chain of several (::)"

@@ -63,8 +63,8 @@ def test_a_broken_gate_is_an_exit_code_and_the_report_is_there(run, tmp_path, ca
     gate = '--gates=[{"column": "spips_score", "figure": "p95", "at_most": 0}]'
     arguments = [f"--scores.uri={run}", f"--output.uri={tmp_path}/audit", gate]
     assert audit_scores.main([*arguments, "--report.pairs_per_sheet=0"]) == GATE_BROKEN
-    assert "1 gates BROKEN" in capfd.readouterr().out
-    assert "Failed: 1 of 1 gates broken" in (tmp_path / "audit/audit.html").read_text()
+    assert "1 gate BROKEN" in capfd.readouterr().out
+    assert "Failed: 1 of 1 gate broken" in (tmp_path / "audit/audit.html").read_text()
 
 
 def test_a_night_is_compared_with_the_night_before_it_though_that_was_retried_later(
@@ -97,12 +97,12 @@ def test_a_gate_without_a_baseline_fails_unless_the_settings_let_it_pass(
         assert "verdict    none broken, 1 NOT JUDGED" in capfd.readouterr().out
         assert json.loads((tmp_path / "audit/audit.json").read_text())["passed"] is False
         page = (tmp_path / "audit/audit.html").read_text()
-        assert "Not judged: 1 of 1 gates, for the reasons below" in page
+        assert "Not judged: 1 of 1 gate, for the reasons below" in page
         assert "Passed" not in page
     gates.append({"column": "spips_score", "figure": "p95", "at_most": 0})
     arguments += [f"--gates={json.dumps(gates)}", "--gates_unjudged=pass"]
     assert audit_scores.main(arguments) == GATE_BROKEN
-    assert "1 gates BROKEN, 1 NOT JUDGED" in capfd.readouterr().out
+    assert "1 gate BROKEN, 1 NOT JUDGED" in capfd.readouterr().out
 
 
 def test_images_in_the_manifest_itself_are_kept_with_it(

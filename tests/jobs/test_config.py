@@ -72,7 +72,14 @@ def test_a_mistake_in_yaml_is_named_with_its_file_and_line(tmp_path, capfd):
 @pytest.mark.parametrize(
     ("argument", "expected"),
     [
-        ("--images.allowed_uri_prefixes=/a,b/c", "expected absolute paths or full URIs, got 'b/c'"),
+        (
+            "--images.allowed_uri_prefixes=/a,b/c",
+            "prefixes: expected a URI or an absolute path, got a relative path: 'b/c'\n",
+        ),
+        (
+            "--images.allowed_uri_prefixes=file://there/a",
+            "expected file:///path or file://localhost/path, got host there: 'file://there/a'\n",
+        ),
         ("--output.run_id=../escape", "output.run_id"),
         ("--failure.max_failed_fraction=1.5", "failure.max_failed_fraction"),
         ("--images.min_side_px=95", "images.min_side_px"),
@@ -86,7 +93,34 @@ def test_a_mistake_in_yaml_is_named_with_its_file_and_line(tmp_path, capfd):
 def test_a_wrong_value_is_one_line_that_names_the_setting(argument, expected, capfd):
     (problem,) = problems_of([*GIVEN, argument], capfd)
     assert problem.startswith("error: ")
-    assert expected in problem
+    assert expected in f"{problem}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("output: {run_id: 2026-11-20}", "expected a text, got date 2026-11-20; put it in quotes"),
+        ("output: {run_id: 7}", "got int 7; put it in quotes"),
+        ("output: {run_id: 7.50}", "got float 7.5; put it in quotes"),
+        ("output: {run_id: yes}", "got bool True; put it in quotes"),
+        ("output: {night: 20261120}", "output.night: expected a date, YYYY-MM-DD, got 20261120"),
+        ("images: {allowed_uri_prefixes: /a}", "prefixes: expected a list, got '/a'\n"),
+    ],
+)
+def test_a_value_of_another_type_is_one_line_that_says_how_to_write_it(
+    text, expected, tmp_path, capfd
+):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    (problem,) = problems_of([*GIVEN, f"--config={path}"], capfd)
+    assert expected in f"{problem}\n"
+
+
+def test_a_night_and_a_quoted_run_id_may_be_dates(tmp_path, capfd):
+    path = tmp_path / "config.yaml"
+    path.write_text("output: {night: 2026-11-20, run_id: '2026-11-20'}")
+    (problem,) = problems_of([*GIVEN, f"--config={path}", "--compute.scorers=0"], capfd)
+    assert "compute.scorers" in problem
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "a: b: c", "text", "\x00", "images: 2026-99-99"])

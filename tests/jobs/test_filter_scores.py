@@ -30,6 +30,15 @@ def test_bounds_that_keep_nothing_have_one_answer_dry_or_not(flags, write_run, t
     assert filter_(write_run(COLUMNS), tmp_path / "out", bounds, *flags) == WRONG
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("error: bounds: expected rows to keep, got none of 2: 2 are not: spips")
+
+
+def test_statuses_that_keep_nothing_are_no_problem_of_bounds(write_run, tmp_path, capfd):
+    assert filter_(write_run(COLUMNS), tmp_path / "out", "--statuses=missing,crashed") == WRONG
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line == (
+        "error: statuses: expected rows to keep, got none of 2: 2 are not: status is missing or "
+        "crashed"
+    )
     assert not (tmp_path / "out").exists()
 
 

@@ -45,7 +45,24 @@ def test_every_group_must_keep_a_gate_on_each_group(write_run):
                       (None,): "kept"}  # fmt: skip
     text = describe_audit(found.record)
     assert "mean of spips_score at most 0.3 (failed): no row of the group has a value" in text
-    assert "1 gates BROKEN" in text
+    assert "1 gate BROKEN" in text
+
+
+@pytest.mark.parametrize(
+    ("bounds", "num_pairs", "expected"),
+    [
+        ((0,), 1, ["1 gate BROKEN", "Failed: 1 of 1 gate broken"]),
+        ((0, 0), 2, ["2 gates BROKEN", "Failed: 2 of 2 gates broken", "This compares the 2 pairs"]),
+        ((9,), 1, ["1 row, ", "Passed: 1 gate kept", "This compares the 1 pair in both runs."]),
+        ((9, 9), 2, ["2 rows, ", "Passed: all 2 gates kept", "It has 2 rows, of which"]),
+    ],
+)
+def test_one_thing_is_singular_and_more_are_plural(write_run, bounds, num_pairs, expected):
+    gates = [{"column": "spips_score", "figure": "mean", "at_most": bound} for bound in bounds]
+    columns = {"pair_id": [str(i) for i in range(num_pairs)], "spips_score": [0.5] * num_pairs}
+    found = run_audit(write_run(columns), write_run(columns, "before"), gates=gates)
+    text = describe_audit(found.record) + render(found, {}, ())
+    assert [words for words in expected if words not in text] == []
 
 
 def test_a_gate_on_a_change_bounds_the_rise_or_the_fall(write_run):

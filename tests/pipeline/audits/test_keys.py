@@ -27,6 +27,7 @@ COLUMNS = {
     "large_string": pa.array([f"é {i}\n" for i in range(20)], pa.large_string()),
     "dictionary": pa.array([*(str(i) for i in range(19)), None]).dictionary_encode(),
     "year 12000": pa.array(range(YEAR_12000_S, YEAR_12000_S + 20)).view(pa.timestamp("s")),
+    "the last years": pa.array(range(2**63 - 20, 2**63)).view(pa.timestamp("us")),
 }  # fmt: skip
 
 
@@ -55,6 +56,12 @@ def test_each_value_of_any_plain_type_is_a_group_of_its_own(name, write_run):
         (pa.array([1500], pa.timestamp("ms", "America/New_York")), "1970-01-01 00:00:01.5Z"),
         (pa.array([1], pa.timestamp("ns", "Nowhere/Here")), "1970-01-01 00:00:00.000000001Z"),
         (pa.array([YEAR_12000_S], pa.timestamp("s")), "12000-01-01 00:00:00"),
+        (pa.array([-YEAR_12000_S], pa.timestamp("s")), "-8060-01-02 00:00:00"),
+        (pa.array([2**63 - 1], pa.timestamp("us")), f"{2**63 - 1} us since 1970"),
+        (pa.array([-(2**63)], pa.timestamp("ms", "UTC")), f"{-(2**63)} ms since 1970"),
+        (pa.array([-(2**31)], pa.int32()).view(pa.date32()), f"{-(2**31)} days since 1970"),
+        (pa.array([10**15], pa.int64()).view(pa.date64()), f"{10**15} ms since 1970"),
+        (pa.array(["<value out of range: 1>"]), "<value out of range: 1>"),
         (pa.array([100], pa.duration("us")), "100 us"),
         (pa.array([1000], pa.time64("ns")), "00:00:00.000001"),
         (pa.array([Decimal("10.50")], pa.decimal256(50, 2)), "10.5"),

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.runs.storage import describe
-from pipeline.runs.uris import is_allowed, is_relative, redact
+from pipeline.runs.uris import explain_relative, is_allowed, is_relative, redact
 from pipeline.scoring.fetch import fetch
 
 
@@ -123,6 +123,20 @@ def test_a_path_is_judged_after_fsspec_expands_it(tmp_path, monkeypatch):
 )
 def test_relative_paths_are_recognised(uri, expected):
     assert is_relative(uri) is expected
+
+
+@pytest.mark.parametrize(
+    ("uri", "got"),
+    [
+        ("file://otherhost/a.png", "host otherhost"),
+        ("file://user:secret@otherhost/a.png", "host otherhost"),
+        ("file://a.png", "a relative path"),
+        ("file:a.png", "a relative path"),
+    ],
+)
+def test_a_file_of_another_host_is_told_from_a_relative_path(uri, got):
+    assert is_relative(uri)
+    assert explain_relative(uri).endswith(f", got {got}")
 
 
 @pytest.mark.parametrize(

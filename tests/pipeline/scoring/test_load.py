@@ -73,6 +73,7 @@ def test_every_failed_load_has_one_line_that_names_the_image_and_its_uri(tmp_pat
         (str(tmp_path), "unreadable"),
         ("nosuchscheme://bucket/key", "unreadable"),
         ("relative/path.png", "unreadable"),
+        ("file://otherhost/path.png", "unreadable"),
         (str(broken), "decode_error"),
         ("/etc/hostname", "forbidden"),
         (f"{tmp_path}/../{tmp_path.name}x/../../etc/hostname", "forbidden"),
