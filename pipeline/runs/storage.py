@@ -124,6 +124,11 @@ def find_files(fs: AbstractFileSystem, folder: str) -> list[str]:
     return list(walk(folder, ()))
 
 
+def is_broken_link(fs: AbstractFileSystem, path: str) -> bool:
+    """Return whether a local path is a link to nothing."""
+    return isinstance(fs, LocalFileSystem) and Path(path).is_symlink() and not Path(path).exists()
+
+
 def is_inside(uri: str, fs: AbstractFileSystem, folder: str) -> bool:
     """Return whether a URI is a folder or inside it. Links of local paths are resolved."""
     other_fs, path = open_store(uri)

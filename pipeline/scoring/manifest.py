@@ -24,6 +24,7 @@ from pipeline.runs.storage import (
     arrow_filesystem,
     content_id,
     find_files,
+    is_broken_link,
     is_inside,
     open_store,
     store_error,
@@ -87,6 +88,14 @@ def open_manifest(config: ManifestConfig) -> Manifest:
         base, paths, left_out = _find_files(fs, root)
         if not paths:
             raise ContractError(f"manifest.uri: expected Parquet files, got none at {uri}")
+        broken = [path for path in paths if is_broken_link(fs, path)]
+        if broken:  # to leave it out would score a part of the pairs
+            raise ContractError(
+                *(
+                    f"manifest.uri: expected a file, got a link to nothing: {redact(path)}"
+                    for path in broken
+                )
+            )
         with ThreadPoolExecutor(FOOTER_THREADS) as pool:
             footers = list(pool.map(lambda path: _read_footer(fs, path), paths))
             contents = list(pool.map(lambda path: content_id(fs, path), paths))
@@ -198,7 +207,7 @@ def _find_files(fs: AbstractFileSystem, root: str) -> tuple[str, list[str], list
     wildcard = None if fs.exists(root) else re.search(r"[*?\[]", root)
     if wildcard:
         base = root[: wildcard.start()].rpartition("/")[0]
-        found = [path for path in fs.glob(root) if fs.isfile(path)]
+        found = [path for path in fs.glob(root) if not fs.isdir(path)]
     elif fs.isdir(root):
         base, found = root, find_files(fs, root)
     else:  # a single file can have any name

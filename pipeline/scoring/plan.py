@@ -24,9 +24,12 @@ from pipeline.scoring.config import ImagesConfig, ScoreManifestConfig
 from pipeline.scoring.load import PairLoader
 from pipeline.scoring.manifest import PARQUET_SUFFIXES, Manifest, hash_array, open_manifest
 from pipeline.scoring.score import describe_model, load_model
+from spips_core import packaged_checkpoints
 from spips_core.errors import FetchError, SpipsError
 
 PACKAGES = ("spips", "ray", "torch", "torchvision", "pyarrow", "pillow", "fsspec", "s3fs")
+RECORDED_PATHS = (("manifest", "uri"), ("model", "checkpoint"), ("model", "backbone_weights"))
+"""Settings that plan.json and run.json give as absolute paths."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,10 @@ class Plan:
         """Return the content of plan.json."""
         reference, distorted = self.manifest.image_columns
         config = self.config.model_dump(mode="json")
-        if is_relative(self.config.manifest.uri):  # a filter may run in another working folder
-            config["manifest"]["uri"] = open_store(self.config.manifest.uri)[1]
+        for section, name in RECORDED_PATHS:  # filters and audits run in other working folders
+            uri = config[section][name]
+            if uri and is_relative(uri) and uri not in packaged_checkpoints():
+                config[section][name] = open_store(uri)[1]
         packages = {package: importlib.metadata.version(package) for package in PACKAGES}
         return PlanRecord(
             version=RECORD_VERSION,

@@ -7,14 +7,16 @@ from pipeline.runs.errors import ContractError
 from pipeline.scoring.config import ManifestConfig, ScoreManifestConfig
 from pipeline.scoring.manifest import open_manifest
 from pipeline.scoring.plan import describe_plan, make_plan
+from spips_core import SPIPS
 
 
-def plan_of(folder, output=None, manifest=None, **columns):
+def plan_of(folder, output=None, manifest=None, model=None, **columns):
     rows = {"pair_id": ["a"], "reference_uri": ["/r.png"], "distorted_uri": ["/d.png"], **columns}
     pq.write_table(pa.table(rows), folder / "pairs.parquet")
     settings = {
         "manifest": {"uri": manifest or str(folder / "pairs.parquet")},
         "output": {"uri": str(folder / "out"), **(output or {})},
+        "model": model or {},
     }
     return make_plan(ScoreManifestConfig.model_validate(settings))
 
@@ -66,6 +68,43 @@ def test_the_record_of_a_manifest_with_a_relative_path_leads_to_it_from_everywhe
     monkeypatch.chdir(tmp_path)
     recorded = ManifestConfig.model_validate(record.config["manifest"])
     assert open_manifest(recorded).fingerprint == record.fingerprints["manifest"]
+
+
+def test_a_link_to_nothing_is_a_problem_only_where_it_would_be_read(tmp_path):
+    folder = tmp_path / "m"
+    folder.mkdir()
+    for name in ("notes", "_b.parquet", "folder"):
+        (folder / name).symlink_to(tmp_path / "absent")
+    output = {"uri": str(tmp_path / "out")}
+    plan = plan_of(folder, output, manifest=str(folder))
+    assert plan.manifest.paths == [f"{folder}/pairs.parquet"]
+    for name in ("b.parquet", "c.pq"):
+        (folder / name).symlink_to(tmp_path / "absent")
+    problem = f"manifest.uri: expected a file, got a link to nothing: {folder}"
+    for uri, expected in (
+        ("", [f"{problem}/b.parquet", f"{problem}/c.pq"]),
+        ("/*q", [f"{problem}/c.pq"]),
+        ("/b.parquet", [f"{problem}/b.parquet"]),
+    ):
+        with pytest.raises(ContractError) as caught:
+            plan_of(folder, output, manifest=f"{folder}{uri}")
+        assert caught.value.problems == expected
+
+
+def test_the_record_of_a_model_with_a_relative_path_leads_to_it_from_everywhere(
+    tmp_path, monkeypatch
+):
+    SPIPS.load("embedded").save(tmp_path / "mine.safetensors")
+    monkeypatch.chdir(tmp_path)
+    for checkpoint, recorded in (
+        ("mine.safetensors", f"{tmp_path}/mine.safetensors"),
+        (f"file://{tmp_path}/mine.safetensors", f"file://{tmp_path}/mine.safetensors"),
+        ("embedded", "embedded"),
+    ):
+        plan = plan_of(tmp_path, model={"checkpoint": checkpoint})
+        assert plan.record().config["model"]["checkpoint"] == recorded
+        plan.folder.write_plan(plan.record())
+    assert len(list((tmp_path / "out").iterdir())) == 1  # the path does not tell runs apart
 
 
 def test_a_plan_names_the_files_of_a_folder_that_are_no_manifest(tmp_path):
