@@ -1,0 +1,48 @@
+"""What a run says when Ray gives up."""
+
+import io
+import uuid
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from moto.moto_server.threaded_moto_server import ThreadedMotoServer
+from ray.exceptions import RayError
+from s3fs import S3FileSystem
+
+from pipeline.scoring.config import ScoreManifestConfig
+from pipeline.scoring.plan import make_plan
+from pipeline.scoring.publish import _describe_failure
+from tests.conftest import connect
+
+ROWS = {"pair_id": ["a"], "reference_uri": ["/r.png"], "distorted_uri": ["/d.png"]}
+
+
+@pytest.mark.parametrize("remote", ["manifest", "output"])
+def test_a_store_that_is_gone_is_named_instead_of_what_ray_says(remote, tmp_path, monkeypatch):
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    store = connect("moto", f"http://{host}:{port}", "moto", "moto")
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(S3FileSystem, "_cache", {})
+    bucket = f"spips-{uuid.uuid4().hex}"
+    store.others.mkdir(bucket)
+    folders = {"manifest": str(tmp_path), "output": str(tmp_path), remote: f"s3://{bucket}"}
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(ROWS), buffer)
+    (tmp_path / "m.parquet").write_bytes(buffer.getvalue())
+    store.others.pipe_file(f"{bucket}/m.parquet", buffer.getvalue())
+    settings = {
+        "manifest": {"uri": f"{folders['manifest']}/m.parquet"},
+        "output": {"uri": f"{folders['output']}/out"},
+    }
+    plan = make_plan(ScoreManifestConfig.model_validate(settings))
+    error = RayError("a worker died")
+    assert _describe_failure(plan, error) == "RayError: a worker died"
+    server.stop()
+    got = _describe_failure(plan, error)
+    assert got.startswith("the store cannot be reached: ")
+    assert f"{host}:{port}" in got
+    assert "\n" not in got
