@@ -2,9 +2,14 @@
 
 The photographs are part of scikit-image and scikit-learn (the `dev` extra). Each is distorted in
 six ways at five levels. The manifest also has one broken row for each status that a row can have.
+
+exit codes: as of score_manifest.py, which scores the pairs
+  0    done
+  1    fault: fix the cause and run the same command again; it resumes
+  2    the folder cannot be used; nothing was scored
+  130  interrupted; the same command resumes
 """
 
-import argparse
 import os
 import sys
 import zlib
@@ -22,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs import score_manifest
-from jobs.run_job import DONE, exit_code_of, raise_on_sigterm
+from jobs.run_job import exit_code_of, make_parser, raise_on_sigterm
 from pipeline.runs.finished import open_scores
 from spips_core.learning.distortions import NUM_LEVELS, distort
 
@@ -40,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code of the scoring job.
     """
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser("demo.py", __doc__)
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder to write to")
     folder = parser.parse_args(arguments).output.resolve()
     raise_on_sigterm()
@@ -53,19 +58,16 @@ def _make_and_score(folder: Path) -> int:
     for image in (folder / "images").iterdir():
         os.utime(image, (0, 0))  # a second demo makes the same images: they have not changed
     pa.parquet.write_table(pa.Table.from_pylist(rows), folder / "manifest.parquet")
-    code = score_manifest.main(
+    return score_manifest.main(
         [
             "--config=conf/debug/score_manifest.yaml",
             f"--manifest.uri={folder / 'manifest.parquet'}",
             f"--images.allowed_uri_prefixes={folder}",
             f"--images.max_pixels={MAX_PIXELS}",
             f"--output.uri={folder / 'scores'}",
-        ]
+        ],
+        show,
     )
-    if code == DONE:
-        newest = max((folder / "scores").glob("run-*/_SUCCESS"), key=lambda p: p.stat().st_mtime)
-        show(newest.parent)
-    return code
 
 
 def photographs() -> dict[str, Image.Image]:
@@ -153,10 +155,10 @@ def empty_png(side_px: int) -> bytes:
     )
 
 
-def show(run_folder: Path) -> None:
+def show(run_folder: str) -> None:
     """Print the rows that failed, the mean scores, and the paths of the results."""
     console = Console()
-    scores = open_scores(str(run_folder)).to_table().to_pandas()
+    scores = open_scores(run_folder).to_table().to_pandas()
     failed = Table(title="rows that could not be scored")
     for heading in ("status", "pair_id", "error"):
         failed.add_column(heading, overflow="fold")

@@ -9,13 +9,18 @@ exit codes:
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 import yaml
 
 from jobs.run_job import DONE, TOO_MANY_FAILED, make_parser, run_job, say, start_ray
 from pipeline.runs.records import RunRecord
 from pipeline.scoring.config import ScoreManifestConfig
+
+if TYPE_CHECKING:
+    from pipeline.scoring.plan import Plan
 
 FLAGS = {
     "dry_run": "check everything, print the plan, score nothing",
@@ -25,20 +30,26 @@ FLAGS = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the job with a command line (None: the process's); return the exit code."""
+def main(arguments: Sequence[str] | None = None, show: Callable[[str], None] | None = None) -> int:
+    """Run the job with a command line (None: the process's); return the exit code.
+
+    Args:
+        arguments: the command line.
+        show: called with the path of the run's folder, in its store, once the run is finished.
+    """
     parser = make_parser("score_manifest.py", __doc__)
-    return run_job(_score, ScoreManifestConfig, parser, arguments, flags=FLAGS)
+    work = partial(_score, show=show)
+    return run_job(work, ScoreManifestConfig, parser, arguments, flags=FLAGS)
 
 
-def _score(config: ScoreManifestConfig, *, dry_run: bool, retry_failed: bool) -> int:
+def _score(
+    config: ScoreManifestConfig, *, dry_run: bool, retry_failed: bool,
+    show: Callable[[str], None] | None,
+) -> int:  # fmt: skip
     # torch and ray take seconds to import; --help and a wrong config need not wait for them.
     from pipeline.runs.finished import FinishedRun
-    from pipeline.runs.lock import lock_run
     from pipeline.runs.rerun import advise
     from pipeline.scoring.plan import describe_plan, make_plan
-    from pipeline.scoring.publish import score_and_publish
-    from pipeline.scoring.resources import choose_scorers, describe_scorers
 
     plan = make_plan(config, retry_failed=retry_failed)
     say(describe_plan(plan))
@@ -56,14 +67,28 @@ def _score(config: ScoreManifestConfig, *, dry_run: bool, retry_failed: bool) ->
         run = FinishedRun(plan.folder, plan.folder.read_run())
         for line in advise(run):
             sys.stderr.write(f"{line}\n")
-        return _report(config, run.record)
+        record = run.record
+    else:
+        record = _run(config, plan)
+    code = _report(config, record)
+    if show is not None:
+        show(plan.folder.path)
+    return code
+
+
+def _run(config: ScoreManifestConfig, plan: "Plan") -> RunRecord:
+    """Score what a plan says, and return the content of run.json."""
+    from pipeline.runs.lock import lock_run
+    from pipeline.scoring.publish import score_and_publish
+    from pipeline.scoring.resources import choose_scorers, describe_scorers
+
     with lock_run(plan.folder) as lock:
         scorers = choose_scorers(config.compute, start_ray(), plan.attempt.num_rows)
         say(describe_scorers(scorers))
         # Runs the graph in pipeline/scoring/graph.py, checks what it wrote, and publishes it.
         record = score_and_publish(plan, scorers, lock)
     say(f"results   {plan.folder.uri}")
-    return _report(config, record)
+    return record
 
 
 def _report(config: ScoreManifestConfig, record: RunRecord) -> int:

@@ -1,3 +1,5 @@
+import shutil
+
 from jobs import demo
 from pipeline.runs.finished import open_scores
 
@@ -17,5 +19,10 @@ def test_the_demo_scores_its_pairs_and_breaks_a_row_for_each_status(ray_cluster,
     printed = capfd.readouterr().out
     assert "mean spips_score by distortion and level" in printed
     assert "too_large" in printed
+    other = run.with_name("run-other")
+    shutil.copytree(run, other)
+    (other / "_SUCCESS").touch()  # newer
     assert demo.main([f"--output={tmp_path}"]) == 0
-    assert "have changed" not in capfd.readouterr().err
+    printed = capfd.readouterr()
+    assert "have changed" not in printed.err
+    assert f"results: {run}/scores" in printed.out
