@@ -3,7 +3,7 @@
 exit codes:
   0    done
   1    fault: fix the cause and run the same command again; it resumes after the last epoch
-  2    the config, the data or the trunk's weights are wrong; nothing was trained
+  2    the config, the data or the trunk's weights are wrong; no checkpoint was written
   130  interrupted; run the same command again to resume after the last epoch
 """
 

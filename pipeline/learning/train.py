@@ -10,7 +10,14 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    UserCallback,
+)
 from ray.train.torch import TorchTrainer
 
 from pipeline.learning.config import TrainConfig
@@ -33,7 +40,7 @@ from pipeline.runs.storage import (
     open_store,
 )
 from spips_core.config import ModelConfig
-from spips_core.errors import FetchError, SpipsError
+from spips_core.errors import DatasetError, FetchError, SpipsError
 from spips_core.learning.datasets import digest_of_examples
 from spips_core.model import SPIPS
 
@@ -81,11 +88,15 @@ def run_training(config: TrainConfig) -> list[str]:
         URIs of the checkpoints: the model trained on everything, then one for each fold.
 
     Raises:
+        ContractError: the data cannot be read.
         FaultError: workers failed too often, or left no checkpoint.
     """
     try:
         result = _make_trainer(config).fit()
     except ray.train.TrainingFailedError as error:
+        cause = getattr(error, "controller_failure", None)
+        if isinstance(cause, DatasetError):
+            raise ContractError(f"data: {cause}") from error
         raise FaultError(f"training stopped: {_cause(error)}") from error
     except SystemExit as stop:  # Ray Train's answer to Ctrl-C, once its workers have stopped
         raise KeyboardInterrupt from stop
@@ -112,8 +123,24 @@ def _make_trainer(config: TrainConfig) -> TorchTrainer:
             storage_filesystem=arrow_filesystem(fs),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            callbacks=[StopAtDamagedData()],  # type: ignore[list-item]
         ),
     )
+
+
+class StopAtDamagedData(UserCallback):
+    """Ends a training whose data cannot be read, which other workers could not read either."""
+
+    def after_exception(
+        self,
+        run_context: Any,  # noqa: ARG002 - Ray names it
+        worker_exceptions: dict[int, Exception],
+    ) -> None:
+        """Raise a worker's DatasetError, if there is one; Ray Train does not retry that."""
+        for failure in worker_exceptions.values():
+            cause = getattr(failure, "_base_exc", failure)
+            if isinstance(cause, DatasetError):
+                raise cause
 
 
 def _with_absolute_paths(settings: Any) -> Any:

@@ -311,8 +311,9 @@ def test_an_image_that_cannot_be_read_stops_a_training_with_its_name(judged, tmp
         f"--output.uri={tmp_path / 'o'}",
     )
     text = finish(process)
-    assert process.returncode == 1
-    assert f"fault: training stopped: DatasetError: {victim}: expected an image" in text
+    assert process.returncode == 2
+    assert f"error: data: {victim}: expected an image" in text
+    assert text.count("[FailurePolicy] RETRY") == 0
 
 
 def test_a_distilled_trunk_can_be_trained_on(judged, tmp_path, trunk_file, capsys):
