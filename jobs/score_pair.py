@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _score(options: argparse.Namespace, reference_uri: str, distorted_uri: str) -> int:
     # torch takes seconds to import; --help need not wait for it.
     from pipeline.scoring.load import load_pair
-    from pipeline.scoring.score import load_model, stack_pixels
+    from pipeline.scoring.score import load_model, measures_of, stack_pixels
     from spips_core import SpipsError, packaged_checkpoints
 
     row = load_pair(reference_uri, distorted_uri, ImagesConfig())
@@ -59,11 +59,8 @@ def _score(options: argparse.Namespace, reference_uri: str, distorted_uri: str) 
     columns = ("reference_pixels", "distorted_pixels")
     reference, distorted = (stack_pixels(row, column, [0]) for column in columns)
     scores = model.score(reference, distorted)
-    named = {"spips_score": scores.score}
-    named |= {f"{stream}_score": getattr(scores, stream) for stream in model.config.streams}
-    named |= {name: getattr(scores, name) for name in ("psnr_db", "ssim", "ms_ssim")}
-    for name, value in named.items():
-        say(f"{name:<16}{value.item():>10.4f}")
+    for column, name in measures_of(model).items():
+        say(f"{column:<16}{getattr(scores, name).item():>10.4f}")
     if options.map is not None:
         from spips_core.heat_maps import draw_heat_maps  # matplotlib takes a second to import
 

@@ -6,7 +6,6 @@ encodings into the means of the quality maps Q, Eqs. (1)-(8). The streams (strea
 fusion (fusion.py) turn those into the score, Eqs. (9)-(12).
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -23,37 +22,16 @@ from spips_core.checkpoint import (
 )
 from spips_core.checks import check_images, check_pair, check_range
 from spips_core.config import STREAMS, ModelConfig
+from spips_core.dmos_scale import DmosScale
 from spips_core.encoding import Encoding, check_comparable, encode_parts
 from spips_core.fusion import PerceptronFusion, WeightedFusion
 from spips_core.image_ops import to_unit_range
 from spips_core.inference import inference
 from spips_core.kernels import EAGER, compile_kernels
 from spips_core.quality import num_channels, quality_maps, quality_means
+from spips_core.scores import Scores
 from spips_core.streams import Stream, stream_map
 from spips_core.trunk import Trunk, load_trunk_weights
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The scores of N pairs; every tensor is (N,) float32.
-
-    Attributes:
-        score: the SPIPS score, 0 for identical images, lower is better.
-        tradition: mean of the traditional stream; None if the model has no such stream.
-        percept: mean of the low-level stream; None if the model has no such stream.
-        semantic: mean of the high-level stream; None if the model has no such stream.
-        psnr_db: in decibels, +inf for identical images, higher is better.
-        ssim: in [-1, 1], 1 for identical images, higher is better.
-        ms_ssim: in [0, 1], 1 for identical images, higher is better.
-    """
-
-    score: Tensor
-    tradition: Tensor | None
-    percept: Tensor | None
-    semantic: Tensor | None
-    psnr_db: Tensor
-    ssim: Tensor
-    ms_ssim: Tensor
 
 
 class SPIPS(nn.Module):
@@ -65,6 +43,7 @@ class SPIPS(nn.Module):
             model that made a score.
         kernels: the loops over pixels behind the traditional stream; see `compile_kernels`.
         training_record: how the streams were fitted to people's ratings; empty if they were not.
+        dmos_scale: what turns a score into the expected DMOS; None if nothing was fitted.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -73,6 +52,7 @@ class SPIPS(nn.Module):
         self.config = config
         self.digest = ""
         self.training_record: dict[str, str] = {}
+        self.dmos_scale: DmosScale | None = None
         self.kernels = EAGER
         self.trunk = Trunk(config.backbone)
         channels = num_channels(self.trunk.backbone)
@@ -205,8 +185,10 @@ class SPIPS(nn.Module):
         check_comparable(reference, distorted)
         quality, tradition = quality_means(reference, distorted, self.kernels)
         means = self.stream_means(quality)
+        score, scale = self.fuse(means).float(), self.dmos_scale
         return Scores(
-            score=self.fuse(means).float(),
+            score=score,
+            expected_dmos=scale.expected_dmos(score) if scale else None,
             **{name: means[name].float() if name in means else None for name in STREAMS},
             psnr_db=tradition.psnr_db.float(),
             ssim=tradition.ssim.float(),
@@ -344,7 +326,8 @@ class SPIPS(nn.Module):
         state = self.state_dict()
         if not with_trunk:
             state = {name: value for name, value in state.items() if not name.startswith("trunk.")}
-        score = self.score(*known_pair()).score.item()
-        write_checkpoint(
-            path, Checkpoint(self.config, state, self.trunk.digest(), self.training_record, score)
-        )
+        stored = Checkpoint(
+            self.config, state, self.trunk.digest(), self.training_record,
+            self.score(*known_pair()).score.item(), self.dmos_scale,
+        )  # fmt: skip
+        write_checkpoint(path, stored)

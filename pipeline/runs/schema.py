@@ -48,6 +48,7 @@ more memory or time."""
 
 SCORE_FIELDS = (
     pa.field("spips_score", pa.float32()),
+    pa.field("expected_dmos", pa.float32()),
     pa.field("tradition_score", pa.float32()),
     pa.field("percept_score", pa.float32()),
     pa.field("semantic_score", pa.float32()),

@@ -208,6 +208,8 @@ def describe_plan(plan: Plan) -> str:
     model = plan.model
     failed = [error for status, error in plan.sample if status != Status.OK]
     trained = "trained" if model.trained else "NOT trained: scores order pairs only roughly"
+    if model.dmos_scale is None:
+        trained += "; no scale, so expected_dmos is null"
     lines = [
         f"manifest  {plan.manifest.num_rows} pairs in {len(plan.manifest.paths)} files "
         f"at {redact(plan.config.manifest.uri)}",

@@ -123,6 +123,7 @@ def test_a_row_has_the_model_s_scores_and_its_lineage(scorer):
     expected = SPIPS.load().score(*pixels)
     assert row["spips_score"] == pytest.approx(expected.score.item(), rel=1e-6)
     assert row["ms_ssim"] == pytest.approx(expected.ms_ssim.item(), rel=1e-6)
+    assert row["expected_dmos"] == pytest.approx(expected.expected_dmos.item(), rel=1e-6)
     assert row["model_digest"] == scorer.model.digest
     assert (row["pair_id"], row["model"], row["run_id"]) == ("0", "m", "run")
 
@@ -248,6 +249,7 @@ def test_identical_images_have_infinite_psnr_and_are_ok(scorer):
     )
     (row,) = scorer(same).to_pylist()
     assert (row["status"], row["spips_score"], row["psnr_db"]) == ("ok", 0, np.inf)
+    assert row["expected_dmos"] == 0
 
 
 def test_a_score_that_overflows_is_non_finite(tmp_path):
@@ -282,6 +284,7 @@ def test_a_stream_that_the_model_leaves_out_is_null(tmp_path):
     (row,) = scorer(make_rows(1)).to_pylist()
     assert row["status"] == "ok"
     assert row["semantic_score"] is None
+    assert row["expected_dmos"] is None  # nothing was fitted, so there is no scale
     assert row["percept_score"] > 0
 
 
