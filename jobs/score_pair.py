@@ -26,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--map", type=Path, metavar="PNG", help="draw the heat maps into this file")
     parser.add_argument("--checkpoint", default="embedded", help="a packaged name, or a path")
     parser.add_argument("--backbone-weights", metavar="FILE", help="the trunk's weights")
+    parser.add_argument("--lpips", action="store_true", help="also print LPIPS of the same trunk")
     options = parser.parse_args(arguments)
     images = [_absolute(uri) for uri in (options.reference, options.distorted)]
     if options.map is not None and options.map.suffix.lower() != ".png":
@@ -51,7 +52,9 @@ def _score(options: argparse.Namespace, reference_uri: str, distorted_uri: str) 
         raise ContractError(
             f"--checkpoint: expected one of {', '.join(names)}, or a file, got {options.checkpoint}"
         )
-    source = ModelSourceConfig(checkpoint=options.checkpoint, backbone_weights=weights)
+    source = ModelSourceConfig(
+        checkpoint=options.checkpoint, backbone_weights=weights, lpips=options.lpips
+    )
     try:
         model = load_model(source)
     except SpipsError as problem:

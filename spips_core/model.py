@@ -28,6 +28,7 @@ from spips_core.fusion import PerceptronFusion, WeightedFusion
 from spips_core.image_ops import to_unit_range
 from spips_core.inference import inference
 from spips_core.kernels import EAGER, compile_kernels
+from spips_core.lpips import Lpips
 from spips_core.quality import num_channels, quality_maps, quality_means
 from spips_core.scores import Scores
 from spips_core.streams import Stream, stream_map
@@ -44,6 +45,7 @@ class SPIPS(nn.Module):
         kernels: the loops over pixels behind the traditional stream; see `compile_kernels`.
         training_record: how the streams were fitted to people's ratings; empty if they were not.
         dmos_scale: what turns a score into the expected DMOS; None if nothing was fitted.
+        lpips: computes LPIPS from the same features; None unless `load` was asked for it.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -53,6 +55,7 @@ class SPIPS(nn.Module):
         self.digest = ""
         self.training_record: dict[str, str] = {}
         self.dmos_scale: DmosScale | None = None
+        self.lpips: Lpips | None = None
         self.kernels = EAGER
         self.trunk = Trunk(config.backbone)
         channels = num_channels(self.trunk.backbone)
@@ -186,6 +189,7 @@ class SPIPS(nn.Module):
         quality, tradition = quality_means(reference, distorted, self.kernels)
         means = self.stream_means(quality)
         score, scale = self.fuse(means).float(), self.dmos_scale
+        taps = [*quality["percept"], *quality["semantic"]]
         return Scores(
             score=score,
             expected_dmos=scale.expected_dmos(score) if scale else None,
@@ -193,6 +197,7 @@ class SPIPS(nn.Module):
             psnr_db=tradition.psnr_db.float(),
             ssim=tradition.ssim.float(),
             ms_ssim=tradition.ms_ssim.float(),
+            lpips=self.lpips(taps).float() if self.lpips is not None else None,
         )
 
     @inference
@@ -293,6 +298,7 @@ class SPIPS(nn.Module):
         *,
         backbone_weights: str | Path | None = None,
         precision: torch.dtype = torch.float32,
+        lpips: bool = False,
     ) -> Self:
         """Load a checkpoint strictly, and check that it scores its known pair as recorded.
 
@@ -301,18 +307,21 @@ class SPIPS(nn.Module):
             backbone_weights: path to the trunk's weights, for a checkpoint that holds only the
                 streams; None takes torchvision's.
             precision: the trunk's type; everything else stays float32.
+            lpips: also return LPIPS v0.1; for torchvision's alexnet and squeezenet1_1 only.
 
         Returns:
             The model on the CPU, in evaluation mode, its trunk frozen.
 
         Raises:
             CheckpointError: there is no such checkpoint; or it is damaged, of another version, made
-                for another trunk, or scores its known pair differently.
+                for another trunk, or scores its known pair differently; or LPIPS is not defined
+                for its features.
         """
         path = packaged_checkpoints().get(str(checkpoint), Path(checkpoint))
         stored = read_checkpoint(path)
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             model = cls(stored.config).float()  # the first weights drawn are all replaced
+            model.lpips = Lpips(stored.config) if lpips else None
             restore(model.eval(), stored, path, backbone_weights, precision)
         return model
 

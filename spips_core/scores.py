@@ -19,6 +19,8 @@ class Scores:
         psnr_db: in decibels, +inf for identical images, higher is better.
         ssim: in [-1, 1], 1 for identical images, higher is better.
         ms_ssim: in [0, 1], 1 for identical images, higher is better.
+        lpips: LPIPS v0.1, 0 for identical images, lower is better. None if the model was loaded
+            without it.
     """
 
     score: Tensor
@@ -29,3 +31,4 @@ class Scores:
     psnr_db: Tensor
     ssim: Tensor
     ms_ssim: Tensor
+    lpips: Tensor | None

@@ -138,6 +138,8 @@ class FinishedRun:
         if column == "expected_dmos" and self.record.model.dmos_scale is None:
             checkpoint = self.record.config["model"]["checkpoint"]
             return f"checkpoint {checkpoint} has no scale for it"
+        if column == "lpips":
+            return "the run was scored without model.lpips"
         return "the run's model does not fill it"
 
     @property

@@ -55,6 +55,7 @@ SCORE_FIELDS = (
     pa.field("psnr_db", pa.float32()),
     pa.field("ssim", pa.float32()),
     pa.field("ms_ssim", pa.float32()),
+    pa.field("lpips", pa.float32()),
 )
 SIZE_FIELDS = (pa.field("height_px", pa.int32()), pa.field("width_px", pa.int32()))
 STATUS_FIELDS = (

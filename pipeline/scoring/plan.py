@@ -191,6 +191,7 @@ def _scoring_settings(config: ScoreManifestConfig, manifest: Manifest) -> Json:
         "columns": [manifest.pair_id_column, *manifest.image_columns],
         "images": config.images.model_dump(mode="json"),
         "precision": config.model.precision,
+        "lpips": config.model.lpips,
         "spips": importlib.metadata.version("spips"),
     }
 

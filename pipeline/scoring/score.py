@@ -55,13 +55,14 @@ def load_model(source: ModelSourceConfig) -> SPIPS:
         local_copy(checkpoint, source.checkpoint_sha256),
         backbone_weights=local_copy(weights, source.backbone_weights_sha256) if weights else None,
         precision=PRECISIONS[source.precision],
+        lpips=source.lpips,
     )
 
 
 MEASURES = {
     "spips_score": "score", "expected_dmos": "expected_dmos", "tradition_score": "tradition",
     "percept_score": "percept", "semantic_score": "semantic", "psnr_db": "psnr_db", "ssim": "ssim",
-    "ms_ssim": "ms_ssim",
+    "ms_ssim": "ms_ssim", "lpips": "lpips",
 }  # fmt: skip
 """Attribute of `Scores` for each result column."""
 
@@ -71,6 +72,8 @@ def measures_of(model: SPIPS) -> dict[str, str]:
     left_out = set(STREAMS) - set(model.config.streams)
     if model.dmos_scale is None:
         left_out.add("expected_dmos")
+    if model.lpips is None:
+        left_out.add("lpips")
     return {column: name for column, name in MEASURES.items() if name not in left_out}
 
 

@@ -61,6 +61,14 @@ def test_rows_are_kept_up_to_an_expected_dmos_if_the_checkpoint_has_a_scale(writ
     assert summary_of(write_run(rated, "rated"), bounds).kept == 130
 
 
+def test_rows_are_kept_up_to_an_lpips_if_the_run_was_scored_with_it(write_run):
+    bounds = [{"column": "lpips", "at_most": 0.2}]
+    (problem,) = problems_of(write_run(filtered_columns()), bounds)
+    assert problem.endswith("got 'lpips': the run was scored without model.lpips")
+    run = write_run(filtered_columns() | {"lpips": [None] * 5 + [0.1, 0.2, 0.3] * 65}, "with")
+    assert summary_of(run, bounds).kept == 130
+
+
 def test_a_run_with_a_column_of_the_filter_s_own_is_refused(write_run):
     run = write_run(filtered_columns() | {"reject_reason": ["x"] * 200})
     (problem,) = problems_of(run, BOUNDS)

@@ -9,11 +9,12 @@ from pipeline.scoring.manifest import open_manifest
 from pipeline.scoring.plan import describe_plan, make_plan
 
 
-def plan_of(folder, output=None, manifest=None, **columns):
+def plan_of(folder, output=None, manifest=None, model=None, **columns):
     rows = {"pair_id": ["a"], "reference_uri": ["/r.png"], "distorted_uri": ["/d.png"], **columns}
     pq.write_table(pa.table(rows), folder / "pairs.parquet")
     settings = {
         "manifest": {"uri": manifest or str(folder / "pairs.parquet")},
+        "model": model or {},
         "output": {"uri": str(folder / "out"), **(output or {})},
     }
     return make_plan(ScoreManifestConfig.model_validate(settings))
@@ -66,6 +67,13 @@ def test_the_record_of_a_manifest_with_a_relative_path_leads_to_it_from_everywhe
     monkeypatch.chdir(tmp_path)
     recorded = ManifestConfig.model_validate(record.config["manifest"])
     assert open_manifest(recorded).fingerprint == record.fingerprints["manifest"]
+
+
+def test_lpips_of_a_model_that_cannot_give_it_is_refused_in_one_line(tmp_path):
+    with pytest.raises(ContractError) as caught:
+        plan_of(tmp_path, model={"lpips": True})
+    (problem,) = caught.value.problems
+    assert problem.startswith("model: lpips: expected a model with the trunk alexnet or squeeze")
 
 
 def test_a_plan_names_the_files_of_a_folder_that_are_no_manifest(tmp_path):

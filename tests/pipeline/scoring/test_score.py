@@ -288,6 +288,35 @@ def test_a_stream_that_the_model_leaves_out_is_null(tmp_path):
     assert row["percept_score"] > 0
 
 
+@pytest.fixture(scope="module")
+def alexnet_file(tmp_path_factory):
+    """A checkpoint on AlexNet's trunk, with random weights."""
+    model = SPIPS(ModelConfig(backbone="alexnet"))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model.trunk.initialise()
+    path = tmp_path_factory.mktemp("alexnet") / "model.safetensors"
+    model.save(path)
+    return str(path)
+
+
+def test_lpips_is_filled_if_the_settings_ask_for_it(alexnet_file):
+    rows = make_rows(3, broken={1})
+    without = make_scorer(ModelSourceConfig(checkpoint=alexnet_file))(rows).to_pylist()
+    source = ModelSourceConfig(checkpoint=alexnet_file, lpips=True)
+    got = make_scorer(source)(rows).to_pylist()
+    assert [row["lpips"] for row in without] == [None] * 3
+    assert got[1]["lpips"] is None
+    first, third = got[0].pop("lpips"), got[2].pop("lpips")
+    assert 0 < first != third > 0
+    assert [{**row, "lpips": None} for row in got] == without
+
+
+def test_lpips_of_another_trunk_is_refused():
+    with pytest.raises(CheckpointError, match=r"lpips: expected .*, got alexnet_narrow"):
+        load_model(ModelSourceConfig(lpips=True))
+
+
 def test_another_model_than_planned_is_a_fault():
     with pytest.raises(FaultError, match="expected digest 0000 as on the driver, got"):
         make_scorer(expected_digest="0000")
