@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: setup demo check test docs bench chaos fuzz format constraints training-data checkpoints evaluation
+.PHONY: setup demo check test docs bench chaos fuzz format constraints training-data checkpoints scale-picture evaluation
 
 setup: $(READY)
 
@@ -74,6 +74,10 @@ checkpoint-embedded: $(TRAINING)/embedded_trunk.safetensors
 
 $(TRAINING)/embedded_trunk.safetensors: | training-data
 	$(BIN)/python jobs/distill_trunk.py --config conf/checkpoints/embedded_trunk.yaml
+
+# Draws docs/expected_dmos.jpg with the packaged checkpoint, after it was trained anew.
+scale-picture: $(READY)
+	$(BIN)/python -m docs.draw_expected_dmos
 
 # Trains the ablations and variants, and makes the tables of docs/evaluation.md.
 VARIANTS := $(foreach b,embedded alexnet squeezenet1_1,$(foreach v,no-semantic no-tradition mlp,$(b)-$(v)))

@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--map", type=Path, metavar="PNG", help="draw the heat maps into this file")
     parser.add_argument("--checkpoint", default="embedded", help="a packaged name, or a path")
     parser.add_argument("--backbone-weights", metavar="FILE", help="the trunk's weights")
+    parser.add_argument("--lpips", action="store_true", help="also print LPIPS of the same trunk")
     options = parser.parse_args(arguments)
     raise_on_sigterm()
     images = [_absolute(uri) for uri in (options.reference, options.distorted)]
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _score(options: argparse.Namespace, reference_uri: str, distorted_uri: str) -> int:
     # torch takes seconds to import; --help need not wait for it.
     from pipeline.scoring.load import load_pair
-    from pipeline.scoring.score import load_model, stack_pixels
+    from pipeline.scoring.score import load_model, measures_of, stack_pixels
     from spips_core import packaged_checkpoints
     from spips_core.errors import FetchError, SpipsError
 
@@ -54,7 +55,9 @@ def _score(options: argparse.Namespace, reference_uri: str, distorted_uri: str) 
         raise ContractError(
             f"--checkpoint: expected one of {', '.join(names)}, or a file, got {options.checkpoint}"
         )
-    source = ModelSourceConfig(checkpoint=options.checkpoint, backbone_weights=weights)
+    source = ModelSourceConfig(
+        checkpoint=options.checkpoint, backbone_weights=weights, lpips=options.lpips
+    )
     try:
         model = load_model(source)
     except FetchError as problem:
@@ -64,11 +67,8 @@ def _score(options: argparse.Namespace, reference_uri: str, distorted_uri: str) 
     columns = ("reference_pixels", "distorted_pixels")
     reference, distorted = (stack_pixels(row, column, [0]) for column in columns)
     scores = model.score(reference, distorted)
-    named = {"spips_score": scores.score}
-    named |= {f"{stream}_score": getattr(scores, stream) for stream in model.config.streams}
-    named |= {name: getattr(scores, name) for name in ("psnr_db", "ssim", "ms_ssim")}
-    for name, value in named.items():
-        say(f"{name:<16}{value.item():>10.4f}")
+    for column, name in measures_of(model).items():
+        say(f"{column:<16}{getattr(scores, name).item():>10.4f}")
     if options.map is not None:
         from spips_core.heat_maps import draw_heat_maps  # matplotlib takes a second to import
 

@@ -11,13 +11,15 @@ if TYPE_CHECKING:
     from spips_core.checkpoint import packaged_checkpoints
     from spips_core.checks import MIN_SIDE_PX
     from spips_core.config import ModelConfig
+    from spips_core.dmos_scale import DmosScale
     from spips_core.encoding import Encoding
     from spips_core.errors import CheckpointError, CompilationError, ImageError, SpipsError
-    from spips_core.model import SPIPS, Scores
+    from spips_core.model import SPIPS
+    from spips_core.scores import Scores
 else:
     _MODULES = {
         "packaged_checkpoints": "checkpoint", "MIN_SIDE_PX": "checks", "ModelConfig": "config",
-        "Encoding": "encoding", "SPIPS": "model", "Scores": "model",
+        "DmosScale": "dmos_scale", "Encoding": "encoding", "SPIPS": "model", "Scores": "scores",
     }  # fmt: skip
 
     def __getattr__(name: str) -> Any:
@@ -30,6 +32,6 @@ else:
 
 
 __all__ = [
-    "MIN_SIDE_PX", "SPIPS", "CheckpointError", "CompilationError", "Encoding", "ImageError",
-    "ModelConfig", "Scores", "SpipsError", "packaged_checkpoints",
+    "MIN_SIDE_PX", "SPIPS", "CheckpointError", "CompilationError", "DmosScale", "Encoding",
+    "ImageError", "ModelConfig", "Scores", "SpipsError", "packaged_checkpoints",
 ]  # fmt: skip

@@ -1,7 +1,8 @@
 """SPIPS checkpoints: safetensors files that describe themselves and are checked when loaded.
 
 The metadata holds the format version, the model's config, how it was trained, the trunk's digest,
-and the score of a known pair. Every load scores that pair again and compares.
+the score of a known pair, and the scale of the expected DMOS if there is one. Every load scores the
+known pair again and compares.
 """
 
 import dataclasses
@@ -18,15 +19,17 @@ import torch
 from torch import Tensor
 
 from spips_core.config import ModelConfig
+from spips_core.dmos_scale import DmosScale
 from spips_core.errors import CheckpointError
 from spips_core.trunk import digest_of, load_strictly, load_trunk_weights
 
 if TYPE_CHECKING:
     from spips_core.model import SPIPS
 
-FORMAT_VERSION = "2"
-"""Raised whenever the same weights give other scores. Version 2: MS-SSIM's means are taken at each
-scale's own size, which changes scores where a side is not a multiple of 16."""
+FORMAT_VERSION = "3"
+"""Raised whenever the same weights give other results. Version 2: MS-SSIM's means are taken at each
+scale's own size, which changes scores where a side is not a multiple of 16. Version 3: there can be
+a scale of the expected DMOS."""
 
 KNOWN_PAIR_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.02, torch.float16: 0.01}
 """Largest relative difference from the known pair's recorded score, by the trunk's precision."""
@@ -42,6 +45,7 @@ class Checkpoint:
         trunk_digest: sha256 of the trunk that the streams were trained for.
         training: how the streams were fitted, free text by key; empty if they were not.
         known_pair_score: the score of `known_pair` in float32.
+        dmos_scale: what turns a score into the expected DMOS; None if nothing was fitted.
     """
 
     config: ModelConfig
@@ -49,6 +53,7 @@ class Checkpoint:
     trunk_digest: str
     training: dict[str, str]
     known_pair_score: float
+    dmos_scale: DmosScale | None = None
 
 
 def packaged_checkpoints() -> dict[str, Path]:
@@ -66,6 +71,8 @@ def write_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         "training": json.dumps(checkpoint.training),
         "known_pair_score": repr(checkpoint.known_pair_score),
     }
+    if checkpoint.dmos_scale is not None:
+        metadata["expected_dmos"] = checkpoint.dmos_scale.to_json()
     tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
     # Not save_file, whose files only their owner may read, which hides them on a shared disk.
     Path(path).write_bytes(safetensors.torch.save(tensors, metadata))
@@ -98,12 +105,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
         fields, training = json.loads(metadata["config"]), json.loads(metadata["training"])
         if not isinstance(training, dict):
             raise TypeError(f"expected training as text by key, got {type(training).__name__}")
+        scale = metadata.get("expected_dmos")
         return Checkpoint(
             config=ModelConfig(**{**fields, "streams": tuple(fields["streams"])}),
             tensors=tensors,
             trunk_digest=metadata["trunk_digest"],
             training=training,
             known_pair_score=float(metadata["known_pair_score"]),
+            dmos_scale=None if scale is None else DmosScale.from_json(scale),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path}: metadata cannot be read: {error}") from error
@@ -144,8 +153,11 @@ def restore(
             f"checkpoint {path}: expected the trunk with digest {stored.trunk_digest}, "
             f"got {model.trunk.digest()}"
         )
-    model.training_record = stored.training
-    description = {"format": FORMAT_VERSION, **dataclasses.asdict(stored.config)}
+    model.training_record, model.dmos_scale = stored.training, stored.dmos_scale
+    scale = None if stored.dmos_scale is None else stored.dmos_scale.to_json()
+    description = {
+        "format": FORMAT_VERSION, **dataclasses.asdict(stored.config), "expected_dmos": scale
+    }  # fmt: skip
     model.digest = digest_of(model.state_dict(), json.dumps(description))
     model.trunk.features.to(precision)
     expected, score = stored.known_pair_score, model.score(*known_pair()).score.item()

@@ -8,7 +8,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from spips_core.model import Scores
+from spips_core.scores import Scores
 
 BRIGHTEST_QUANTILE = 0.995  # one bright pixel must not darken all others
 

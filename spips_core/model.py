@@ -6,7 +6,6 @@ encodings into the means of the quality maps Q, Eqs. (1)-(8). The streams (strea
 fusion (fusion.py) turn those into the score, Eqs. (9)-(12).
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -23,37 +22,17 @@ from spips_core.checkpoint import (
 )
 from spips_core.checks import check_images, check_pair, check_range
 from spips_core.config import STREAMS, ModelConfig
+from spips_core.dmos_scale import DmosScale
 from spips_core.encoding import Encoding, check_comparable, encode_parts
 from spips_core.fusion import PerceptronFusion, WeightedFusion
 from spips_core.image_ops import to_unit_range
 from spips_core.inference import inference
 from spips_core.kernels import EAGER, compile_kernels
+from spips_core.lpips import Lpips
 from spips_core.quality import num_channels, quality_maps, quality_means
+from spips_core.scores import Scores
 from spips_core.streams import Stream, stream_map
 from spips_core.trunk import Trunk, load_trunk_weights
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The scores of N pairs; every tensor is (N,) float32.
-
-    Attributes:
-        score: the SPIPS score, 0 for identical images, lower is better.
-        tradition: mean of the traditional stream; None if the model has no such stream.
-        percept: mean of the low-level stream; None if the model has no such stream.
-        semantic: mean of the high-level stream; None if the model has no such stream.
-        psnr_db: in decibels, +inf for identical images, higher is better.
-        ssim: in [-1, 1], 1 for identical images, higher is better.
-        ms_ssim: in [0, 1], 1 for identical images, higher is better.
-    """
-
-    score: Tensor
-    tradition: Tensor | None
-    percept: Tensor | None
-    semantic: Tensor | None
-    psnr_db: Tensor
-    ssim: Tensor
-    ms_ssim: Tensor
 
 
 class SPIPS(nn.Module):
@@ -65,6 +44,8 @@ class SPIPS(nn.Module):
             model that made a score.
         kernels: the loops over pixels behind the traditional stream; see `compile_kernels`.
         training_record: how the streams were fitted to people's ratings; empty if they were not.
+        dmos_scale: what turns a score into the expected DMOS; None if nothing was fitted.
+        lpips: computes LPIPS from the same features; None unless `load` was asked for it.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -73,6 +54,8 @@ class SPIPS(nn.Module):
         self.config = config
         self.digest = ""
         self.training_record: dict[str, str] = {}
+        self.dmos_scale: DmosScale | None = None
+        self.lpips: Lpips | None = None
         self.kernels = EAGER
         self.trunk = Trunk(config.backbone)
         channels = num_channels(self.trunk.backbone)
@@ -205,12 +188,16 @@ class SPIPS(nn.Module):
         check_comparable(reference, distorted)
         quality, tradition = quality_means(reference, distorted, self.kernels)
         means = self.stream_means(quality)
+        score, scale = self.fuse(means).float(), self.dmos_scale
+        taps = [*quality["percept"], *quality["semantic"]]
         return Scores(
-            score=self.fuse(means).float(),
+            score=score,
+            expected_dmos=scale.expected_dmos(score) if scale else None,
             **{name: means[name].float() if name in means else None for name in STREAMS},
             psnr_db=tradition.psnr_db.float(),
             ssim=tradition.ssim.float(),
             ms_ssim=tradition.ms_ssim.float(),
+            lpips=self.lpips(taps).float() if self.lpips is not None else None,
         )
 
     @inference
@@ -311,6 +298,7 @@ class SPIPS(nn.Module):
         *,
         backbone_weights: str | Path | None = None,
         precision: torch.dtype = torch.float32,
+        lpips: bool = False,
     ) -> Self:
         """Load a checkpoint strictly, and check that it scores its known pair as recorded.
 
@@ -319,18 +307,21 @@ class SPIPS(nn.Module):
             backbone_weights: path to the trunk's weights, for a checkpoint that holds only the
                 streams; None takes torchvision's.
             precision: the trunk's type; everything else stays float32.
+            lpips: also return LPIPS v0.1; for torchvision's alexnet and squeezenet1_1 only.
 
         Returns:
             The model on the CPU, in evaluation mode, its trunk frozen.
 
         Raises:
             CheckpointError: there is no such checkpoint; or it is damaged, of another version, made
-                for another trunk, or scores its known pair differently.
+                for another trunk, or scores its known pair differently; or LPIPS is not defined
+                for its features.
         """
         path = packaged_checkpoints().get(str(checkpoint), Path(checkpoint))
         stored = read_checkpoint(path)
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             model = cls(stored.config).float()  # the first weights drawn are all replaced
+            model.lpips = Lpips(stored.config) if lpips else None
             restore(model.eval(), stored, path, backbone_weights, precision)
         return model
 
@@ -344,7 +335,8 @@ class SPIPS(nn.Module):
         state = self.state_dict()
         if not with_trunk:
             state = {name: value for name, value in state.items() if not name.startswith("trunk.")}
-        score = self.score(*known_pair()).score.item()
-        write_checkpoint(
-            path, Checkpoint(self.config, state, self.trunk.digest(), self.training_record, score)
-        )
+        stored = Checkpoint(
+            self.config, state, self.trunk.digest(), self.training_record,
+            self.score(*known_pair()).score.item(), self.dmos_scale,
+        )  # fmt: skip
+        write_checkpoint(path, stored)

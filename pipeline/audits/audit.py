@@ -40,7 +40,7 @@ from pipeline.audits.records import (
     show_value,
     to_keys,
 )
-from pipeline.audits.tables import QUANTILES, VALUE_COLUMNS, Differences, Order, ScoreTables
+from pipeline.audits.tables import QUANTILES, Differences, Order, ScoreTables
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.schema import Status
 
@@ -95,7 +95,7 @@ def audit(
     """
     statuses = [row for side in SIDES for row in _count_statuses(tables, side)]
     if statuses[0].counts[Status.OK]:  # Otherwise no column has values, and the report says so.
-        check_columns(config.gates, tables.columns)
+        check_columns(config.gates, tables.columns, run)
     samples = _measure(config, tables)
     figures = [sample.figures for sample in samples.values()]
     changes = list(_compare(config.report, tables, samples)) if baseline else []
@@ -273,7 +273,7 @@ def _pick_sheets(
         order: tables.pick_pairs(order, report.pairs_per_sheet, report.seed)
         for order in get_args(Order)
     }
-    columns = [*VALUE_COLUMNS, *(run.image_columns or ())]
+    columns = [*run.score_columns, *(run.image_columns or ())]
     ids = sorted({id_ for pairs in picked.values() for id_ in pairs})
     rows = _read_rows(run, columns, tables.group_by, ids)
 
@@ -283,7 +283,7 @@ def _pick_sheets(
         if run.image_columns is not None:
             reference, distorted = run.image_columns
             uris = str(row[reference]), str(row[distorted])
-        scores = {name: row[name] for name in VALUE_COLUMNS if row[name] is not None}
+        scores = {name: row[name] for name in run.score_columns if row[name] is not None}
         group = {name: row[name] for name in tables.group_by}
         return PickedPair(pair_id, uris, rise, scores, group)
 

@@ -24,8 +24,8 @@ def _check_each_once(names: tuple[str, ...]) -> tuple[str, ...]:
 Columns = Annotated[tuple[str, ...], AfterValidator(_check_each_once)]
 
 Column = Literal[
-    "spips_score", "tradition_score", "percept_score", "semantic_score", "psnr_db", "ssim",
-    "ms_ssim",
+    "spips_score", "expected_dmos", "tradition_score", "percept_score", "semantic_score",
+    "psnr_db", "ssim", "ms_ssim", "lpips",
 ]  # fmt: skip
 Figure = Literal["mean", "median", "p5", "p95", "p99", "share_above", "failed_fraction"]
 GATE_BOUNDS = ("at_most", "at_least", "rise_at_most", "fall_at_most")

@@ -99,8 +99,8 @@ def make_rules(config: FilterScoresConfig, run: FinishedRun) -> Rules:
         ContractError: a column is missing, has no values, or has a type that cannot group rows.
     """
     counts = Counter[str]()
-    for batch in run.scores.to_batches(columns=list(VALUE_COLUMNS)):
-        for name in VALUE_COLUMNS:
+    for batch in run.scores.to_batches(columns=run.score_columns):
+        for name in run.score_columns:
             counts[name] += len(batch) - batch.column(name).null_count
     filled = ", ".join(name for name in VALUE_COLUMNS if counts[name]) or "none"
     problems = []
@@ -111,7 +111,7 @@ def make_rules(config: FilterScoresConfig, run: FinishedRun) -> Rules:
         place = f"bounds.{number}"
         if not counts[bound.column]:
             problems.append(f"{place}.column: expected one with values, {filled}, "
-                            f"got {bound.column!r}")  # fmt: skip
+                            f"got {bound.column!r}: {run.why_empty(bound.column)}")  # fmt: skip
         problems += problems_of_keys(f"{place}.within", run, bound.within)
     if problems:
         raise ContractError(*problems)

@@ -17,6 +17,7 @@ from pipeline.audits.records import (
     StatusCounts,
 )
 from pipeline.runs.errors import ContractError
+from pipeline.runs.finished import FinishedRun
 from pipeline.runs.schema import Status
 
 NO_VALUE_AT_ALL = "no row has a value"
@@ -28,11 +29,11 @@ WORDS = {
 }  # fmt: skip
 
 
-def check_columns(gates: Sequence[GateConfig], columns: Sequence[str]) -> None:
+def check_columns(gates: Sequence[GateConfig], columns: Sequence[str], run: FinishedRun) -> None:
     """Raise a ContractError if a gate names none of the columns in which the run has values."""
     problems = [
         f"gates.{number}.column: expected a column with values, one of {', '.join(columns)}, "
-        f"got {gate.column!r}, which the run's model does not fill"
+        f"got {gate.column!r}: {run.why_empty(gate.column)}"
         for number, gate in enumerate(gates)
         if gate.column is not None and gate.column not in columns
     ]

@@ -25,6 +25,7 @@ from pipeline.runs.storage import describe
 
 MEMORY_LIMIT = "800MB"
 MAX_GROUPS = 1000
+NO_VALUE = pc.scalar(pa.scalar(None, pa.float32()))
 VALUE_COLUMNS = tuple(field.name for field in SCORE_FIELDS)
 QUANTILES = {"p5": 0.05, "median": 0.5, "p95": 0.95, "p99": 0.99}
 
@@ -272,13 +273,18 @@ def stream(
 ) -> pa.RecordBatchReader:
     """Return columns of the results for SQL as c0, c1 ..., and keys of groups as key0, key1 ...
 
+    A score column that the run's version did not write yet is null.
     SQL ignores the case of names, and a manifest's own names may differ only in that.
     """
-    fields = [pa.field(f"c{i}", run.scores.schema.field(n).type) for i, n in enumerate(columns)]
+    missing = set(VALUE_COLUMNS) - set(run.score_columns)
+    of_run = run.scores.schema
+    types = [pa.float32() if name in missing else of_run.field(name).type for name in columns]
+    fields = [pa.field(f"c{i}", type_) for i, type_ in enumerate(types)]
     fields += [pa.field(f"key{i}", pa.string()) for i in range(len(group_by))]
     schema = pa.schema(fields)
-    places = zip(schema.names, [*columns, *group_by], strict=True)
-    scanner = run.scores.scanner(columns={place: pc.field(name) for place, name in places})
+    values = [NO_VALUE if name in missing else pc.field(name) for name in columns]
+    values += [pc.field(name) for name in group_by]
+    scanner = run.scores.scanner(columns=dict(zip(schema.names, values, strict=True)))
 
     def with_keys(batch: pa.RecordBatch) -> pa.RecordBatch:
         keys = [to_keys(column) for column in batch.columns[len(columns) :]]

@@ -16,9 +16,12 @@ from ray.train import Checkpoint
 
 from pipeline.learning.config import LoopConfig, TrainConfig
 from pipeline.learning.training_sets import TrainingSet, references_of
+from spips_core.dmos_scale import DmosScale
 from spips_core.learning.batches import Batch, epoch_batches, number_references
 from spips_core.learning.datasets import fold_of
+from spips_core.learning.dmos_fit import fit_dmos_scale, score_whole
 from spips_core.learning.evaluate import FIGURES, MAIN_FIGURE
+from spips_core.learning.rated_pairs import RatedPairs
 from spips_core.learning.train import make_optimizer, rate_factor, train_epoch
 from spips_core.learning.trainee import Trainee, channel_scales, finish, predict
 from spips_core.model import SPIPS
@@ -152,7 +155,28 @@ def finish_models(
         }
         suffix = "" if fold is None else f"-fold{fold}"
         finished[f"{config.output.name}{suffix}.safetensors"] = model
+    scale = _fit_scale(fold_models, list(finished.values()), sets)
+    for model in finished.values():
+        model.dmos_scale = scale
     return finished
+
+
+def _fit_scale(
+    fold_models: Sequence[FoldModel], finished: Sequence[SPIPS], sets: Sequence[TrainingSet]
+) -> DmosScale | None:
+    """Fit the expected DMOS to whole rated pairs, each scored by the model that held it out.
+
+    Only finished models have scores on one scale. Like `finish`, a worker uses its own examples.
+    None without such pairs.
+    """
+    scores, dmos = [], []
+    for fold_model, model in zip(fold_models, finished, strict=True):
+        for item, positions in zip(sets, fold_model.held_out, strict=True):
+            examples = item.judged.examples
+            if isinstance(examples, RatedPairs) and examples.is_whole and len(positions):
+                scores.append(score_whole(model, item.source, _in_batches(positions)).cpu())
+                dmos.append(examples.dmos[item.shard[positions]])
+    return fit_dmos_scale(torch.cat(scores), np.concatenate(dmos)) if scores else None
 
 
 def _without_paths(config: TrainConfig) -> dict[str, Any]:

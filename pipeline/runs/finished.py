@@ -14,9 +14,11 @@ from fsspec import AbstractFileSystem
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.records import AttemptRecord, RunRecord
 from pipeline.runs.run import OLD_PREFIX, PREFIX, RunFolder
-from pipeline.runs.schema import RESERVED_COLUMNS, Status
+from pipeline.runs.schema import SCORE_FIELDS, Status
 from pipeline.runs.storage import STORE_ERRORS, arrow_filesystem, open_store, store_error
 from pipeline.runs.uris import redact
+
+FIRST_SCORE = SCORE_FIELDS[0].name
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,28 @@ class FinishedRun:
     @property
     def pass_through_columns(self) -> list[str]:
         """Names of the manifest's columns in the results."""
-        return [name for name in self.scores.schema.names if name not in RESERVED_COLUMNS]
+        # They come first. One can have a name that only a later version reserves.
+        names: list[str] = self.scores.schema.names
+        return names[: names.index(FIRST_SCORE)]
+
+    @property
+    def score_columns(self) -> list[str]:
+        """Names of the score columns in the results; earlier versions wrote fewer."""
+        own = self.scores.schema.names[len(self.pass_through_columns) :]
+        return [field.name for field in SCORE_FIELDS if field.name in own]
+
+    def why_empty(self, column: str) -> str:
+        """Return why no row has a value in a score column, as far as the record tells."""
+        if column not in self.score_columns:
+            return f"{self.uri} has no {column}: a version of this project before 0.5 scored it"
+        if not self.record.counts_by_status.get(Status.OK):
+            return "no row is ok"
+        if column == "expected_dmos" and self.record.model.dmos_scale is None:
+            checkpoint = self.record.config["model"]["checkpoint"]
+            return f"checkpoint {checkpoint} has no scale for it"
+        if column == "lpips":
+            return "the run was scored without model.lpips"
+        return "the run's model does not fill it"
 
     @property
     def image_columns(self) -> tuple[str, str] | None:

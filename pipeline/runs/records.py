@@ -35,6 +35,8 @@ class ModelInfo(Record):
         training: how they were fitted; empty when they were not.
         config: the architecture, as `spips_core.ModelConfig` names its fields.
         fusion_weights: Eq. (12)'s weight of each stream; None when a perceptron fuses the streams.
+        dmos_scale: the scale of `expected_dmos`, as `spips_core.DmosScale` names its fields; None
+            when the checkpoint has none.
     """
 
     digest: str
@@ -42,6 +44,7 @@ class ModelInfo(Record):
     training: dict[str, str]
     config: Json
     fusion_weights: dict[str, float] | None
+    dmos_scale: dict[str, float] | None = None
 
 
 class ColumnsRecord(Record):

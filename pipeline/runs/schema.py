@@ -48,12 +48,14 @@ more memory or time."""
 
 SCORE_FIELDS = (
     pa.field("spips_score", pa.float32()),
+    pa.field("expected_dmos", pa.float32()),
     pa.field("tradition_score", pa.float32()),
     pa.field("percept_score", pa.float32()),
     pa.field("semantic_score", pa.float32()),
     pa.field("psnr_db", pa.float32()),
     pa.field("ssim", pa.float32()),
     pa.field("ms_ssim", pa.float32()),
+    pa.field("lpips", pa.float32()),
 )
 SIZE_FIELDS = (pa.field("height_px", pa.int32()), pa.field("width_px", pa.int32()))
 STATUS_FIELDS = (

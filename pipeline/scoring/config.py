@@ -119,6 +119,11 @@ class ModelSourceConfig(Section):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="Number format of the trunk; everything else uses float32."
     )
+    lpips: bool = Field(
+        False,
+        description="Fill the column lpips: LPIPS v0.1 from the features of the same trunk, which "
+        "must be torchvision's alexnet or squeezenet1_1.",
+    )
 
     @model_validator(mode="after")
     def _remote_files_have_digests(self) -> Self:

@@ -196,6 +196,7 @@ def _scoring_settings(config: ScoreManifestConfig, manifest: Manifest) -> Json:
         "columns": [manifest.pair_id_column, *manifest.image_columns],
         "images": config.images.model_dump(mode="json"),
         "precision": config.model.precision,
+        "lpips": config.model.lpips,
         "spips": importlib.metadata.version("spips"),
     }
 
@@ -213,6 +214,8 @@ def describe_plan(plan: Plan) -> str:
     model = plan.model
     failed = [error for status, error in plan.sample if status != Status.OK]
     trained = "trained" if model.trained else "NOT trained: scores order pairs only roughly"
+    if model.dmos_scale is None:
+        trained += "; no scale, so expected_dmos is null"
     lines = [
         f"manifest  {plan.manifest.num_rows} pairs in {len(plan.manifest.paths)} files "
         f"at {redact(plan.config.manifest.uri)}",

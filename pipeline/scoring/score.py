@@ -38,6 +38,7 @@ def describe_model(model: SPIPS) -> ModelInfo:
         training=model.training_record,
         config=asdict(model.config),
         fusion_weights=model.fusion_weights,
+        dmos_scale=asdict(model.dmos_scale) if model.dmos_scale else None,
     )
 
 
@@ -54,14 +55,26 @@ def load_model(source: ModelSourceConfig) -> SPIPS:
         local_copy(checkpoint, source.checkpoint_sha256),
         backbone_weights=local_copy(weights, source.backbone_weights_sha256) if weights else None,
         precision=PRECISIONS[source.precision],
+        lpips=source.lpips,
     )
 
 
 MEASURES = {
-    "spips_score": "score", "tradition_score": "tradition", "percept_score": "percept",
-    "semantic_score": "semantic", "psnr_db": "psnr_db", "ssim": "ssim", "ms_ssim": "ms_ssim",
+    "spips_score": "score", "expected_dmos": "expected_dmos", "tradition_score": "tradition",
+    "percept_score": "percept", "semantic_score": "semantic", "psnr_db": "psnr_db", "ssim": "ssim",
+    "ms_ssim": "ms_ssim", "lpips": "lpips",
 }  # fmt: skip
 """Attribute of `Scores` for each result column."""
+
+
+def measures_of(model: SPIPS) -> dict[str, str]:
+    """Return the entries of MEASURES that a model fills."""
+    left_out = set(STREAMS) - set(model.config.streams)
+    if model.dmos_scale is None:
+        left_out.add("expected_dmos")
+    if model.lpips is None:
+        left_out.add("lpips")
+    return {column: name for column, name in MEASURES.items() if name not in left_out}
 
 
 class PairScorer:
@@ -111,8 +124,7 @@ class PairScorer:
         self.model = _prepare_model(source, expected_digest, use_gpu, compile_kernels)
         # Batch-invariant encoding costs nothing on a CPU: scores do not depend on the batch.
         self.encoder = PairEncoder(self.model, batch_invariant=not use_gpu)
-        left_out = set(STREAMS) - set(self.model.config.streams)
-        self.measures = {c: name for c, name in MEASURES.items() if name not in left_out}
+        self.measures = measures_of(self.model)
         self.lineage = {
             "model_digest": pa.scalar(self.model.digest),
             "run_id": pa.scalar(run_id),

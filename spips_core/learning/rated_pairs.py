@@ -25,6 +25,11 @@ class RatedPairs(Dataset[Example]):
 
     Targets are DMOS, stretched to [0, 100] over the list; higher is worse. References are paths as
     listed. Kinds are the column `distortion`; "" without that column.
+
+    Attributes:
+        is_whole: whether the examples are whole pairs, not quarters.
+        dmos: (N,), the ratings for the scale of the expected DMOS: as listed in a column `dmos`,
+            the targets for a column `mos`.
     """
 
     def __init__(
@@ -43,8 +48,11 @@ class RatedPairs(Dataset[Example]):
         self.path = Path(path)
         table = _read_table(self.path)
         self._num_parts = NUM_QUARTERS if quarters else 1
+        self.is_whole = not quarters
         rating = _find_rating(table, (reference, distorted), self.path)
-        self.targets = _to_dmos(table, rating, self.path).repeat(self._num_parts)
+        ratings = _read_ratings(table, rating, self.path)
+        self.targets = _stretch(ratings, rating).repeat(self._num_parts)
+        self.dmos = ratings.repeat(self._num_parts) if rating == "dmos" else self.targets
         listed, others = (_paths(table, name, self.path) for name in (reference, distorted))
         self.files = [self.path.parent / p for p in chain(*zip(listed, others, strict=True))]
         has_kinds = "distortion" in table.column_names
@@ -101,19 +109,23 @@ def _find_rating(table: pa.Table, image_columns: tuple[str, str], path: Path) ->
     return rated[0]
 
 
-def _to_dmos(table: pa.Table, rating: str, path: Path) -> NDArray[np.float64]:
-    """Return the ratings turned so that higher is worse, and stretched to [0, 100]."""
+def _read_ratings(table: pa.Table, rating: str, path: Path) -> NDArray[np.float64]:
+    """Return the ratings as listed; they are finite, and not all equal."""
     try:
         values = table.column(rating).cast(pa.float64()).to_numpy()
     except pa.ArrowException as error:
         raise DatasetError(f"{path}: expected numbers in {rating}: {error}") from error
     for row in np.flatnonzero(~np.isfinite(values))[:1]:
         raise DatasetError(f"{path}: expected a number in {rating}, row {row}, got {values[row]}")
-    spread = float(np.ptp(values))
-    if spread == 0:
+    if np.ptp(values) == 0:
         raise DatasetError(f"{path}: expected different ratings, got {values[0]:g} only")
+    return np.asarray(values, np.float64)
+
+
+def _stretch(values: NDArray[np.float64], rating: str) -> NDArray[np.float64]:
+    """Return the ratings turned so that higher is worse, and stretched to [0, 100]."""
     worse = values - values.min() if rating == "dmos" else values.max() - values
-    return np.asarray(worse / spread * 100, np.float64)
+    return np.asarray(worse / np.ptp(values) * 100, np.float64)
 
 
 def _paths(table: pa.Table, name: str, path: Path) -> list[str]:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from jobs import distill_trunk, evaluate, train
 from pipeline.runs.storage import open_store
 from spips_core import SPIPS
 from spips_core.learning.distortions import distort
+from spips_core.learning.dmos_fit import fit_dmos_scale
+from spips_core.learning.rated_pairs import RatedPairs
 
 REPOSITORY = Path(__file__).parents[2]
 TRAIN = [sys.executable, "jobs/train.py", "--config=conf/debug/train.yaml"]
@@ -150,6 +153,22 @@ def test_checkpoints_record_what_they_learned_from_but_no_paths(trained, judged)
     assert fold.training_record["held_out_fold"] == "1 of 2"
 
 
+def test_checkpoints_have_one_scale_fitted_to_the_scores_of_held_out_pairs(trained, judged):
+    output, _ = trained
+    scale = SPIPS.load(output / "debug.safetensors").dmos_scale
+    folds = [SPIPS.load(output / f"debug-fold{fold}.safetensors") for fold in (0, 1)]
+    assert [fold.dmos_scale for fold in folds] == [scale] * 2
+    pairs = RatedPairs(judged / "pairs.parquet")
+    scores = []
+    for index, name in enumerate(pairs.references):
+        (model,) = (fold for fold in folds if name in fold.training_record["held_out_references"])
+        pair = pairs[index]
+        scores.append(model.score(pair.reference[None], pair.distorted).score.item())
+    expected = fit_dmos_scale(scores, pq.read_table(judged / "pairs.parquet")["dmos"].to_numpy())
+    assert astuple(scale) == pytest.approx(astuple(expected), rel=1e-3)
+    assert scale.num_ratings == 36
+
+
 def test_a_finished_training_is_published_again_unchanged(trained, judged):
     output, _ = trained
     paths = sorted(output.glob("*.safetensors"))
@@ -235,6 +254,7 @@ def test_the_trunk_can_be_trained_too(judged, tmp_path, mode):
     text = finish(process)
     assert process.returncode == 0, text
     model = SPIPS.load(tmp_path / "debug.safetensors")
+    assert model.dmos_scale is None  # nobody rated anything
     assert model.trunk.digest() != SPIPS.untrained(model.config).trunk.digest()
 
 

@@ -1,3 +1,5 @@
+import json
+
 import pyarrow as pa
 import pytest
 
@@ -23,6 +25,17 @@ def test_a_run_of_version_0_2_is_audited_and_filtered_and_never_written(
     uri = f"--scores.uri={runs}"
     assert audit_scores.main([uri, f"--output.uri={tmp_path}/audit", "--group_by=[]"]) == DONE
     assert filter_scores.main([uri, f"--output.uri={tmp_path}/kept"]) == DONE
+    bound = {"column": "expected_dmos", "at_most": 40}
+    gates, bounds = (
+        f"--gates=[{json.dumps(bound | {'figure': 'mean'})}]",
+        f"--bounds=[{json.dumps(bound)}]",
+    )
+    capfd.readouterr()
+    for job, asked in ((audit_scores, gates), (filter_scores, bounds)):
+        assert job.main([uri, f"--output.uri={tmp_path}/refused", asked]) == WRONG
+        error = capfd.readouterr().err
+        assert error.count("\n") == 1
+        assert "has no expected_dmos: a version of this project before 0.5 scored it" in error
     for arguments in ((), ("--retry-failed",)):
         assert score(manifest_of_two, runs, "--output.run_id=night", *arguments) == WRONG
         assert f"expected a new name, got that of {runs}/run_id=night" in capfd.readouterr().err

@@ -1,5 +1,7 @@
 """Photos, backbone weights and models that the tests of spips_core share; none may be changed."""
 
+from dataclasses import astuple
+
 import pytest
 import torch
 from skimage import data
@@ -8,6 +10,11 @@ from torchvision.models import get_model, squeezenet1_1
 
 from spips_core import SPIPS, ModelConfig
 from spips_core.trunk import BACKBONES
+
+
+def tensors_of(scores):
+    """All of a comparison's results that the model has."""
+    return [values for values in astuple(scores) if values is not None]
 
 
 @pytest.fixture(scope="session")

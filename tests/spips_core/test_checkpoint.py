@@ -1,5 +1,6 @@
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -212,9 +213,9 @@ def test_other_safetensors_file_is_refused(tmp_path):
 
 
 def test_other_version_is_refused(saved):
-    for version in ("1", "3"):
+    for version in ("1", "2", "4"):
         edit_metadata(saved, spips_version=version)
-        refuse(saved, f"expected checkpoint format 2, got {version}")
+        refuse(saved, f"expected checkpoint format 3, got {version}; train it again")
 
 
 def test_tampered_known_score_is_refused(saved, embedded):
@@ -259,10 +260,43 @@ def test_incomplete_metadata_is_refused(saved, key):
     refuse(saved, "metadata cannot be read", key)
 
 
-@pytest.mark.parametrize("key", ["config", "training", "known_pair_score"])
+@pytest.mark.parametrize("key", ["config", "training", "known_pair_score", "expected_dmos"])
 def test_damaged_metadata_is_refused(saved, key):
     edit_metadata(saved, **{key: "{"})
     refuse(saved, "metadata cannot be read")
+
+
+def test_a_checkpoint_keeps_its_scale_or_has_none(saved, embedded, tmp_path):
+    assert SPIPS.load(saved).dmos_scale == embedded.dmos_scale is not None
+    edit_metadata(saved, expected_dmos=None)
+    without = SPIPS.load(saved)
+    assert without.dmos_scale is None
+    without.save(tmp_path / "again.safetensors")
+    again = SPIPS.load(tmp_path / "again.safetensors")
+    assert (again.dmos_scale, again.digest) == (None, without.digest)
+
+
+def test_digest_changes_with_the_scale(saved, embedded):
+    scale = replace(embedded.dmos_scale, midpoint=0.5)
+    edit_metadata(saved, expected_dmos=scale.to_json())
+    digests = {embedded.digest, SPIPS.load(saved).digest}
+    edit_metadata(saved, expected_dmos=None)
+    assert len(digests | {SPIPS.load(saved).digest}) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"exponent": -1}, "exponent: expected a finite number of at least 0, got -1"),
+        ({"midpoint": 0}, "expected exponent and midpoint above 0"),
+        ({"half_width": None}, "half_width"),
+        ({"slope": 1}, "expected exponent, midpoint, half_width, num_ratings"),
+    ],
+)
+def test_an_impossible_scale_is_refused(saved, embedded, change, named):
+    scale = json.loads(embedded.dmos_scale.to_json()) | change
+    edit_metadata(saved, expected_dmos=json.dumps(scale))
+    refuse(saved, "metadata cannot be read", named)
 
 
 def test_a_saved_checkpoint_is_as_readable_as_any_new_file(tmp_path):

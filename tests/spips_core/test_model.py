@@ -1,6 +1,5 @@
 import copy
 import pickle
-from dataclasses import astuple
 
 import piq
 import pytest
@@ -10,6 +9,7 @@ from torch.nn import functional
 
 from spips_core import SPIPS, ModelConfig
 from spips_core.trunk import BACKBONES
+from tests.spips_core.conftest import tensors_of
 
 STREAMS = ("tradition", "percept", "semantic")
 
@@ -63,7 +63,7 @@ def test_identical_flat_images_score_zero(embedded, level):
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_different_pair_scores_above_zero_in_every_stream(models, photos, noisy_photos, backbone):
     scores = models[backbone].score(photos[..., :97, :131], noisy_photos[..., :97, :131])
-    for value in astuple(scores):
+    for value in tensors_of(scores):
         assert value.shape == (3,)
         assert value.dtype == torch.float32
         assert (value > 0).all()

@@ -1,19 +1,18 @@
-from dataclasses import astuple
-
 import pytest
 import torch
 
 from spips_core import SPIPS, ImageError
+from tests.spips_core.conftest import tensors_of
 
 
 def test_bytes_and_floats_of_the_same_images_score_equal(embedded, photos, noisy_photos):
-    expected = astuple(embedded.score(photos, noisy_photos))
+    expected = tensors_of(embedded.score(photos, noisy_photos))
     for pair in (
         (photos / 255, noisy_photos / 255),
         (photos, noisy_photos / 255),
         (photos / 255, noisy_photos),
     ):
-        assert all(map(torch.equal, astuple(embedded.score(*pair)), expected))
+        assert all(map(torch.equal, tensors_of(embedded.score(*pair)), expected))
 
 
 def test_memory_layout_does_not_change_the_score(embedded, photos, noisy_photos):
@@ -45,11 +44,11 @@ def test_images_in_other_floating_types_score_as_float32_does(embedded, dtype):
 
 
 def test_scores_do_not_depend_on_autocast(embedded, photos, noisy_photos):
-    expected = astuple(embedded.score(photos, noisy_photos))
+    expected = tensors_of(embedded.score(photos, noisy_photos))
     with torch.autocast("cpu", torch.bfloat16):
-        assert all(map(torch.equal, astuple(embedded.score(photos, noisy_photos)), expected))
+        assert all(map(torch.equal, tensors_of(embedded.score(photos, noisy_photos)), expected))
         pair = embedded.encode(photos), embedded.encode(noisy_photos)
-        assert all(map(torch.equal, astuple(embedded.compare(*pair)), expected))
+        assert all(map(torch.equal, tensors_of(embedded.compare(*pair)), expected))
 
 
 def test_models_load_the_same_under_any_default(embedded, photos, noisy_photos):

@@ -121,6 +121,23 @@ def test_a_gate_on_a_column_that_the_model_does_not_fill_is_refused(write_run):
     assert "got 'ssim'" in problem
 
 
+def test_a_gate_on_expected_dmos_says_that_the_checkpoint_has_no_scale(write_run):
+    gate = {"column": "expected_dmos", "figure": "mean", "at_most": 40}
+    (problem,) = problems_of(write_run(scores()), gates=[gate])
+    assert problem.endswith("got 'expected_dmos': checkpoint embedded has no scale for it")
+    rated = scores() | {"expected_dmos": [30.0] * 399 + [90.0]}
+    record = run_audit(write_run(rated, "rated"), gates=[gate]).record
+    assert [(row.state, row.margin) for row in record.gates] == [("kept", pytest.approx(9.85))]
+
+
+def test_a_gate_on_lpips_needs_a_run_that_was_scored_with_it(write_run):
+    gate = {"column": "lpips", "figure": "median", "at_most": 0.2}
+    (problem,) = problems_of(write_run(scores()), gates=[gate])
+    assert problem.endswith("got 'lpips': the run was scored without model.lpips")
+    run = write_run(scores() | {"lpips": [0.3] * 400}, "with")
+    assert [row.state for row in run_audit(run, gates=[gate]).record.gates] == ["broken"]
+
+
 def test_identical_pairs_keep_a_gate_on_psnr(write_run):
     identical = {"pair_id": [f"p{i}" for i in range(20)], "spips_score": [0.0] * 20,
                  "psnr_db": [math.inf] * 20}  # fmt: skip

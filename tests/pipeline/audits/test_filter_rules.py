@@ -53,6 +53,22 @@ def test_wrong_columns_are_named_all_at_once(write_run):
     assert "expected texts, numbers, flags, dates or times in column 'tags'" in problem
 
 
+def test_rows_are_kept_up_to_an_expected_dmos_if_the_checkpoint_has_a_scale(write_run):
+    bounds = [{"column": "expected_dmos", "at_most": 40}]
+    (problem,) = problems_of(write_run(filtered_columns()), bounds)
+    assert problem.endswith("got 'expected_dmos': checkpoint embedded has no scale for it")
+    rated = filtered_columns() | {"expected_dmos": [None] * 5 + [10.0, 40.0, 40.1] * 65}
+    assert summary_of(write_run(rated, "rated"), bounds).kept == 130
+
+
+def test_rows_are_kept_up_to_an_lpips_if_the_run_was_scored_with_it(write_run):
+    bounds = [{"column": "lpips", "at_most": 0.2}]
+    (problem,) = problems_of(write_run(filtered_columns()), bounds)
+    assert problem.endswith("got 'lpips': the run was scored without model.lpips")
+    run = write_run(filtered_columns() | {"lpips": [None] * 5 + [0.1, 0.2, 0.3] * 65}, "with")
+    assert summary_of(run, bounds).kept == 130
+
+
 def test_a_run_with_a_column_of_the_filter_s_own_is_refused(write_run):
     run = write_run(filtered_columns() | {"reject_reason": ["x"] * 200})
     (problem,) = problems_of(run, BOUNDS)
@@ -76,4 +92,4 @@ def test_the_summary_shows_a_histogram_and_what_each_bound_removes(write_run):
 def test_a_run_without_any_score_has_no_values_to_bound(write_run):
     failed = {"pair_id": ["a", "b"], "status": ["missing", "missing"]}
     (problem,) = problems_of(write_run(failed), [{"column": "spips_score", "at_most": 1}])
-    assert "expected one with values, none, got 'spips_score'" in problem
+    assert "expected one with values, none, got 'spips_score': no row is ok" in problem

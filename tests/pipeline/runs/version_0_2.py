@@ -9,6 +9,11 @@ import pyarrow.parquet as pq
 
 from pipeline.runs.schema import SCORE_FIELDS, result_schema
 
+SCORES = (
+    "spips_score", "tradition_score", "percept_score", "semantic_score", "psnr_db", "ssim",
+    "ms_ssim",
+)  # fmt: skip
+"""The score columns of that version."""
 FINGERPRINTS = {"manifest": "m1", "model": "d1", "scoring": "s1"}
 
 
@@ -142,8 +147,10 @@ def write_run_0_2(
         "reference_uri": pa.array([images[0]] * 2),
         "distorted_uri": pa.array(images[1:]),
     }
-    schema = result_schema(pa.schema([(name, pa.string()) for name in columns]))
-    columns |= {field.name: pa.array([0.5, None], field.type) for field in SCORE_FIELDS}
+    newest = result_schema(pa.schema([(name, pa.string()) for name in columns]))
+    later = {field.name for field in SCORE_FIELDS} - set(SCORES)
+    schema = pa.schema([field for field in newest if field.name not in later])
+    columns |= {name: pa.array([0.5, None], pa.float32()) for name in SCORES}
     columns |= {name: pa.array([96, None], pa.int32()) for name in ("height_px", "width_px")}
     columns |= {
         "status": pa.array(["ok", "missing"]),

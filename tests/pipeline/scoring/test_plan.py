@@ -15,8 +15,8 @@ def plan_of(folder, output=None, manifest=None, model=None, **columns):
     pq.write_table(pa.table(rows), folder / "pairs.parquet")
     settings = {
         "manifest": {"uri": manifest or str(folder / "pairs.parquet")},
-        "output": {"uri": str(folder / "out"), **(output or {})},
         "model": model or {},
+        "output": {"uri": str(folder / "out"), **(output or {})},
     }
     return make_plan(ScoreManifestConfig.model_validate(settings))
 
@@ -105,6 +105,13 @@ def test_the_record_of_a_model_with_a_relative_path_leads_to_it_from_everywhere(
         assert plan.record().config["model"]["checkpoint"] == recorded
         plan.folder.write_plan(plan.record())
     assert len(list((tmp_path / "out").iterdir())) == 1  # the path does not tell runs apart
+
+
+def test_lpips_of_a_model_that_cannot_give_it_is_refused_in_one_line(tmp_path):
+    with pytest.raises(ContractError) as caught:
+        plan_of(tmp_path, model={"lpips": True})
+    (problem,) = caught.value.problems
+    assert problem.startswith("model: lpips: expected a model with the trunk alexnet or squeeze")
 
 
 def test_a_plan_names_the_files_of_a_folder_that_are_no_manifest(tmp_path):

@@ -123,6 +123,7 @@ def test_a_row_has_the_model_s_scores_and_its_lineage(scorer):
     expected = SPIPS.load().score(*pixels)
     assert row["spips_score"] == pytest.approx(expected.score.item(), rel=1e-6)
     assert row["ms_ssim"] == pytest.approx(expected.ms_ssim.item(), rel=1e-6)
+    assert row["expected_dmos"] == pytest.approx(expected.expected_dmos.item(), rel=1e-6)
     assert row["model_digest"] == scorer.model.digest
     assert (row["pair_id"], row["model"], row["run_id"]) == ("0", "m", "run")
 
@@ -248,6 +249,7 @@ def test_identical_images_have_infinite_psnr_and_are_ok(scorer):
     )
     (row,) = scorer(same).to_pylist()
     assert (row["status"], row["spips_score"], row["psnr_db"]) == ("ok", 0, np.inf)
+    assert row["expected_dmos"] == 0
 
 
 def test_a_score_that_overflows_is_non_finite(tmp_path):
@@ -282,7 +284,37 @@ def test_a_stream_that_the_model_leaves_out_is_null(tmp_path):
     (row,) = scorer(make_rows(1)).to_pylist()
     assert row["status"] == "ok"
     assert row["semantic_score"] is None
+    assert row["expected_dmos"] is None  # nothing was fitted, so there is no scale
     assert row["percept_score"] > 0
+
+
+@pytest.fixture(scope="module")
+def alexnet_file(tmp_path_factory):
+    """A checkpoint on AlexNet's trunk, with random weights."""
+    model = SPIPS(ModelConfig(backbone="alexnet"))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model.trunk.initialise()
+    path = tmp_path_factory.mktemp("alexnet") / "model.safetensors"
+    model.save(path)
+    return str(path)
+
+
+def test_lpips_is_filled_if_the_settings_ask_for_it(alexnet_file):
+    rows = make_rows(3, broken={1})
+    without = make_scorer(ModelSourceConfig(checkpoint=alexnet_file))(rows).to_pylist()
+    source = ModelSourceConfig(checkpoint=alexnet_file, lpips=True)
+    got = make_scorer(source)(rows).to_pylist()
+    assert [row["lpips"] for row in without] == [None] * 3
+    assert got[1]["lpips"] is None
+    first, third = got[0].pop("lpips"), got[2].pop("lpips")
+    assert 0 < first != third > 0
+    assert [{**row, "lpips": None} for row in got] == without
+
+
+def test_lpips_of_another_trunk_is_refused():
+    with pytest.raises(CheckpointError, match=r"lpips: expected .*, got alexnet_narrow"):
+        load_model(ModelSourceConfig(lpips=True))
 
 
 def test_another_model_than_planned_is_a_fault():

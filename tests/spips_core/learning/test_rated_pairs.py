@@ -31,6 +31,15 @@ def test_ratings_become_dmos_from_0_to_100(images, suffix, name, ratings, dmos):
     assert [pairs[i].target for i in range(len(pairs))] == pairs.targets.tolist()
 
 
+@pytest.mark.parametrize(("name", "dmos"), [("dmos", [-10, 190, 40]), ("mos", [100, 0, 75])])
+def test_ratings_for_the_scale_are_the_dmos_as_listed_or_the_stretched_mos(images, name, dmos):
+    path = write_list(images / "pairs.csv", **COLUMNS, **{name: [-10, 190, 40]})
+    whole, quarters = RatedPairs(path), RatedPairs(path, quarters=True)
+    np.testing.assert_allclose(whole.dmos, dmos)
+    np.testing.assert_array_equal(quarters.dmos, np.repeat(whole.dmos, 4))
+    assert (whole.is_whole, quarters.is_whole) == (True, False)
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_relative_paths_start_at_the_folder_of_the_list(images, suffix):
     pairs = RatedPairs(write_list(images / f"pairs.{suffix}", **COLUMNS, mos=[1, 2, 3]))
