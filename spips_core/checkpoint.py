@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = "3"
 """Raised whenever the same weights give other results. Version 2: MS-SSIM's means are taken at each
-scale's own size, which changes scores where a side is not a multiple of 16. Version 3: there can be
-a scale of the expected DMOS."""
+scale's own size, which changes scores where a side is not a multiple of 16. Version 3: another map
+of PSNR, and a scale of the expected DMOS."""
 
 KNOWN_PAIR_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.02, torch.float16: 0.01}
 """Largest relative difference from the known pair's recorded score, by the trunk's precision."""

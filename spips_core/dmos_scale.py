@@ -5,6 +5,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Self
 
+import torch
 from torch import Tensor
 
 LARGEST_DMOS = 100.0
@@ -12,9 +13,9 @@ LARGEST_DMOS = 100.0
 
 @dataclass(frozen=True)
 class DmosScale:
-    """A Hill curve from a score s >= 0 to the DMOS that people give on average, 0 to 100.
+    """A Weibull curve from a score s >= 0 to the DMOS that people give on average, 0 to 100.
 
-        expected_dmos = 100 s^a / (s^a + b^a)
+        expected_dmos = 100 (1 - 2^(-(s / b)^a))
 
     `spips_core.learning.dmos_fit` fits it to ratings of references that the scoring model has not
     seen.
@@ -56,8 +57,8 @@ class DmosScale:
             The same shape, float32 in [0, 100]: 0 for a score of 0, rising with the score.
         """
         # In double precision: the last bit of a float32 power depends on the batch size.
-        ratios = self.midpoint / scores.double()  # infinite for a score of 0, whose DMOS is then 0
-        return (LARGEST_DMOS / (1 + ratios**self.exponent)).float()
+        halvings = (scores.double() / self.midpoint) ** self.exponent
+        return (-LARGEST_DMOS * torch.expm1(-math.log(2) * halvings)).float()
 
     def to_json(self) -> str:
         """Return the scale as a checkpoint's metadata hold it."""

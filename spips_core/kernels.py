@@ -18,8 +18,7 @@ from torch import Tensor
 
 from spips_core.checkpoint import KNOWN_PAIR_TOLERANCE, known_pair
 from spips_core.errors import CompilationError
-from spips_core.quality_maps.psnr import error_means
-from spips_core.quality_maps.ssim import structure_means
+from spips_core.quality_maps.means import finest_means, structure_means
 
 if TYPE_CHECKING:
     from spips_core.model import SPIPS
@@ -30,11 +29,11 @@ class Kernels:
     """The two loops over pixels; both take planes (P, H, W) of two images.
 
     Attributes:
-        error_means: as `spips_core.quality_maps.psnr.error_means`.
-        structure_means: as `spips_core.quality_maps.ssim.structure_means`.
+        finest_means: as `spips_core.quality_maps.means.finest_means`; for the finest scale.
+        structure_means: as `spips_core.quality_maps.means.structure_means`; for the others.
     """
 
-    error_means: Callable[[Tensor, Tensor], Tensor]
+    finest_means: Callable[[Tensor, Tensor], Tensor]
     structure_means: Callable[[Tensor, Tensor], Tensor]
 
 
@@ -48,7 +47,7 @@ def _by_pair(
     return torch.cat([kernel(*pair) for pair in pairs], dim=-1)
 
 
-EAGER = Kernels(partial(_by_pair, error_means), partial(_by_pair, structure_means))
+EAGER = Kernels(partial(_by_pair, finest_means), partial(_by_pair, structure_means))
 
 
 def compile_kernels(model: "SPIPS") -> Kernels:
@@ -60,7 +59,7 @@ def compile_kernels(model: "SPIPS") -> Kernels:
     """
     before, expected = model.kernels, model.score(*known_pair()).score.item()
     try:
-        model.kernels = Kernels(_compiled(error_means), _compiled(structure_means))
+        model.kernels = Kernels(_compiled(finest_means), _compiled(structure_means))
         score = _warm_up(model)
         if not math.isclose(score, expected, rel_tol=KNOWN_PAIR_TOLERANCE[torch.float32]):
             raise RuntimeError(f"the known pair scored {score:g}, not {expected:g}")

@@ -15,7 +15,7 @@ from torch import Tensor
 from spips_core.encoding import Encoding
 from spips_core.quality_maps.ms_ssim import combine_scales, ms_ssim_map
 from spips_core.quality_maps.psnr import decibels, psnr_map
-from spips_core.quality_maps.ssim import BORDER_PX, structure_loss
+from spips_core.quality_maps.ssim import structure_loss, window_moments
 from spips_core.trunk import Backbone
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 TRADITION_CHANNELS = 3 + 3 + 5  # PSNR and SSIM per color, MS-SSIM per scale
 NUM_SEMANTIC_TAPS = 2  # Eq. (8): the last two
 Tap = TypeVar("Tap")
-INSIDE = (..., slice(BORDER_PX, -BORDER_PX), slice(BORDER_PX, -BORDER_PX))
 
 
 def num_channels(backbone: Backbone) -> dict[str, tuple[int, ...]]:
@@ -78,9 +77,9 @@ def quality_maps(reference: Encoding, distorted: Encoding) -> dict[str, list[Ten
     Returns:
         One tensor (N, 11, H, W) for Eqs. (1)-(3), tensors (N, C_l, H_l, W_l) for Eqs. (7) and (8).
     """
-    finest = reference.pyramid[0][INSIDE], distorted.pyramid[0][INSIDE]
-    losses = list(map(structure_loss, reference.pyramid, distorted.pyramid))
-    maps = psnr_map(*finest), losses[0].quality_map, ms_ssim_map(losses)
+    moments = list(map(window_moments, reference.pyramid, distorted.pyramid))
+    losses = [structure_loss(of_scale) for of_scale in moments]
+    maps = psnr_map(moments[0]), losses[0].quality_map, ms_ssim_map(losses)
     taps = zip(reference.features, distorted.features, strict=True)
     squares = [(of_d - of_r).square() for of_r, of_d in taps]  # Eq. (6)
     return {"tradition": [torch.cat(maps, dim=1)], **_split_taps(squares)}
@@ -106,9 +105,9 @@ def tradition_means(
         (r.flatten(0, 1), d.flatten(0, 1)) for r, d in zip(references, distorted, strict=True)
     ]
     colors = (len(references[0]), 3)
-    errors = kernels.error_means(*(planes[INSIDE] for planes in scales[0]))
-    q_psnr, squared_error = errors.view(2, *colors)
-    structure = torch.stack([kernels.structure_means(*planes) for planes in scales])
+    *finest, q_psnr, squared_error = kernels.finest_means(*scales[0]).view(4, *colors)
+    coarser = [kernels.structure_means(*planes).view(2, *colors) for planes in scales[1:]]
+    structure = torch.stack([torch.stack(finest), *coarser])
     q_ssim, contrast_loss = structure.view(len(scales), 2, *colors).unbind(dim=1)  # (5, N, 3) each
     q_ms_ssim = torch.cat([contrast_loss[:-1] / 2, q_ssim[-1:]]).mean(dim=2).T
     return TraditionMeans(

@@ -35,11 +35,21 @@ class SeveritySetConfig(Section):
     name: str = Field(description="name of the set in tables", min_length=1)
     path: str = Field(description="folder of photographs, .jpg or .png")
     kinds: tuple[str, ...] = Field((), description="distortions to use; empty uses all")
-    held_out: tuple[str, ...] = Field((), description="distortions to leave out")
+    held_out: tuple[str, ...] = Field(
+        (), description="distortions, or whole families of them, to leave out"
+    )
     num_series: int = Field(1600, ge=1, description="number of series")
     side_px: int = Field(256, ge=96, description="side in pixels of the square cut from a photo")
     seed: int = Field(0, ge=0, description="seed of the places and of the random distortions")
     weight: float = Field(1.0, gt=0, description="factor of the set's loss in training")
+
+
+class JurySetConfig(SeveritySetConfig):
+    """Severity series whose images a jury of metrics ranks; needs the `evaluation` extra."""
+
+    jurors: tuple[str, ...] = Field(
+        ("vsi", "mdsi", "haarpsi", "fsimc"), min_length=1, description="metrics of the jury"
+    )
 
 
 class TrainingDataConfig(Section):
@@ -50,7 +60,18 @@ class TrainingDataConfig(Section):
     severity_series: tuple[SeveritySetConfig, ...] = Field(
         (), description="photographs distorted at five levels, weak to strong"
     )
-    cache: str | None = Field(None, description="local folder that keeps quality means for reuse")
+    jury: tuple[JurySetConfig, ...] = Field(
+        (), description="distorted photographs that a jury of metrics ranks; needs data.cache"
+    )
+    cache: str | None = Field(
+        None, description="local folder that keeps quality means and a jury's verdicts for reuse"
+    )
+
+    @model_validator(mode="after")
+    def _a_jury_needs_a_cache(self) -> Self:
+        if self.jury and self.cache is None:
+            raise ValueError("expected cache, a folder for the jury's verdicts, got none")
+        return self
 
 
 class ArchitectureConfig(Section):
@@ -204,7 +225,20 @@ class PeersConfig(Section):
     """Other metrics to compare with; they need the `evaluation` extra."""
 
     names: tuple[str, ...] = Field(
-        ("psnr", "ssim", "ms_ssim", "vif", "dists", "lpips_alexnet", "lpips_squeezenet1_1"),
+        (
+            "psnr",
+            "ssim",
+            "ms_ssim",
+            "iw_ssim",
+            "vif",
+            "vsi",
+            "mdsi",
+            "haarpsi",
+            "fsimc",
+            "dists",
+            "lpips_alexnet",
+            "lpips_squeezenet1_1",
+        ),
         description="metrics to compare with",
     )
     alexnet_weights: str | None = Field(

@@ -76,7 +76,10 @@ def figure_table(rows: Sequence[FigureRow]) -> pa.Table:
 
 
 def score_table(scores_of: Scores, sets: Sequence[JudgedSet]) -> pa.Table:
-    """Return every score: one row for each model and example."""
+    """Return every score: one row for each model and example.
+
+    `targets` has one number for each score of a jury's series, otherwise one.
+    """
     by_name = {item.name: item for item in sets}
     parts = []
     for (model, name), scores in scores_of.items():
@@ -86,7 +89,9 @@ def score_table(scores_of: Scores, sets: Sequence[JudgedSet]) -> pa.Table:
             "set": [name] * len(scores),
             "reference": [Path(r).name for r in examples.references],
             "distortion": examples.kinds,
-            "target": examples.targets,
+            "targets": pa.array(
+                [np.atleast_1d(target) for target in examples.targets], pa.list_(pa.float64())
+            ),
             "scores": pa.array(scores.tolist(), pa.list_(pa.float64())),
         }
         parts.append(pa.table(columns))

@@ -182,7 +182,7 @@ def _fit_scale(
 def _without_paths(config: TrainConfig) -> dict[str, Any]:
     """Return the settings that decide the result, without paths, which may be private."""
     settings = config.model_dump(mode="json", exclude={"output", "workers"})
-    for kind in ("rated", "triplets", "severity_series"):
+    for kind in ("rated", "triplets", "severity_series", "jury"):
         for item in settings["data"][kind]:
             del item["path"]
     del settings["data"]["cache"], settings["model"]["backbone_weights"]

@@ -24,9 +24,9 @@ class Batch:
     """B examples of one data set, each with K distorted images.
 
     Attributes:
-        kind: rated, triplets or severity_series; it decides the loss.
+        kind: rated, triplets, severity_series or jury; it decides the loss.
         weight: factor of the loss.
-        targets: (B,) float32.
+        targets: (B,) float32; (B, K) from a jury.
         references: (B,) int64; equal numbers mean the same reference.
         content: quality means, by stream tensors (B, K, C_l); or the images to compute them from.
     """
@@ -108,7 +108,7 @@ def _collate(examples: Sequence[Example], crop_px: int) -> tuple[Images, Tensor]
         window = np.s_[..., top : top + crop_px, left : left + crop_px]
         references.append(example.reference[window])
         distorted.append(example.distorted[window])
-    targets = torch.tensor([example.target for example in examples], dtype=torch.float32)
+    targets = torch.tensor(np.array([e.target for e in examples]), dtype=torch.float32)
     return (torch.stack(references), torch.stack(distorted)), targets
 
 

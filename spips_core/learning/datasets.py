@@ -30,19 +30,20 @@ class Example:
         distorted: (K, 3, H, W) uint8. K is 1 for a rated or just noticeable pair, 2 for a triplet,
             5 for a severity series.
         target: DMOS of a rated pair in [0, 100]; the share of people who preferred the second image
-            of a triplet, or who called a pair "same", in [0, 1]; 0 for a severity series.
+            of a triplet, or who called a pair "same", in [0, 1]; 0 for a severity series; the
+            jury's rank of each of the K images, in (0, 1].
     """
 
     reference: Tensor
     distorted: Tensor
-    target: float
+    target: float | NDArray[np.float64]
 
 
 class Examples(Protocol):
     """A data set.
 
     Attributes:
-        targets: (N,), the target of each example.
+        targets: (N,), the target of each example; (N, K) from a jury.
         references: (N,), the name of each example's reference.
         kinds: (N,), the kind of distortion; "" where it is unknown.
         files: every image file that the examples are made of, in order.
@@ -61,12 +62,18 @@ class Examples(Protocol):
 
 
 def digest_of_examples(examples: Examples) -> str:
-    """Return a sha256 over targets, references, kinds, and the files' names, sizes and times.
+    """Return a sha256 over the targets and what `digest_of_images` covers."""
+    return hashlib.sha256(
+        examples.targets.tobytes() + digest_of_images(examples).encode()
+    ).hexdigest()
+
+
+def digest_of_images(examples: Examples) -> str:
+    """Return a sha256 over references, kinds, and the files' names, sizes and times.
 
     A file may be missing.
     """
-    sha256 = hashlib.sha256(examples.targets.tobytes())
-    sha256.update(repr((examples.references, examples.kinds)).encode())
+    sha256 = hashlib.sha256(repr((examples.references, examples.kinds)).encode())
     for path in examples.files:
         stat = path.stat() if path.exists() else None
         stamp = (stat.st_size, stat.st_mtime_ns) if stat else None

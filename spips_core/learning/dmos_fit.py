@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from scipy import optimize, special
+from scipy import optimize
 from torch import Tensor
 
 from spips_core.dmos_scale import LARGEST_DMOS, DmosScale
@@ -33,9 +33,9 @@ def fit_dmos_scale(scores: ArrayLike, dmos: ArrayLike) -> DmosScale:
         log_scores = np.log(s)
 
     def residuals(logs: np.ndarray) -> np.ndarray:
-        # The Hill curve is a logistic function of log(s).
-        curve = LARGEST_DMOS * special.expit(np.exp(logs[0]) * (log_scores - logs[1]))
-        return np.asarray(curve - ratings)
+        with np.errstate(over="ignore"):  # far beyond the midpoint 100 is expected
+            halvings = np.exp(np.exp(logs[0]) * (log_scores - logs[1]))
+        return np.asarray(-LARGEST_DMOS * np.expm1(-np.log(2) * halvings) - ratings)
 
     low, high = np.log(EXPONENTS)
     fit = optimize.least_squares(

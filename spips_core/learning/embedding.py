@@ -12,7 +12,7 @@ from torch import Tensor
 from spips_core.checkpoint import known_pair
 from spips_core.config import STREAMS
 from spips_core.errors import DatasetError, ImageError
-from spips_core.learning.datasets import Examples, digest_of_examples
+from spips_core.learning.datasets import Examples, digest_of_images
 from spips_core.model import SPIPS
 
 QualityMeans = dict[str, list[Tensor]]
@@ -91,7 +91,7 @@ def _fingerprint(model: SPIPS, examples: Examples, indices: Sequence[int]) -> st
     each kind of distortion.
     """
     sha256 = hashlib.sha256(f"{model.trunk.digest()} {list(indices)}".encode())
-    sha256.update(digest_of_examples(examples).encode())
+    sha256.update(digest_of_images(examples).encode())
     reference, distorted = known_pair()
     for means in quality_means(model, reference[0], distorted).values():
         for q in means:

@@ -10,7 +10,7 @@ from spips_core.learning import metrics
 
 Array = NDArray[np.float64]
 Figure = Callable[[Array, Array, NDArray[np.intp]], float]
-"""Takes scores (N, K), targets (N,) and reference numbers (N,); returns one number."""
+"""Takes scores (N, K), targets (N,) or (N, K) and reference numbers (N,); returns one number."""
 
 
 def _first(metric: Callable[[Array, Array], float]) -> Figure:
@@ -53,11 +53,13 @@ FIGURES: dict[str, dict[str, Figure]] = {
         "krcc": lambda s, t, _: metrics.krcc(s[:, 0], 1 - t),
     },
     "severity_series": {"rising": lambda s, _, __: metrics.rising_share(s)},
+    "jury": {"srcc": lambda s, ranks, _: metrics.jury_srcc(s, ranks)},
 }
 """The figures of each kind of data set; higher is better in all of them."""
 
 MAIN_FIGURE = {
     "rated": "srcc", "triplets": "two_afc", "just_noticeable": "map", "severity_series": "rising",
+    "jury": "srcc",
 }  # fmt: skip
 """The one figure of each kind that a summary shows."""
 

@@ -14,6 +14,11 @@ SMALLEST_SCORE = 1e-8
 RATING_TEMPERATURE = 0.1
 SEVERITY_TEMPERATURE = 0.2
 """A loss is linear in larger differences of log scores; both were chosen by cross-validation."""
+CLEAR_VERDICT = 0.3
+"""The jury's order of two images counts if their mean ranks, in (0, 1], differ by more."""
+MAX_COMPARED = 512
+"""Comparisons grow with the square of the images: a whole batch of series would take most of the
+time, and teach no more."""
 STEP = 0.1
 """The logarithm of the score should rise by at least this much from level to level."""
 
@@ -86,6 +91,23 @@ def _order_loss(scores: Tensor, is_worse: Tensor) -> Tensor:
     if len(rises) == 0:
         return logs.sum() * 0
     return functional.softplus(-rises / RATING_TEMPERATURE).mean()
+
+
+def jury_loss(scores: Tensor, ranks: Tensor) -> Tensor:
+    """Return RankNet's loss on the order of images of a batch whose ranks differ clearly.
+
+    It compares every two of at most `MAX_COMPARED` images, drawn at random.
+
+    Args:
+        scores: (N, levels) >= 0, lower is better.
+        ranks: (N, levels), the jury's mean ranks, higher is worse; NaN where it has no say.
+
+    Returns:
+        A scalar >= 0; 0 when no two ranks differ clearly.
+    """
+    drawn = torch.randperm(ranks.numel(), device=ranks.device)[:MAX_COMPARED]
+    few = ranks.reshape(-1)[drawn]
+    return _order_loss(scores.reshape(-1)[drawn], few[:, None] - few[None] > CLEAR_VERDICT)
 
 
 def severity_loss(scores: Tensor) -> Tensor:

@@ -141,6 +141,21 @@ def just_noticeable_map(scores: ArrayLike, shares_same: ArrayLike) -> float:
     return float(np.sum(np.diff(recall, prepend=0.0) * precision))
 
 
+def jury_srcc(scores: ArrayLike, ranks: ArrayLike) -> float:
+    """Return Spearman's correlation with a jury's ranks over all images that it ranks.
+
+    Args:
+        scores: (N, levels), lower is better.
+        ranks: (N, levels), higher is worse; NaN where the jury has no say.
+
+    Returns:
+        In [-1, 1]; NaN when it ranks no two images differently.
+    """
+    x, y = np.asarray(scores, np.float64).ravel(), np.asarray(ranks, np.float64).ravel()
+    is_ranked = np.isfinite(y)
+    return srcc(x[is_ranked], y[is_ranked])
+
+
 def rising_share(scores: ArrayLike) -> float:
     """Return how often the next stronger level of a distortion has the higher score.
 

@@ -22,7 +22,13 @@ Metric = Callable[[Tensor, Tensor], Tensor]
 Raises PeerError for images that the metric does not accept, such as too small ones.
 """
 
-PEERS = ("psnr", "ssim", "ms_ssim", "vif", "dists", "lpips_alexnet", "lpips_squeezenet1_1")
+PIQ_FUNCTIONS = {
+    "psnr": ("psnr", -1), "ssim": ("ssim", -1), "ms_ssim": ("multi_scale_ssim", -1),
+    "iw_ssim": ("information_weighted_ssim", -1), "vif": ("vif_p", -1), "vsi": ("vsi", -1),
+    "mdsi": ("mdsi", 1), "haarpsi": ("haarpsi", -1), "fsimc": ("fsim", -1),
+}  # fmt: skip
+"""piq's function of each peer, and the sign that makes lower better."""
+PEERS = (*PIQ_FUNCTIONS, "dists", "lpips_alexnet", "lpips_squeezenet1_1")
 LPIPS_NAMES = {"alexnet": "alex", "squeezenet1_1": "squeeze"}
 
 
@@ -68,11 +74,11 @@ def _piq(name: str) -> Metric:
     if name == "dists":
         dists = piq.DISTS(reduction="none").eval()
         return lambda reference, distorted: dists(distorted, reference)
-    functions = {"psnr": piq.psnr, "ssim": piq.ssim, "ms_ssim": piq.multi_scale_ssim}
-    function = {**functions, "vif": piq.vif_p}[name]
+    function, sign = PIQ_FUNCTIONS[name]
+    metric = getattr(piq, function)
     # piq adds a small term to the error, so the PSNR of identical images is finite here.
     return lambda reference, distorted: (
-        -function(distorted, reference, data_range=1.0, reduction="none")
+        sign * metric(distorted, reference, data_range=1.0, reduction="none")
     )
 
 

@@ -12,6 +12,7 @@ from spips_core.learning.batches import Batch
 from spips_core.learning.embedding import QualityMeans
 from spips_core.learning.losses import (
     PreferenceNet,
+    jury_loss,
     preference_loss,
     rating_loss,
     severity_loss,
@@ -89,6 +90,8 @@ class Trainee(nn.Module):
             return rating_loss(scores, dmos) + within_reference_loss(scores, dmos, batch.references)
         if batch.kind == "triplets":
             return preference_loss(self.preference, scores, batch.targets.to(scores))
+        if batch.kind == "jury":
+            return jury_loss(scores, batch.targets.to(scores))
         return severity_loss(scores)
 
     def distance_from_init(self) -> Tensor:

@@ -134,8 +134,9 @@ def shares(side_px: int = 256, repeats: int = 15) -> Table:
     ]
     inside = (..., slice(BORDER_PX, -BORDER_PX), slice(BORDER_PX, -BORDER_PX))
 
-    def structure() -> None:
-        for of_scale in planes:
+    def tradition() -> None:
+        model.kernels.finest_means(*planes[0])
+        for of_scale in planes[1:]:
             model.kernels.structure_means(*of_scale)
 
     both = torch.cat([reference, distorted])
@@ -150,10 +151,7 @@ def shares(side_px: int = 256, repeats: int = 15) -> Table:
             2, lambda: to_unit_range(reference, torch.float32)
         ),
         "pyramid with borders": (2, lambda: image_pyramid(images.contiguous())),
-        "PSNR map": (
-            1, lambda: model.kernels.error_means(planes[0][0][inside], planes[0][1][inside])
-        ),
-        "SSIM and MS-SSIM maps": (1, structure),
+        "traditional maps": (1, tradition),
         "deep maps": (1, lambda: feature_means(one.features, two.features)),
     }  # fmt: skip
     functions: dict[object, Callable[[], object]] = {key: part for key, (_, part) in parts.items()}
@@ -164,7 +162,7 @@ def shares(side_px: int = 256, repeats: int = 15) -> Table:
     of_trunk = {key: 2 * _flops(each.trunk, images[:1]) for key, each in compiled.items()}
     pixels = sum(r[inside].numel() for r, _ in planes) // num_pairs
     operations = {"trunk": of_trunk["embedded", "float32"],
-                  "SSIM and MS-SSIM maps": pixels * (4 * 22 * 2 + 25)}  # fmt: skip
+                  "traditional maps": pixels * (4 * 22 * 2 + 25)}  # fmt: skip
     pair_bytes = 2 * reference[0].nbytes
     table = Table(
         f"b. A pair of {side_px} px, compiled, on one thread, {num_pairs} together",

@@ -75,6 +75,16 @@ def sets(judged, *kinds):
         "severity_series": [
             {"name": "series", "path": str(judged / "photos"), "num_series": 6, "side_px": 112}
         ],
+        "jury": [
+            {
+                "name": "jury",
+                "path": str(judged / "photos"),
+                "num_series": 6,
+                "side_px": 112,
+                "held_out": ["geometry", "blur"],
+                "jurors": ["mdsi", "haarpsi"],
+            }
+        ],
     }
     return [f"--data.{kind}={json.dumps(known[kind])}" for kind in kinds]
 
@@ -100,7 +110,7 @@ def trained(judged, tmp_path_factory):
     """Output folder and log of a training with two folds that was killed and run again."""
     output = tmp_path_factory.mktemp("trained")
     arguments = [
-        *sets(judged, "rated", "triplets", "severity_series"),
+        *sets(judged, "rated", "triplets", "severity_series", "jury"),
         f"--data.cache={output / 'cache'}",
         f"--output.uri={output}",
         "--training.num_folds=2",
@@ -125,7 +135,7 @@ def test_a_killed_training_resumes_after_its_last_epoch(trained):
     history = json.loads((output / "debug.json").read_text())
     assert [epoch["epoch"] for epoch in history] == list(range(1, 16))
     assert history[-1]["loss"] < history[0]["loss"]
-    assert {"rated_srcc", "2afc_two_afc", "series_rising"} <= history[-1].keys()
+    assert {"rated_srcc", "2afc_two_afc", "series_rising", "jury_srcc"} <= history[-1].keys()
 
 
 def test_ctrl_c_ends_a_training_with_code_130_and_one_line(judged, tmp_path):
@@ -146,7 +156,7 @@ def test_checkpoints_record_what_they_learned_from_but_no_paths(trained, judged)
     model = SPIPS.load(output / "debug.safetensors")
     assert (
         model.training_record["data"]
-        == "rated (36 rated), 2afc (12 triplets), series (6 severity_series)"
+        == "rated (36 rated), 2afc (12 triplets), series (6 severity_series), jury (6 jury)"
     )
     assert str(judged) not in json.dumps(model.training_record)
     fold = SPIPS.load(output / "debug-fold1.safetensors")
@@ -283,6 +293,10 @@ def test_every_problem_of_a_training_is_listed_before_it_starts(judged, tmp_path
         (["--training.num_folds=1"], "training.num_folds"),
         (["--output.name=a/b"], "output.name"),
         (["--model.backbone=resnet"], "model.backbone"),
+        (
+            ['--data.jury=[{"name": "j", "path": "p"}]'],
+            "data: expected cache, a folder for the jury",
+        ),
     ],
 )
 def test_a_wrong_setting_is_refused(tmp_path, capsys, arguments, problem):

@@ -6,10 +6,9 @@ from spips_core import SPIPS, DmosScale, ModelConfig
 SCALE = DmosScale(exponent=1.3, midpoint=0.2, half_width=11, num_ratings=400)
 
 
-def test_the_expected_dmos_is_the_hill_curve():
+def test_the_expected_dmos_is_the_weibull_curve():
     scores = torch.tensor([0.0, 0.05, 0.2, 1.0])
-    powers = scores**1.3
-    expected = 100 * powers / (powers + 0.2**1.3)
+    expected = 100 * (1 - 0.5 ** ((scores / 0.2) ** 1.3))
     got = SCALE.expected_dmos(scores)
     assert got.dtype == torch.float32
     assert got[0] == 0

@@ -15,6 +15,7 @@ EXAMPLES = {
     "triplets": (TRIPLET, CHOICES),
     "just_noticeable": (1 - CHOICES[:, None], CHOICES),
     "severity_series": (SERIES, np.zeros(40)),
+    "jury": (SERIES, np.where(np.arange(40)[:, None] == 7, np.nan, SERIES / 6)),
 }
 """By kind, scores that agree with people everywhere, and what people said."""
 
@@ -23,6 +24,7 @@ WORST = {
     "triplets": {name: 0 if name == "two_afc" else -1 for name in FIGURES["triplets"]},
     "just_noticeable": {"map": 0.5, "plcc": -1, "srcc": -1, "krcc": -1},
     "severity_series": {"rising": 0},
+    "jury": {"srcc": -1},
 }
 """By kind, the figures of the same scores turned round; the logistic fit has no direction."""
 

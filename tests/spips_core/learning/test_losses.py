@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from spips_core.learning.losses import (
+    RATING_TEMPERATURE,
     STEP,
     PreferenceNet,
+    jury_loss,
     preference_loss,
     rating_loss,
     severity_loss,
@@ -89,6 +91,18 @@ def test_within_a_reference_only_its_own_versions_are_compared():
     assert got.item() == pytest.approx(expected.item())
     assert got != rating_loss(scores, dmos)
     assert within_reference_loss(scores, dmos, torch.arange(4)) == 0
+
+
+def test_jury_loss_compares_all_images_whose_ranks_differ_clearly():
+    scores = torch.tensor([[0.1, 0.3], [0.2, 0.9]])
+    ranks = torch.tensor([[0.1, 0.35], [0.5, float("nan")]])
+    # Only the first and the third differ by more than .3; the fourth is not judged.
+    expected = math.log1p(math.exp(-math.log(0.2 / 0.1) / RATING_TEMPERATURE))
+    assert jury_loss(scores, ranks).item() == pytest.approx(expected, rel=1e-4)
+    _, gradient = value_and_gradient(lambda s: jury_loss(s, ranks), scores)
+    assert gradient[0, 0] > 0 > gradient[1, 0]
+    assert gradient[0, 1] == gradient[1, 1] == 0
+    assert jury_loss(scores, torch.full((2, 2), float("nan"))) == 0
 
 
 def test_severity_loss_pushes_the_ends_apart():

@@ -7,6 +7,7 @@ from scipy.stats import rankdata
 from spips_core.learning.metrics import (
     bootstrap_interval,
     fitted_plcc,
+    jury_srcc,
     just_noticeable_map,
     krcc,
     plcc,
@@ -133,6 +134,15 @@ def test_rising_share_counts_neighbouring_levels_and_no_ties():
     assert rising_share([[1, 2, 3], [1, 1, 0]]) == 0.5
     assert rising_share([[1, 2, 3], [0, 5, 6]]) == 1
     assert rising_share([[3, 2, 1]]) == 0
+
+
+def test_jury_srcc_is_that_of_all_images_that_are_ranked():
+    ranks = [[0.1, 0.4, np.nan], [0.2, 0.3, 0.9]]
+    scores = [[1, 7, -5], [3, 2, 6]]
+    assert jury_srcc(scores, ranks) == pytest.approx(
+        srcc([1, 7, 3, 2, 6], [0.1, 0.4, 0.2, 0.3, 0.9])
+    )
+    assert np.isnan(jury_srcc(scores, np.full((2, 3), np.nan)))
 
 
 @pytest.fixture

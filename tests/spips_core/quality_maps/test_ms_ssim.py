@@ -3,11 +3,12 @@ import pytest
 import torch
 
 from spips_core.quality_maps.ms_ssim import combine_scales, image_pyramid, ms_ssim_map
-from spips_core.quality_maps.ssim import BORDER_PX, StructureLoss, structure_loss
+from spips_core.quality_maps.ssim import BORDER_PX, StructureLoss, structure_loss, window_moments
 
 
 def structure_pyramid(reference, distorted):
-    return list(map(structure_loss, image_pyramid(reference), image_pyramid(distorted)))
+    moments = map(window_moments, image_pyramid(reference), image_pyramid(distorted))
+    return list(map(structure_loss, moments))
 
 
 def ms_ssim(pyramid):

@@ -5,11 +5,19 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 
-from spips_core.quality_maps.psnr import decibels, error_means, psnr_map
+from spips_core.image_ops import reflect_borders
+from spips_core.quality_maps import psnr
+from spips_core.quality_maps.psnr import decibels
+from spips_core.quality_maps.ssim import BORDER_PX, WindowMoments, window_moments
 
 
 def psnr_db(reference, distorted):
     return decibels((reference - distorted).square().mean(dim=(1, 2, 3)))
+
+
+def psnr_map(reference, distorted):
+    bordered = (reflect_borders(images, BORDER_PX) for images in (reference, distorted))
+    return psnr.psnr_map(window_moments(*bordered))
 
 
 def test_identical_pair_has_infinite_psnr_and_a_map_of_zeros(photos):
@@ -26,53 +34,54 @@ def test_psnr_agrees_with_scikit_image_on_8_bit_photos(photos, noisy_photos, dty
     np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance_db)
 
 
-def test_means_are_those_of_the_map_and_of_the_squared_error(photos, noisy_photos):
-    pair = [images.double() / 255 for images in (photos, noisy_photos)]
-    means = error_means(*(images.flatten(0, 1) for images in pair)).view(2, 3, 3)
-    assert torch.allclose(means[0], psnr_map(*pair).mean(dim=(2, 3)), rtol=1e-12)
-    assert torch.allclose(decibels(means[1].mean(dim=1)), psnr_db(*pair), rtol=1e-12)
-
-
 def test_black_against_white_has_psnr_0():
     black = torch.zeros(1, 3, 8, 8)
     assert psnr_db(black, 1 - black).item() == 0
 
 
-def test_map_is_0_at_one_8_bit_step_at_every_level_and_up_to_it():
-    levels = torch.arange(255).view(1, 1, 1, 255).expand(1, 3, 1, 255)
-    reference, one_step = levels.float() / 255, (levels + 1).float() / 255
-    assert psnr_map(reference, one_step).max() < 1e-5
-    assert (psnr_map(reference, reference + 0.9 / 255) == 0).all()
+def test_map_follows_equation_1():
+    moments = WindowMoments(*torch.rand(4, 2, 3, 5, 6, dtype=torch.float64).unbind())
+    error = moments.error_variance + 0.02 * moments.mean_error**2
+    psnr_of_window = -10 * torch.log10(error)
+    masking = moments.energy_variance / 2 + 0.01
+    normalized = masking / (10 ** (-psnr_of_window / 10) + masking)
+    got = psnr.psnr_map(moments)
+    assert torch.allclose(got, 1 - normalized, rtol=1e-12)
+    assert 0 < got.min() < got.max() < 1
 
 
-def test_map_is_1_at_full_swing():
-    black = torch.zeros(1, 3, 4, 5)
-    assert torch.allclose(psnr_map(black, 1 - black), torch.ones_like(black), atol=1e-6)
+def test_noise_counts_more_than_a_shift_of_the_same_strength_and_less_where_it_is_masked(photos):
+    generator = torch.Generator().manual_seed(1)
+    flat = torch.full((1, 3, 96, 96), 0.5, dtype=torch.float64)
+    noise = 0.05 * torch.randn(flat.shape, generator=generator, dtype=torch.float64)
+    shift = torch.full_like(flat, 0.05)
+    on_flat = psnr_map(flat, flat + noise).mean()
+    assert on_flat > 10 * psnr_map(flat, flat + shift).mean() > 0
+    busy = flat + 0.2 * torch.randn(flat.shape, generator=generator, dtype=torch.float64)
+    assert psnr_map(busy, busy + noise).mean() < on_flat / 2
 
 
-def test_map_follows_equation_1_for_every_difference():
-    steps = torch.arange(1, 256, dtype=torch.float64)
-    reference = torch.zeros(1, 3, 15, 17, dtype=torch.float64)
-    distorted = (steps / 255).view(1, 1, 15, 17).expand(1, 3, 15, 17)
-    psnr = -20 * np.log10(steps.numpy() / 255)
-    expected = 1 - np.clip(psnr / (20 * np.log10(255)), 0, 1)
-    for map_ in (psnr_map(reference, distorted), psnr_map(distorted, reference)):
-        assert map_.shape == (1, 3, 15, 17)
-        np.testing.assert_allclose(map_[0, 1].flatten(), expected, atol=1e-12)
-    assert (np.diff(expected) > 0).all()
+def test_map_rises_with_the_difference(photos):
+    reference = photos.double() / 255
+    means = [psnr_map(reference, reference * factor).mean() for factor in (0.99, 0.9, 0.5, 0)]
+    assert means == sorted(means)
 
 
-def test_map_depends_on_its_own_pixel_and_channel_only():
-    reference = torch.full((2, 3, 6, 7), 0.5)
+def test_map_depends_on_the_window_and_its_own_channel_only():
+    reference = torch.full((2, 3, 30, 40), 0.5)
     distorted = reference.clone()
-    distorted[1, 2, 3, 4] = 0.9
-    assert psnr_map(reference, distorted).nonzero().tolist() == [[1, 2, 3, 4]]
+    distorted[1, 2, 15, 20] = 0.9
+    seen = psnr_map(reference, distorted).nonzero()
+    assert seen[:, :2].unique(dim=0).tolist() == [[1, 2]]
+    assert (seen[:, 2].min(), seen[:, 2].max()) == (15 - BORDER_PX, 15 + BORDER_PX)
+    assert (seen[:, 3].min(), seen[:, 3].max()) == (20 - BORDER_PX, 20 + BORDER_PX)
 
 
-def test_map_gradient_is_finite_for_every_difference():
-    reference = torch.zeros(1, 3, 2, 4)
-    differences = torch.tensor([0, 1e-30, 0.5 / 255, 1 / 255, 2 / 255, 0.5, 1, 1]).view(1, 1, 2, 4)
-    distorted = differences.repeat(1, 3, 1, 1).requires_grad_()
-    psnr_map(reference, distorted).sum().backward()
+def test_map_gradient_is_the_derivative_and_finite_for_identical_images():
+    generator = torch.Generator().manual_seed(2)
+    pair = torch.rand(2, 1, 3, 12, 12, generator=generator, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda pair: psnr_map(*pair), pair)
+    images = torch.zeros(1, 3, 12, 12)
+    distorted = images.clone().requires_grad_()
+    psnr_map(images, distorted).sum().backward()
     assert distorted.grad.isfinite().all()
-    assert (distorted.grad[..., 1, :2] > 0).all()
