@@ -10,10 +10,9 @@ def psnr_map(moments: WindowMoments) -> Tensor:
     """Return Q_psnr, the inverted and scaled peak signal-to-noise ratio around every pixel.
 
     Eq. (1): Q_psnr = 1 - N(P). The paper leaves N open. Here the squared error under a window is
-        E = s_e^2 + 0.02 mu_e^2
-    so that a uniform shift, to which eyes adapt, counts 2 % of a pattern of the same strength. With
-    P = -10 log10 E, N compares E with the contrast that masks it, A = (s_r^2 + s_d^2) / 2 + 0.1^2:
-        Q_psnr = E / (E + A), which is N(P) = A / (10^(-P / 10) + A).
+    E = s_e^2 + 0.02 mu_e^2, so that a uniform shift, to which eyes adapt, counts 2 % of a pattern
+    of the same strength. With P = -10 log10 E, N compares E with the contrast that masks it,
+    A = (s_r^2 + s_d^2) / 2 + 0.1^2: Q_psnr = E / (E + A), which is N(P) = A / (10^(-P / 10) + A).
 
     Args:
         moments: of the pair, as `window_moments` returns them.
