@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -108,3 +109,24 @@ def test_five_pairs_are_too_few_for_the_logistic_fit_and_nothing_else(rated):
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[3] == "-"
     assert cells[1] != "-"
+
+
+def test_a_jury_set_is_evaluated_over_all_kinds_and_within_each(rated, tmp_path):
+    jury = {
+        "name": "jury", "path": str(tmp_path), "kinds": ["gaussian_blur", "jpeg", "shifted"],
+        "num_series": 6, "side_px": 96, "jurors": ["mdsi"],
+    }  # fmt: skip
+    config = {
+        "data": {"jury": [jury], "cache": str(tmp_path / "cache")},
+        "models": [{"name": "embedded", "checkpoint": "embedded"}],
+        "peers": {"names": ["mdsi"]},
+        "output": {"uri": str(tmp_path / "tables"), "bootstrap_samples": 0},
+    }
+    evaluate(EvaluateConfig.model_validate(config), report=lambda _: None)
+    rows = pq.read_table(tmp_path / "tables/evaluation.parquet").to_pylist()
+    srcc = {(row["model"], row["subset"]): row["value"] for row in rows}
+    assert [srcc["mdsi", ""], srcc["mdsi", "jpeg"]] == pytest.approx([1, 1])  # the jury itself
+    assert -1 <= srcc["embedded", ""] < 1
+    assert np.isnan(srcc["embedded", "shifted"])
+    scores = pq.read_table(tmp_path / "tables/scores.parquet").to_pylist()
+    assert all(len(row["scores"]) == len(row["targets"]) == 5 for row in scores)
