@@ -186,7 +186,7 @@ def test_a_finished_training_is_published_again_unchanged(trained, judged):
     for path in paths:
         path.unlink()
     process = start(
-        *sets(judged, "rated", "triplets", "severity_series"),
+        *sets(judged, "rated", "triplets", "severity_series", "jury"),
         f"--data.cache={output / 'cache'}",
         f"--output.uri={output}",
         "--training.num_folds=2",
