@@ -1,6 +1,11 @@
-"""Audit a run of scores: compute figures by group, compare them with a baseline, judge the gates.
+r"""Audit a run of scores: compute figures by group, compare them with a baseline, judge the gates.
 
 Writes audit.html (one file that opens offline), audit.json and audit.parquet.
+
+for example:
+  spips audit scores/ -o audit/
+  spips audit scores/ -o audit/ --group_by=model \
+      --gates='[{column: spips_score, figure: p95, at_most: 0.35}]'
 
 exit codes:
   0    done, no gate is broken
@@ -21,9 +26,15 @@ FLAGS = {"allow_different_models": "accept a baseline that a different model sco
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job with a command line (None: the process's); return the exit code."""
-    parser = make_parser("audit_scores.py", __doc__)
+    parser = make_parser("spips audit", __doc__)
     return run_job(
-        _audit, AuditScoresConfig, parser, arguments, flags=FLAGS, interrupted="nothing was written"
+        _audit,
+        AuditScoresConfig,
+        parser,
+        arguments,
+        positional=("SCORES", "scores.uri"),
+        flags=FLAGS,
+        interrupted="nothing was written",
     )
 
 

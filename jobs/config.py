@@ -1,7 +1,6 @@
 """Load a job's settings: a YAML file, overridden by the command line, checked all at once."""
 
 import argparse
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import date
@@ -9,26 +8,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError, create_model
-from pydantic_settings import (
-    BaseSettings,
-    CliSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-)
+from pydantic import BaseModel, ValidationError
 
+from jobs.settings_options import add_settings, did_you_mean, overrides_of, settings_of
 from pipeline.runs.errors import ContractError
 from pipeline.runs.uris import redact
 
 Config = TypeVar("Config", bound=BaseModel)
 
 
-class _CommandLine(BaseSettings):
-    model_config = SettingsConfigDict(cli_parse_none_str="null", cli_hide_none_type=True)
-
-
 def load_config(
-    config_class: type[Config], parser: argparse.ArgumentParser, arguments: Sequence[str] | None
+    config_class: type[Config],
+    parser: argparse.ArgumentParser,
+    arguments: Sequence[str] | None,
+    positional: tuple[str, str] | None = None,
 ) -> tuple[Config, argparse.Namespace]:
     """Read the file of --config, override it with the command line, and validate the result.
 
@@ -36,6 +29,7 @@ def load_config(
         config_class: the job's settings; each field becomes an option --section.field.
         parser: has the job's own options; --config and the settings' options are added to it.
         arguments: command line; None takes the process's.
+        positional: name in the help, and setting, of the argument without an option's name.
 
     Returns:
         The settings, and the job's own options.
@@ -45,29 +39,28 @@ def load_config(
             listed.
     """
     parser.allow_abbrev = False
-    parser.add_argument("--config", metavar="FILE", help="YAML file with the settings below")
-    settings_class = create_model("Settings", __base__=(config_class, _CommandLine))
-    source = CliSettingsSource[argparse.ArgumentParser](
-        settings_class,  # type: ignore[arg-type]  # mypy does not see the two base classes
-        root_parser=parser,
-        cli_parse_args=False,
-    )
-    options, unknown = parser.parse_known_args(arguments)
-    problems = [f"command line: unknown option {redact(option)}" for option in unknown]
+    add_settings(parser, config_class, positional)
+    # Otherwise an argument after the options would not be seen.
+    options, unknown = parser.parse_known_intermixed_args(arguments)
+    names = [f"--{name}" for name, _ in settings_of(config_class)]
+    problems = [
+        f"command line: unknown option {redact(option)}"
+        + did_you_mean(option.partition("=")[0], names)
+        for option in unknown
+    ]
+    overrides: dict[str, Any] = {}
     try:
-        overrides = source(parsed_args=options)()
-    except SettingsError as error:  # a list or mapping that is not JSON
-        named = re.search(r'for (?:field )?"?([\w.]+)', str(error))
-        name = f"--{named[1]} as JSON" if named else "JSON"
-        cause = redact(str(error.__cause__ or error))
-        problem = f"expected {name}, got a text that is not ({cause})"
-        raise ContractError(*problems, f"command line: {problem}; or set it in YAML") from error
+        overrides = overrides_of(options, config_class, positional)
+    except ContractError as error:
+        problems += error.problems
     values: dict[str, Any] = {}
     if options.config is not None:
         try:
             values = _read_yaml(Path(options.config))
         except ContractError as error:
             raise ContractError(*problems, *error.problems) from error
+    if len(problems) > len(unknown):  # without the options that cannot be read, others seem absent
+        raise ContractError(*problems)
     try:
         config = config_class.model_validate(_merge(values, overrides))
     except ValidationError as error:
@@ -85,8 +78,6 @@ def load_config(
     return config, options
 
 
-# pydantic-settings has a source for YAML files, but it accepts a missing file and repeated keys,
-# and it refuses a section without keys.
 def _read_yaml(path: Path) -> dict[str, Any]:
     """Return the sections of a YAML file.
 
@@ -144,7 +135,7 @@ def _explain(entry: Any, config_class: type[BaseModel]) -> str:
     """Return one of pydantic's problems as a line: the setting, what was expected, what was got."""
     setting = ".".join(str(part) for part in entry["loc"])
     if entry["type"] == "extra_forbidden":
-        return f"{setting}: unknown setting"
+        return f"{setting}: unknown setting{_similar_setting(entry['loc'], config_class)}"
     if entry["type"] == "missing":
         field = config_class.model_fields[entry["loc"][0]]
         if setting in config_class.model_fields and field.annotation is not None:  # a section
@@ -168,3 +159,14 @@ def _explain(entry: Any, config_class: type[BaseModel]) -> str:
     if isinstance(got, dict) or ", got " in message:
         return f"{setting}: {message}" if setting else message
     return f"{setting}: {message}, got {redact(repr(got))}"
+
+
+def _similar_setting(location: Sequence[Any], config_class: type[BaseModel]) -> str:
+    """Return a question with the name most like an unknown one, of those in the same section."""
+    fields = config_class.model_fields
+    for part in location[:-1]:
+        inner = fields[part].annotation if part in fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return ""  # an entry of a list
+        fields = inner.model_fields
+    return did_you_mean(str(location[-1]), fields)

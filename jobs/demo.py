@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code of the scoring job.
     """
-    parser = make_parser("demo.py", __doc__)
+    parser = make_parser("jobs/demo.py", __doc__)
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder to write to")
     folder = parser.parse_args(arguments).output.resolve()
     raise_on_sigterm()

@@ -1,5 +1,8 @@
 """Distil this project's own small trunk from AlexNet, with photographs and no judgements.
 
+for example:
+  python jobs/distill_trunk.py --config conf/checkpoints/embedded_trunk.yaml
+
 exit codes:
   0    done
   1    fault, such as weights that cannot be fetched: run the same command again; it resumes
@@ -16,7 +19,7 @@ from pipeline.learning.config import DistillTrunkConfig
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job with a command line (None: the process's); return the exit code."""
-    parser = make_parser("distill_trunk.py", __doc__)
+    parser = make_parser("jobs/distill_trunk.py", __doc__)
     return run_job(_distill, DistillTrunkConfig, parser, arguments)
 
 

@@ -1,4 +1,8 @@
-"""Compare SPIPS checkpoints and other metrics with human judgements, and write the tables.
+r"""Compare SPIPS checkpoints and other metrics with human judgements, and write the tables.
+
+for example:
+  spips evaluate -o tables/ --models='[{name: embedded, checkpoint: embedded}]' \
+      --data.rated='[{name: ours, path: pairs.csv}]'
 
 exit codes:
   0    done
@@ -17,7 +21,7 @@ from pipeline.runs.errors import ContractError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job with a command line (None: the process's); return the exit code."""
-    parser = make_parser("evaluate.py", __doc__)
+    parser = make_parser("spips evaluate", __doc__)
     return run_job(_evaluate, EvaluateConfig, parser, arguments, interrupted="nothing was written")
 
 

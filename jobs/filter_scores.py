@@ -2,6 +2,9 @@
 
 Writes manifest/ (kept rows), rejects/ (other rows with scores and reject_reason), summary.json.
 
+for example:
+  spips filter scores/ -o kept/ --bounds='[{column: spips_score, at_most: 0.3}]'
+
 exit codes:
   0    done, now or by an earlier run of the same command
   1    fault: fix the cause and run the same command again
@@ -12,19 +15,26 @@ exit codes:
 import sys
 from collections.abc import Sequence
 
-from jobs.run_job import DONE, make_parser, run_job, say, start_ray
+from jobs.run_job import DONE, VERBOSE, make_parser, run_job, say, start_ray
 from pipeline.audits.config import FilterScoresConfig
 
-FLAGS = {"dry_run": "print the summary, write nothing"}
+FLAGS = {"dry_run": "print the summary, write nothing", **VERBOSE}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job with a command line (None: the process's); return the exit code."""
-    parser = make_parser("filter_scores.py", __doc__)
-    return run_job(_filter, FilterScoresConfig, parser, arguments, flags=FLAGS)
+    parser = make_parser("spips filter", __doc__)
+    return run_job(
+        _filter,
+        FilterScoresConfig,
+        parser,
+        arguments,
+        positional=("SCORES", "scores.uri"),
+        flags=FLAGS,
+    )
 
 
-def _filter(config: FilterScoresConfig, *, dry_run: bool) -> int:
+def _filter(config: FilterScoresConfig, *, dry_run: bool, verbose: bool) -> int:
     # Imported here because ray takes seconds; --help and a wrong config should not wait for it.
     from ray.exceptions import RayError
 
@@ -55,7 +65,7 @@ def _filter(config: FilterScoresConfig, *, dry_run: bool) -> int:
             if open_output(config, run)[1] == "finished":  # by a process that just ended
                 say(finished)
                 return DONE
-            start_ray()
+            start_ray(verbose=verbose)
             write_filtered(config, folder, run, rules, summary, source)
         say(f"{folder.uri}/manifest, {folder.uri}/rejects, {folder.uri}/summary.json")
         return DONE

@@ -1,6 +1,7 @@
 """What all jobs share: command line, settings, signals, Ray's start, errors and exit codes."""
 
 import argparse
+import logging
 import os
 import signal
 import socket
@@ -26,6 +27,8 @@ RAY_SETTINGS = {
 }
 """Environment variables that Ray reads when it is imported; a user's own values count."""
 
+VERBOSE = {"verbose": "also show what Ray reports"}
+"""The flag of jobs that start Ray, for `run_job`."""
 DONE, FAULT, WRONG, TOO_MANY_FAILED, GATE_BROKEN, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
@@ -35,6 +38,7 @@ def run_job(
     parser: argparse.ArgumentParser,
     arguments: Sequence[str] | None,
     *,
+    positional: tuple[str, str] | None = None,
     flags: Mapping[str, str] | None = None,
     interrupted: str = "run the same command again to go on",
 ) -> int:
@@ -46,6 +50,7 @@ def run_job(
         config_class: the job's settings.
         parser: what `make_parser` returns.
         arguments: command line; None takes the process's.
+        positional: name in the help, and setting, of the argument without an option's name.
         flags: help text of the job's own flags, by keyword argument (dry_run is --dry-run).
         interrupted: message after Ctrl-C or SIGTERM.
 
@@ -57,7 +62,7 @@ def run_job(
         parser.add_argument(names[name], action="store_true", help=text)
 
     def load_and_work() -> int:
-        config, options = load_config(config_class, parser, arguments)
+        config, options = load_config(config_class, parser, arguments, positional)
         return work(config, **{name: getattr(options, name) for name in names})
 
     for name, value in RAY_SETTINGS.items():
@@ -66,10 +71,12 @@ def run_job(
     return exit_code_of(load_and_work, interrupted=interrupted)
 
 
-def make_parser(job: str, description: str | None) -> argparse.ArgumentParser:
-    """Return a job's command line without options."""
+def make_parser(command: str, description: str | None) -> argparse.ArgumentParser:
+    """Return a command's parser, without options."""
     return argparse.ArgumentParser(
-        prog=job, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=command,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
 
@@ -106,10 +113,11 @@ def raise_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def start_ray(*, dashboard: bool = False) -> list[dict[str, float]]:
+def start_ray(*, verbose: bool, dashboard: bool = False) -> list[dict[str, float]]:
     """Join the cluster that a submitted job runs on, or start Ray on this machine.
 
     Args:
+        verbose: show what Ray reports, not only its warnings.
         dashboard: on this machine, also start Ray's web server, which Ray Train needs.
 
     Returns:
@@ -117,12 +125,21 @@ def start_ray(*, dashboard: bool = False) -> list[dict[str, float]]:
     """
     import ray  # takes seconds
 
+    level = logging.INFO if verbose else logging.WARNING
+    for handler in logging.getLogger("ray.data").handlers:  # its own; its log files stay complete
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(level)
     with _signals_noted():
         if os.environ.get("RAY_ADDRESS"):  # set in submitted jobs
             _check_cluster(os.environ["RAY_ADDRESS"])
-            ray.init(ignore_reinit_error=True)
+            ray.init(ignore_reinit_error=True, logging_level=level)
         else:  # without "local", Ray would wait for a dead cluster that left its address behind
-            ray.init("local", ignore_reinit_error=True, include_dashboard=dashboard)
+            ray.init(
+                "local",
+                ignore_reinit_error=True,
+                include_dashboard=dashboard,
+                logging_level=level,
+            )
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     return [node["Resources"] for node in nodes if node["Alive"]]
 

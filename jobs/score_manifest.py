@@ -1,5 +1,8 @@
 """Score every image pair of a manifest and publish scores, sub-scores and statuses as Parquet.
 
+for example:
+  spips score pairs.parquet -o scores/
+
 exit codes:
   0    done, now or by an earlier run of the same command
   1    fault: fix the cause and run the same command again; it resumes
@@ -15,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from jobs.run_job import DONE, TOO_MANY_FAILED, make_parser, run_job, say, start_ray
+from jobs.run_job import DONE, TOO_MANY_FAILED, VERBOSE, make_parser, run_job, say, start_ray
 from pipeline.runs.records import RunRecord
 from pipeline.scoring.config import ScoreManifestConfig
 
@@ -27,6 +30,7 @@ FLAGS = {
     "retry_failed": "if the run is finished, score its missing, forbidden, unreadable, "
     "decode_error, crashed and timed_out rows again; the new results replace the old ones, which "
     "are kept aside",
+    **VERBOSE,
 }
 
 
@@ -37,18 +41,26 @@ def main(arguments: Sequence[str] | None = None, show: Callable[[str], None] | N
         arguments: the command line.
         show: called with the path of the run's folder, in its store, once the run is finished.
     """
-    parser = make_parser("score_manifest.py", __doc__)
+    parser = make_parser("spips score", __doc__)
     work = partial(_score, show=show)
-    return run_job(work, ScoreManifestConfig, parser, arguments, flags=FLAGS)
+    return run_job(
+        work,
+        ScoreManifestConfig,
+        parser,
+        arguments,
+        positional=("MANIFEST", "manifest.uri"),
+        flags=FLAGS,
+    )
 
 
 def _score(
-    config: ScoreManifestConfig, *, dry_run: bool, retry_failed: bool,
+    config: ScoreManifestConfig, *, dry_run: bool, retry_failed: bool, verbose: bool,
     show: Callable[[str], None] | None,
 ) -> int:  # fmt: skip
     # torch and ray take seconds to import; --help and a wrong config need not wait for them.
     from pipeline.runs.finished import FinishedRun
     from pipeline.runs.rerun import advise
+    from pipeline.runs.summary import summarise
     from pipeline.scoring.plan import describe_plan, make_plan
 
     plan = make_plan(config, retry_failed=retry_failed)
@@ -67,23 +79,24 @@ def _score(
         run = FinishedRun(plan.folder, plan.folder.read_run())
         for line in advise(run):
             sys.stderr.write(f"{line}\n")
-        record = run.record
     else:
-        record = _run(config, plan)
-    code = _report(config, record)
+        plan.check_sample()
+        run = FinishedRun(plan.folder, _run(config, plan, verbose=verbose))
+    for line in summarise(run):
+        say(line)
     if show is not None:
         show(plan.folder.path)
-    return code
+    return _judge_failed(config, run.record)
 
 
-def _run(config: ScoreManifestConfig, plan: "Plan") -> RunRecord:
+def _run(config: ScoreManifestConfig, plan: "Plan", *, verbose: bool) -> RunRecord:
     """Score what a plan says, and return the content of run.json."""
     from pipeline.runs.lock import lock_run
     from pipeline.scoring.publish import score_and_publish
     from pipeline.scoring.resources import choose_scorers, describe_scorers
 
     with lock_run(plan.folder) as lock:
-        scorers = choose_scorers(config.compute, start_ray(), plan.attempt.num_rows)
+        scorers = choose_scorers(config.compute, start_ray(verbose=verbose), plan.attempt.num_rows)
         say(describe_scorers(scorers))
         # Runs the graph in pipeline/scoring/graph.py, checks what it wrote, and publishes it.
         record = score_and_publish(plan, scorers, lock)
@@ -91,11 +104,8 @@ def _run(config: ScoreManifestConfig, plan: "Plan") -> RunRecord:
     return record
 
 
-def _report(config: ScoreManifestConfig, record: RunRecord) -> int:
-    """Print a finished run's counts, and return the exit code."""
-    for status, count in record.counts_by_status.items():
-        if count:
-            say(f"{status:<14}{count:>10}")
+def _judge_failed(config: ScoreManifestConfig, record: RunRecord) -> int:
+    """Return the exit code of a finished run, and say if too many of its rows failed."""
     failed, allowed = record.failed_fraction, config.failure.max_failed_fraction
     if failed > allowed:
         sys.stderr.write(

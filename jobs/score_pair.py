@@ -1,5 +1,8 @@
 """Score one image pair; print its scores, and draw where each stream sees a difference.
 
+for example:
+  spips pair target.png output.png --map differences.png
+
 exit codes:
   0    done
   1    fault: the trunk's weights cannot be fetched, or the heat maps cannot be written
@@ -21,7 +24,7 @@ from pipeline.scoring.config import ImagesConfig, ModelSourceConfig
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job with a command line (None: the process's); return the exit code."""
-    parser = make_parser("score_pair.py", __doc__)
+    parser = make_parser("spips pair", __doc__)
     parser.add_argument("reference", help="undistorted image: a path or fsspec URI")
     parser.add_argument("distorted", help="image to judge, of the same size")
     parser.add_argument("--map", type=Path, metavar="PNG", help="draw the heat maps into this file")

@@ -148,7 +148,9 @@ class AuditScoresConfig(Section):
         description="Thresholds by column; the report shows the share of rows above each one.",
     )
     gates: tuple[GateConfig, ...] = Field(
-        (), description="Bounds that a release must keep. If one is broken, the exit code is 4."
+        (),
+        description="Bounds that a release must keep. If one is broken, the exit code is 4.",
+        examples=[[{"column": "spips_score", "figure": "p95", "at_most": 0.35}]],
     )
     gates_unjudged: Literal["pass", "fail"] = Field(
         "fail",
@@ -217,7 +219,9 @@ class FilterScoresConfig(Section):
         description="Statuses that are kept. Only ok rows have values, so only they keep a bound.",
     )
     bounds: tuple[BoundConfig, ...] = Field(
-        (), description="Bounds on values; a kept row keeps all of them."
+        (),
+        description="Bounds on values; a kept row keeps all of them.",
+        examples=[[{"column": "spips_score", "at_most": 0.3}]],
     )
     output: FilterOutputConfig
 

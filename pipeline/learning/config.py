@@ -55,7 +55,9 @@ class JurySetConfig(SeveritySetConfig):
 class TrainingDataConfig(Section):
     """Data sets to learn from, in any mixture."""
 
-    rated: tuple[RatedSetConfig, ...] = Field((), description="rated pairs")
+    rated: tuple[RatedSetConfig, ...] = Field(
+        (), description="rated pairs", examples=[[{"name": "ours", "path": "pairs.csv"}]]
+    )
     triplets: tuple[BappsSetConfig, ...] = Field((), description="BAPPS 2AFC subsets")
     severity_series: tuple[SeveritySetConfig, ...] = Field(
         (), description="photographs distorted at five levels, weak to strong"

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import pyarrow as pa
 import ray
@@ -13,6 +14,7 @@ from pipeline.runs.storage import arrow_filesystem
 from pipeline.scoring.load import PairLoader
 from pipeline.scoring.manifest import KeepIds
 from pipeline.scoring.plan import Plan
+from pipeline.scoring.progress import ProgressLine
 from pipeline.scoring.resources import (
     BLOCKS_IN_FLIGHT,
     BLOCKS_PER_SCORER,
@@ -35,9 +37,20 @@ RETRIED_STORE_ERRORS = (
 retries of s3fs itself have failed. A retried write overwrites the partial file."""
 
 
-def run_graph(plan: Plan, scorers: Scorers) -> None:
-    """Score the rows of the attempt that have no result yet, and write their results."""
-    with DataContext.current(execution_context(plan, scorers)), warnings.catch_warnings():
+def run_graph(plan: Plan, scorers: Scorers, num_rows_done: int) -> None:
+    """Score the rows of the attempt that have no result yet, and write their results.
+
+    Args:
+        plan: the run.
+        scorers: the scorers to start.
+        num_rows_done: rows of the attempt that have a result, for the progress line.
+    """
+    context = execution_context(plan, scorers)
+    context.enable_progress_bars = False
+    context.custom_execution_callback_classes = [
+        partial(ProgressLine, PairScorer.__name__, plan.attempt.num_rows, num_rows_done)
+    ]
+    with DataContext.current(context), warnings.catch_warnings():
         # When Ray cannot record finished rows it only warns, and the run could not be resumed.
         warnings.filterwarnings("error", "You've enabled checkpointing, but", UserWarning)
         path = plan.folder.scores_path(plan.attempt.number)

@@ -35,6 +35,7 @@ from pipeline.scoring.resources import FOOTER_THREADS, ID_ROWS_PER_READ
 
 MAX_LISTED = 5
 """Repeated ids that an error message lists."""
+MAKE_ONE = "`spips manifest` makes a manifest of tables, lists and folders of images"
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 """What the names of a folder's Parquet files end in, in lower or upper case."""
 
@@ -85,9 +86,16 @@ def open_manifest(config: ManifestConfig) -> Manifest:
     uri = redact(config.uri)
     try:
         fs, root = open_store(config.uri)
+        if table := _table_format(fs, root):
+            raise ContractError(
+                f"manifest.uri: expected Parquet files, got {table} table at {uri}, among whose "
+                f"files are deleted rows; {MAKE_ONE}"
+            )
         base, paths, left_out = _find_files(fs, root)
         if not paths:
-            raise ContractError(f"manifest.uri: expected Parquet files, got none at {uri}")
+            raise ContractError(
+                f"manifest.uri: expected Parquet files, got none at {uri}; {MAKE_ONE}"
+            )
         broken = [path for path in paths if is_broken_link(fs, path)]
         if broken:  # to leave it out would score a part of the pairs
             raise ContractError(
@@ -223,12 +231,19 @@ def _find_files(fs: AbstractFileSystem, root: str) -> tuple[str, list[str], list
     return base, chosen, sorted(set(visible) - set(chosen))
 
 
+def _table_format(fs: AbstractFileSystem, root: str) -> str | None:
+    """Return whose log a folder has; only a table's log says which of its files are valid."""
+    if fs.isdir(f"{root}/_delta_log"):
+        return "a Delta"
+    return "an Iceberg" if fs.glob(f"{root}/metadata/*.metadata.json") else None
+
+
 def _read_footer(fs: AbstractFileSystem, path: str) -> pyarrow.parquet.FileMetaData:
     try:
         with fs.open(path, "rb") as file:
             return pyarrow.parquet.read_metadata(file)
     except pa.ArrowInvalid as error:
-        raise ValueError(f"expected a Parquet file at {path}: {error}") from error
+        raise ValueError(f"expected a Parquet file at {path}: {error}; {MAKE_ONE}") from error
 
 
 def _choose_image_columns(
@@ -257,7 +272,7 @@ def _check_folders(base: str, paths: Sequence[str]) -> list[str]:
         return []
     return [
         "manifest.uri: expected all columns inside the files, got folders named key=value "
-        f"({partitioned[0]}), whose keys would be lost"
+        f"({partitioned[0]}), whose keys would be lost; {MAKE_ONE}"
     ]
 
 

@@ -19,6 +19,7 @@ from pipeline.runs.records import RECORD_VERSION, ColumnsRecord, Json, ModelInfo
 from pipeline.runs.run import RunFolder, fingerprint, open_run_folder
 from pipeline.runs.schema import RETRIED_STATUSES, Status, pass_through_schema
 from pipeline.runs.storage import STORE_ERRORS, check_writable, describe, open_store
+from pipeline.runs.summary import counted
 from pipeline.runs.uris import is_relative, redact
 from pipeline.scoring.config import ImagesConfig, ScoreManifestConfig
 from pipeline.scoring.load import PairLoader
@@ -83,6 +84,26 @@ class Plan:
         """Return whether the run is finished and this attempt has no rows to score again."""
         has_rows = self.attempt.ids is not None and self.attempt.num_rows > 0
         return self.folder.state() == "finished" and not has_rows
+
+    def check_sample(self) -> None:
+        """Raise an error if no row of the sample could be loaded, which is hardly chance.
+
+        A retry scores rows that failed before, so its sample is not judged.
+
+        Raises:
+            FaultError: every image was unreadable, as when a store is away.
+            ContractError: there were other reasons.
+        """
+        statuses = {status for status, _ in self.sample}
+        may_all_fail = self.config.failure.max_failed_fraction == 1
+        if not statuses or Status.OK in statuses or self.attempt.ids is not None or may_all_fail:
+            return
+        problem = (
+            f"manifest: expected images that can be loaded, got none in the sample of "
+            f"{counted(len(self.sample), 'row')} above; to score all the same, set "
+            "failure.max_failed_fraction to 1"
+        )
+        raise FaultError(problem) if statuses == {Status.UNREADABLE} else ContractError(problem)
 
     def record(self) -> PlanRecord:
         """Return the content of plan.json."""
@@ -217,7 +238,8 @@ def describe_plan(plan: Plan) -> str:
     if model.dmos_scale is None:
         trained += "; no scale, so expected_dmos is null"
     lines = [
-        f"manifest  {plan.manifest.num_rows} pairs in {len(plan.manifest.paths)} files "
+        f"manifest  {counted(plan.manifest.num_rows, 'pair')} in "
+        f"{counted(len(plan.manifest.paths), 'file')} "
         f"at {redact(plan.config.manifest.uri)}",
         f"columns   {', '.join((plan.manifest.pair_id_column, *plan.manifest.image_columns))}",
         f"model     {redact(plan.config.model.checkpoint)} ({model.config['backbone']}, "

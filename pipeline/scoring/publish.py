@@ -60,7 +60,7 @@ def score_and_publish(plan: Plan, scorers: Scorers, lock: RunLock) -> RunRecord:
     start = start_attempt(plan)
     try:
         if start.num_rows_done < plan.attempt.num_rows:  # else only publishing was interrupted
-            run_graph(plan, scorers)
+            run_graph(plan, scorers, start.num_rows_done)
     except (RayError, UserWarning, *STORE_ERRORS, pa.ArrowException) as error:
         raise FaultError(
             f"{folder.uri}: {_describe_failure(plan, error)}; finished rows are kept, the same "

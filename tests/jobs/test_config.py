@@ -39,17 +39,16 @@ def test_all_problems_of_config_and_command_line_are_listed_at_once(tmp_path, ca
     assert len(problems) == 9
 
 
-def test_a_list_that_is_not_json_is_one_line(capfd):
-    (problem,) = problems_of([*GIVEN, "--images.allowed_uri_prefixes=[s3://a"], capfd)
-    expected = "expected --images.allowed_uri_prefixes as JSON, got a text that is not (Missing"
-    assert problem.startswith(f"error: command line: {expected}")
-
-
-def test_a_section_that_is_not_json_is_one_line(capfd):
-    (problem,) = problems_of(["--manifest=pairs", "--output.uri=out"], capfd)
-    assert problem.startswith(
-        "error: command line: expected --manifest as JSON, got a text that is"
-    )
+def test_an_unknown_setting_names_the_one_that_was_meant(tmp_path, capfd):
+    path = tmp_path / "config.yaml"
+    path.write_text("images: {max_pixel: 1}\nmodle: {}\nzzz: 1\n")
+    problems = problems_of([*GIVEN, f"--config={path}", "--output.runid=x"], capfd)
+    assert problems == [
+        "error: command line: unknown option --output.runid=x; did you mean --output.run_id?",
+        "error: images.max_pixel: unknown setting; did you mean max_pixels?",
+        "error: modle: unknown setting; did you mean model?",
+        "error: zzz: unknown setting",
+    ]
 
 
 def test_a_value_instead_of_a_section_is_one_line(tmp_path, capfd):

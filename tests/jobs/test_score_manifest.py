@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from ray.data import DataContext
 from jobs.run_job import DONE, FAULT, TOO_MANY_FAILED, WRONG
 from pipeline.runs.finished import open_run, open_scores
 from pipeline.runs.schema import Status, result_schema
+from pipeline.scoring import progress
 from pipeline.scoring.config import ScoreManifestConfig
 from pipeline.scoring.graph import execution_context, score_pairs
 from pipeline.scoring.plan import make_plan
@@ -240,9 +242,40 @@ def test_images_in_the_manifest_score_as_files_do(finished, images, tmp_path):
 def test_a_dry_run_prints_the_plan_and_the_config_and_writes_nothing(manifest, tmp_path, capfd):
     assert score(manifest, tmp_path / "out", "--dry-run") == DONE
     out = capfd.readouterr().out
-    for expected in ("60 pairs in 1 files", ", trained", "8 of 8 rows", "rows_per_file: 100"):
+    for expected in ("60 pairs in 1 file ", ", trained", "8 of 8 rows", "rows_per_file: 100"):
         assert expected in out
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_shows_its_progress_and_ends_with_what_matters(
+    manifest, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setattr(progress, "EVERY_S", 0.0)
+    assert score(manifest, tmp_path / "out") == DONE
+    captured = capfd.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.startswith("scored    ")]
+    counts = [int(line.split()[1]) for line in lines]
+    assert counts == sorted(counts)
+    assert (counts[0], counts[-1]) == (0, 60)
+    assert "Running Dataset" not in captured.err
+    assert "INFO" not in captured.err
+    assert re.search(r"^score     mean \d\.\d{4}, p95 \d\.\d{4}$", captured.out, re.MULTILINE)
+    assert re.search(r"^speed     [\d.]+ rows/s in \d+ s$", captured.out, re.MULTILINE)
+    assert captured.out.splitlines()[-1].startswith("next      spips audit ")
+
+
+def test_a_manifest_of_which_no_sampled_image_can_be_loaded_is_not_scored(
+    image_folder, tmp_path, capfd
+):
+    rows = make_rows(str(tmp_path / "nowhere"), 12)
+    path = write_manifest(tmp_path / "lost.parquet", rows)
+    assert score(path, tmp_path / "out") == WRONG
+    captured = capfd.readouterr()
+    assert "expected images that can be loaded, got none in the sample of 8 rows" in captured.err
+    assert "0 of 8 rows could be loaded" in captured.out
+    assert not (tmp_path / "out").exists()
+    assert score(path, tmp_path / "out", "--failure.max_failed_fraction=1") == DONE
+    assert "missing               12" in capfd.readouterr().out
 
 
 def test_an_explicit_run_id_refuses_other_manifests_models_and_settings(

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 from PIL import Image
 from skimage import data
 
@@ -24,7 +25,8 @@ from spips_core.learning.dmos_fit import fit_dmos_scale
 from spips_core.learning.rated_pairs import RatedPairs
 
 REPOSITORY = Path(__file__).parents[2]
-TRAIN = [sys.executable, "jobs/train.py", "--config=conf/debug/train.yaml"]
+CONFIG = "--config=conf/debug/train.yaml"
+TRAIN = [sys.executable, "jobs/train.py", CONFIG]
 SIDE_PX = 112
 
 
@@ -92,6 +94,14 @@ def sets(judged, *kinds):
 def finish(process):
     output, _ = process.communicate(timeout=300)
     return output
+
+
+@pytest.fixture(scope="module")
+def training_cluster():
+    """Ray in this process, for trainings that need not be killed; it starts once for all."""
+    ray.init("local", num_cpus=2, include_dashboard=True)
+    yield
+    ray.shutdown()
 
 
 def start(*arguments):
@@ -179,21 +189,21 @@ def test_checkpoints_have_one_scale_fitted_to_the_scores_of_held_out_pairs(train
     assert scale.num_ratings == 36
 
 
-def test_a_finished_training_is_published_again_unchanged(trained, judged):
+def test_a_finished_training_is_published_again_unchanged(trained, judged, training_cluster, capfd):
     output, _ = trained
     paths = sorted(output.glob("*.safetensors"))
     before = [path.read_bytes() for path in paths]
     for path in paths:
         path.unlink()
-    process = start(
+    arguments = [
         *sets(judged, "rated", "triplets", "severity_series", "jury"),
         f"--data.cache={output / 'cache'}",
         f"--output.uri={output}",
         "--training.num_folds=2",
         "--training.epochs=15",
-    )
-    text = finish(process)
-    assert "resumed after epoch 15" in text
+    ]
+    assert train.main([CONFIG, *arguments]) == 0
+    assert "resumed after epoch 15" in capfd.readouterr().out
     after = [SPIPS.load(path) for path in paths]
     for path, content, model in zip(paths, before, after, strict=True):
         path.write_bytes(content)
@@ -254,15 +264,14 @@ def test_evaluation_says_which_peer_it_could_not_measure(judged, tmp_path, monke
 
 
 @pytest.mark.parametrize("mode", ["tune", "scratch"])
-def test_the_trunk_can_be_trained_too(judged, tmp_path, mode):
-    process = start(
+def test_the_trunk_can_be_trained_too(judged, training_cluster, tmp_path, mode):
+    arguments = [
         *sets(judged, "triplets"),
         f"--training.mode={mode}",
         "--training.epochs=1",
         f"--output.uri={tmp_path}",
-    )
-    text = finish(process)
-    assert process.returncode == 0, text
+    ]
+    assert train.main([CONFIG, *arguments]) == 0
     model = SPIPS.load(tmp_path / "debug.safetensors")
     assert model.dmos_scale is None  # nobody rated anything
     assert model.trunk.digest() != SPIPS.untrained(model.config).trunk.digest()
@@ -332,7 +341,9 @@ def test_two_workers_train_one_model_into_an_object_store(judged, one_s3_store):
     assert -1 <= history[-1]["rated_srcc"] <= 1
 
 
-def test_an_image_that_cannot_be_read_stops_a_training_with_its_name(judged, tmp_path):
+def test_an_image_that_cannot_be_read_stops_a_training_with_its_name(
+    judged, training_cluster, tmp_path, capfd
+):
     broken = tmp_path / "2afc"
     for name in ("ref", "p0", "p1", "judge"):
         (broken / name).mkdir(parents=True)
@@ -340,14 +351,14 @@ def test_an_image_that_cannot_be_read_stops_a_training_with_its_name(judged, tmp
             (broken / name / path.name).write_bytes(path.read_bytes())
     victim = sorted((broken / "p1").iterdir())[1]
     victim.write_bytes(victim.read_bytes()[:200])
-    process = start(
+    arguments = [
         f'--data.triplets=[{{"name": "2afc", "path": "{broken}"}}]',
         f"--output.uri={tmp_path / 'o'}",
-    )
-    text = finish(process)
-    assert process.returncode == 2
-    assert f"error: data: {victim}: expected an image" in text
-    assert text.count("[FailurePolicy] RETRY") == 0
+    ]
+    assert train.main([CONFIG, *arguments]) == 2
+    captured = capfd.readouterr()
+    assert f"error: data: {victim}: expected an image" in captured.err
+    assert "[FailurePolicy] RETRY" not in captured.out + captured.err
 
 
 def test_a_distilled_trunk_can_be_trained_on(judged, tmp_path, trunk_file, capsys):

@@ -301,6 +301,23 @@ def test_folders_named_key_value_are_refused_below_the_manifest_only(tmp_path):
     assert "model=x/a.parquet" in problem
 
 
+@pytest.mark.parametrize(
+    ("log", "table"),
+    [
+        ("_delta_log/00000000000000000000.json", "a Delta"),
+        ("metadata/v1.metadata.json", "an Iceberg"),
+    ],
+)
+def test_a_table_whose_log_says_which_files_count_is_not_read_as_loose_files(tmp_path, log, table):
+    save(tmp_path / "table" / "part.parquet", pairs())
+    path = tmp_path / "table" / log
+    path.parent.mkdir()
+    path.write_text("{}")
+    (problem,) = problems_of(tmp_path / "table")
+    assert f"expected Parquet files, got {table} table at {tmp_path}/table" in problem
+    assert "`spips manifest` makes a manifest" in problem
+
+
 @pytest.mark.parametrize("name", ["", "/absent.parquet", "/absent/", "/*.parquet"])
 def test_a_missing_manifest_is_refused(folder, name):
     save(f"{folder}/m/notes.txt", b"not a table")

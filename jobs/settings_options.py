@@ -1,0 +1,180 @@
+"""The command line's options for a job's settings: one for each field, described by the field."""
+
+import argparse
+import difflib
+import types
+from collections.abc import Iterable, Iterator
+from datetime import date
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
+
+from pipeline.runs.errors import ContractError
+from pipeline.runs.uris import redact
+
+OUTPUT = "output.uri"
+"""The setting that -o and --output are short for."""
+METAVARS = {int: "NUMBER", float: "NUMBER", date: "YYYY-MM-DD", str: "TEXT", tuple: "LIST"}
+YAML_KEYS = "{KEY: VALUE, ...}"
+
+
+def settings_of(
+    config_class: type[BaseModel], section: str = ""
+) -> Iterator[tuple[str, FieldInfo]]:
+    """Yield each setting of a settings class, as section.field, and the field that describes it."""
+    for name, field in config_class.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from settings_of(inner, f"{section}{name}.")
+        else:
+            yield f"{section}{name}", field
+
+
+def add_settings(
+    parser: argparse.ArgumentParser,
+    config_class: type[BaseModel],
+    positional: tuple[str, str] | None,
+) -> None:
+    """Add --section.field for each setting, and the short ways to give input and output.
+
+    Args:
+        parser: of the job.
+        config_class: the job's settings.
+        positional: name in the help, and setting, of the argument without an option's name.
+    """
+    settings = dict(settings_of(config_class))
+    required = {name for name, field in settings.items() if field.is_required()}
+    usage = ["%(prog)s"]
+    parser.add_argument("--config", metavar="FILE", help="YAML file with the settings below")
+    if positional is not None:
+        metavar, setting = positional
+        text = f"short for --{setting}={metavar}"
+        parser.add_argument("positional", metavar=metavar, nargs="?", help=text)
+        usage.append(metavar)
+        required -= {setting}
+    if OUTPUT in required:
+        text = f"short for --{OUTPUT}=URI"
+        parser.add_argument("-o", "--output", dest="short_output", metavar="URI", help=text)
+        usage.append("-o URI")
+        required -= {OUTPUT}
+    usage += [f"--{name}=..." for name in settings if name in required]
+    parser.usage = " ".join([*usage, "[--config FILE] [--SECTION.SETTING=VALUE ...]"])
+    groups: dict[str, Any] = {}
+    for name, field in settings.items():
+        section = name.rpartition(".")[0]
+        if section not in groups:
+            groups[section] = parser.add_argument_group(f"settings of {section or 'the job'}")
+        groups[section].add_argument(
+            f"--{name}", metavar=_metavar(field.annotation), default=argparse.SUPPRESS,
+            help=_help(field).replace("%", "%%"),
+        )  # fmt: skip
+
+
+def overrides_of(
+    options: argparse.Namespace,
+    config_class: type[BaseModel],
+    positional: tuple[str, str] | None,
+) -> dict[str, Any]:
+    """Return the settings that a command line gives, as a YAML file would hold them.
+
+    Raises:
+        ContractError: a list is not YAML, or a setting is given in two ways.
+    """
+    given, problems = vars(options), []
+    settings = dict(settings_of(config_class))
+    values = {name: text for name, text in given.items() if name in settings}
+    shorts = {"short_output": (OUTPUT, "--output")}
+    if positional is not None:
+        shorts["positional"] = (positional[1], positional[0])
+    for dest, (setting, shown) in shorts.items():
+        if given.get(dest) is None:
+            continue
+        if setting in values:
+            problems.append(f"command line: expected {shown} or --{setting}, got both")
+        values[setting] = given[dest]
+    overrides: dict[str, Any] = {}
+    for name, text in values.items():
+        try:
+            value = _parse(text, settings[name].annotation)
+        except yaml.YAMLError as error:
+            cause = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
+            problems.append(
+                f"command line: expected --{name} as in YAML, such as '[a, b]', got "
+                f"{redact(repr(text))}: {redact(cause)}"
+            )
+            continue
+        *sections, last = name.split(".")
+        inside = overrides
+        for section in sections:
+            inside = inside.setdefault(section, {})
+        inside[last] = value
+    if problems:
+        raise ContractError(*problems)
+    return overrides
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean X?" with the known name that is most like a wrong one, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _parse(text: str, annotation: Any) -> Any:
+    """Return an option's value: lists and mappings as in YAML, everything else as its text.
+
+    A list may leave out its brackets: a,b is [a, b].
+    """
+    if text == "null":
+        return None
+    kinds = {get_origin(kind) or kind for kind in _alternatives(annotation)}
+    if not kinds & {tuple, dict}:
+        return text
+    if tuple in kinds and not text.lstrip().startswith(("[", "{")):
+        return [part.strip() for part in text.split(",")]
+    return yaml.safe_load(text)
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """Return the types that a field takes, without None."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [kind for part in get_args(annotation) for kind in _alternatives(part)]
+    if hasattr(annotation, "__metadata__"):  # Annotated[type, ...]
+        return _alternatives(annotation.__origin__)
+    return [] if annotation is type(None) else [annotation]
+
+
+def _metavar(annotation: Any) -> str:
+    (kind,) = _alternatives(annotation)
+    if get_origin(kind) is Literal:
+        return "{" + ",".join(map(str, get_args(kind))) + "}"
+    if kind is bool:
+        return "{true,false}"
+    if get_origin(kind) is dict:
+        return YAML_KEYS
+    return METAVARS[get_origin(kind) or kind]
+
+
+def _help(field: FieldInfo) -> str:
+    """Return a field's description, the values of its list, an example and the default."""
+    text = (field.description or "").rstrip(".") + "."
+    for kind in _alternatives(field.annotation):
+        for inner in get_args(kind) if get_origin(kind) is tuple else ():
+            if get_origin(inner) is Literal:
+                text += f" Values: {', '.join(get_args(inner))}."
+    for example in field.examples or ():
+        text += f" Example: '{_as_yaml(example)}'."
+    if field.is_required():
+        return f"{text} (required)"
+    return f"{text} (default: {_as_yaml(field.get_default())})"
+
+
+def _as_yaml(value: Any) -> str:
+    """Return a value in one line, as it would be written on the command line."""
+    value = to_jsonable_python(value)
+    if isinstance(value, str):
+        return value
+    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000)
+    return text.removesuffix("\n").removesuffix("\n...")

@@ -1,0 +1,41 @@
+"""What to print at the end of a run: rows by status, the score, failures, where to look next."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow.compute as pc
+
+from pipeline.runs.finished import FIRST_SCORE, FinishedRun
+from pipeline.runs.schema import Status
+
+NUM_FAILURES = 3
+"""Failed rows that are shown."""
+
+
+def summarise(run: FinishedRun) -> Iterator[str]:
+    """Yield the lines; reading them takes 4 bytes of memory per row.
+
+    Raises:
+        OSError, or another of STORE_ERRORS: a result file is lost, or the store fails.
+    """
+    for status, count in run.record.counts_by_status.items():
+        if count:
+            yield f"{status:<14}{count:>10}"
+    scores = run.scores.to_table(columns=[FIRST_SCORE]).column(0).drop_null().to_numpy()
+    if len(scores):
+        mean, p95 = scores.mean(dtype=np.float64), np.quantile(scores, 0.95)
+        yield f"score     mean {mean:.4f}, p95 {p95:.4f}"
+    attempt = run.record.attempts[-1]
+    if attempt.rows_per_s:
+        yield f"speed     {attempt.rows_per_s:,.1f} rows/s in {attempt.elapsed_s:,.0f} s"
+    failed = pc.field("status") != Status.OK
+    columns = [run.pair_id_column, "status", "error"]
+    for row in run.scores.head(NUM_FAILURES, columns=columns, filter=failed).to_pylist():
+        pair_id, status, error = row.values()
+        yield f"failed    {pair_id}: {status}: {error}"
+    yield f"next      spips audit {run.uri} -o audit/"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number of things in words, such as "1 gate" or "2 gates"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,58 @@
+"""The command `spips`."""
+
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+from jobs import cli
+from jobs.run_job import DONE, WRONG
+from tests.jobs.conftest import REPOSITORY
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_each_command_explains_itself_with_an_example(command, capfd):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([command, "--help"])
+    assert stopped.value.code == DONE
+    out = capfd.readouterr().out
+    assert out.startswith(f"usage: spips {command}")
+    assert f"\n  spips {command} " in out
+    assert "tuple" not in out
+    assert "JSON" not in out
+
+
+def test_a_command_gets_its_arguments_and_gives_its_exit_code(tmp_path, capfd):
+    assert cli.main(["score", str(tmp_path / "absent.parquet"), "-o", str(tmp_path)]) == WRONG
+    assert "manifest.uri: " in capfd.readouterr().err
+
+
+def test_without_a_command_the_commands_are_listed(capfd):
+    assert cli.main([]) == WRONG
+    captured = capfd.readouterr()
+    assert cli.main(["--help"]) == DONE
+    assert capfd.readouterr().out == captured.err
+    for command in cli.COMMANDS:
+        assert f"\n  {command} " in captured.err
+
+
+def test_a_wrong_command_names_the_one_that_was_meant(capfd):
+    assert cli.main(["scroe"]) == WRONG
+    assert "expected a command, got 'scroe'; did you mean score?" in capfd.readouterr().err
+
+
+def test_the_version_is_that_of_the_package(capfd):
+    assert cli.main(["--version"]) == DONE
+    assert capfd.readouterr().out == f"spips {metadata.version('spips')}\n"
+
+
+def test_the_package_installs_the_command():
+    (script,) = metadata.distribution("spips").entry_points.select(name="spips")
+    assert script.load() is cli.main
+
+
+def test_the_list_of_commands_imports_no_job():
+    code = "import sys; from jobs import cli; cli.main([]); sys.exit('jobs.train' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False)
+    assert run.returncode == 0
