@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from jobs.run_job import DONE, VERBOSE, make_parser, run_job, say, start_ray
 from pipeline.audits.config import FilterScoresConfig
+from pipeline.runs.errors import ContractError
 
 FLAGS = {"dry_run": "print the summary, write nothing", **VERBOSE}
 
@@ -45,7 +46,10 @@ def _filter(config: FilterScoresConfig, *, dry_run: bool, verbose: bool) -> int:
     from pipeline.runs.lock import lock_run
 
     with reported_as_faults(RayError):
-        run = open_newest_run(config.scores.uri)
+        try:
+            run = open_newest_run(config.scores.uri)
+        except ContractError as error:
+            raise ContractError(*(f"scores.uri: {line}" for line in error.problems)) from error
         for note in run.notes:
             say(f"note: {note}")
         rules = make_rules(config, run)

@@ -5,7 +5,8 @@ for example:
 
 exit codes:
   0    done
-  1    fault: the trunk's weights cannot be fetched, or the heat maps cannot be written
+  1    fault: an image's store fails, the trunk's weights cannot be fetched, or the heat maps cannot
+       be written
   2    an image, the checkpoint or the trunk's weights are missing or wrong
   130  interrupted
 """
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.run_job import DONE, exit_code_of, make_parser, raise_on_sigterm, say
+from jobs.settings_options import did_you_mean
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.schema import Status
 from pipeline.runs.uris import is_relative
@@ -50,6 +52,8 @@ def _score(options: argparse.Namespace, reference_uri: str, distorted_uri: str) 
 
     row = load_pair(reference_uri, distorted_uri, ImagesConfig())
     status, error = (row.column(name)[0].as_py() for name in ("status", "error"))
+    if status == Status.UNREADABLE:  # as when its store is away
+        raise FaultError(f"{status}: {error}")
     if status != Status.OK:
         raise ContractError(f"{status}: {error}")
     weights = options.backbone_weights
@@ -57,6 +61,7 @@ def _score(options: argparse.Namespace, reference_uri: str, distorted_uri: str) 
     if options.checkpoint not in names and not Path(options.checkpoint).is_file():
         raise ContractError(
             f"--checkpoint: expected one of {', '.join(names)}, or a file, got {options.checkpoint}"
+            + did_you_mean(options.checkpoint, names)
         )
     source = ModelSourceConfig(
         checkpoint=options.checkpoint, backbone_weights=weights, lpips=options.lpips

@@ -29,7 +29,9 @@ from spips_core import packaged_checkpoints
 from spips_core.errors import FetchError, SpipsError
 
 PACKAGES = ("spips", "ray", "torch", "torchvision", "pyarrow", "pillow", "fsspec", "s3fs")
-RECORDED_PATHS = (("manifest", "uri"), ("model", "checkpoint"), ("model", "backbone_weights"))
+RECORDED_PATHS = (
+    ("manifest", "uri"), ("model", "checkpoint"), ("model", "backbone_weights"), ("output", "uri"),
+)  # fmt: skip
 """Settings that plan.json and run.json give as absolute paths."""
 
 

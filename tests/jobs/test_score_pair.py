@@ -1,6 +1,7 @@
 from PIL import Image
 
 from jobs import score_pair
+from jobs.run_job import FAULT
 
 
 def test_a_pair_s_scores_are_printed_and_its_maps_drawn(image_folder, tmp_path, capsys):
@@ -25,8 +26,15 @@ def test_a_pair_that_cannot_be_scored_is_reported_in_one_line(image_folder, tmp_
             [reference, reference, "--checkpoint=none"],
             "--checkpoint: expected one of alexnet, embedded",
         ),
+        ([reference, reference, "--checkpoint=alexnets"], "; did you mean alexnet?"),
     ):
         assert score_pair.main([str(argument) for argument in arguments]) == 2
         error = capsys.readouterr().err
         assert problem in error
         assert error.count("\n") == 1
+
+
+def test_an_image_whose_store_fails_is_a_fault(image_folder, capsys):
+    reference = str(image_folder / "r0.png")
+    assert score_pair.main([reference, "http://127.0.0.1:9/d.png"]) == FAULT
+    assert capsys.readouterr().err.startswith("fault: unreadable: distorted: ")

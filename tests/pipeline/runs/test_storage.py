@@ -37,6 +37,11 @@ def test_a_path_ends_without_a_slash(uri):
     assert open_store(uri)[1].endswith("/folder")
 
 
+def test_a_file_uri_with_a_host_is_no_relative_path():
+    with pytest.raises(ValueError, match="expected file:///path .*, got host there: file://there"):
+        open_store("file://there/folder")
+
+
 @pytest.mark.parametrize("uri", ["nosuchscheme://bucket/key", "S3://bucket/key", "github://x"])
 def test_a_uri_without_a_driver_is_a_value_error(uri):
     with pytest.raises(ValueError, match=r"not known|opened"):
