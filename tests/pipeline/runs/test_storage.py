@@ -38,7 +38,7 @@ def test_a_path_ends_without_a_slash(uri):
 
 
 def test_a_file_uri_with_a_host_is_no_relative_path():
-    with pytest.raises(ValueError, match="expected file:///path .*, got host there: file://there"):
+    with pytest.raises(ValueError, match=r"expected file:///path .*, got host there: file://there"):
         open_store("file://there/folder")
 
 
