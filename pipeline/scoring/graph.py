@@ -47,9 +47,8 @@ def run_graph(plan: Plan, scorers: Scorers, num_rows_done: int) -> None:
     """
     context = execution_context(plan, scorers)
     context.enable_progress_bars = False
-    context.custom_execution_callback_classes = [
-        partial(ProgressLine, PairScorer.__name__, plan.attempt.num_rows, num_rows_done)
-    ]
+    show = partial(ProgressLine, PairScorer.__name__, plan.attempt.num_rows, num_rows_done)
+    context.custom_execution_callback_classes = [show]  # type: ignore[list-item]  # it is called
     with DataContext.current(context), warnings.catch_warnings():
         # When Ray cannot record finished rows it only warns, and the run could not be resumed.
         warnings.filterwarnings("error", "You've enabled checkpointing, but", UserWarning)

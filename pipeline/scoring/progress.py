@@ -10,7 +10,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 EVERY_S, EVERY_S_ON_TERMINALS = 10.0, 0.5
 
 
-class ProgressLine(ExecutionCallback):  # type: ignore[misc]  # ray.data has no public name for it
+class ProgressLine(ExecutionCallback):  # ray.data has no public name for it
     """Shows how far a graph is: on a terminal in one line, elsewhere in a line every 10 seconds."""
 
     def __init__(self, stage: str, num_rows: int, num_done: int) -> None:

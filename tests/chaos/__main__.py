@@ -21,7 +21,7 @@ from tests.chaos.faults import KILLS, Chaos, can_mount, table
 from tests.chaos.proxy import FAULTS, FaultProxy
 from tests.chaos.runs import REPOSITORY, Job, write_images, write_manifest
 
-SHARES = {"stall": 0.004}
+SHARES = {"stall": 0.01}
 """Share of requests spoiled, where it is not 0.02: a stall takes 15 s until it is given up."""
 GATEWAY = REPOSITORY / ".ci/s3_gateway.sh"
 
