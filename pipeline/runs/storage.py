@@ -29,7 +29,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.runs.errors import ContractError, FaultError
-from pipeline.runs.uris import explain_relative, is_relative, plain_uri, redact
+from pipeline.runs.uris import explain_relative, file_host, plain_uri, redact
 
 CACHE_FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "spips"
 STORE_ERRORS = (OSError, ValueError, ImportError, BotoCoreError, ClientError)
@@ -98,7 +98,7 @@ def open_fs(uri: str, **options: Any) -> tuple[AbstractFileSystem, str]:
     Raises:
         ValueError, ImportError, OSError: as in `open_store`.
     """
-    if uri.startswith("file:") and is_relative(uri):  # fsspec takes the host for a folder
+    if file_host(uri) is not None:
         raise ValueError(f"{explain_relative(uri)}: {redact(uri)}")
     try:
         return url_to_fs(plain_uri(uri), **options)  # type: ignore[no-any-return]

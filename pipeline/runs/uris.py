@@ -18,7 +18,7 @@ _HTTP_TAIL = re.compile(r"(https?://[^\s?#;]*)([?#;]\S*?)(?=['\")\],.]*(?:\s|$))
 _QUERY = re.compile(r"(://[^\s?]*)(\?[\w.-]+=\S*?)(?=['\")\],.]*(?:\s|$))")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _LOCAL_FILE = re.compile(r"^file:(?://(?i:localhost)?(?=/)|(?=/[^/]))")
-_FILE_HOST = re.compile(r"^file://(?:[^/]*@)?([^/]+)/")
+_FILE_HOST = re.compile(r"^file://(?:[^/]*@)?([^/~.][^/]*)/")
 _IPV6_HOST = re.compile(r"(?<=://)\[([0-9A-Fa-f:.]+)\](?=[:/]|$)")
 _NOT_SENT = re.compile(r"[\x00-\x1f]")  # clients leave these out of their requests
 
@@ -113,11 +113,16 @@ def is_relative(uri: str) -> bool:
     return "://" not in path and "::" not in path and not Path(path).is_absolute()
 
 
+def file_host(uri: str) -> str | None:
+    """Return the host of a file: URI other than this machine, which fsspec takes for a folder."""
+    host = _FILE_HOST.match(uri)
+    return None if host is None or _LOCAL_FILE.match(uri) else host[1]
+
+
 def explain_relative(uri: str) -> str:
     """Return what was expected instead of a relative URI, and what it is."""
-    host = _FILE_HOST.match(uri)
-    if host:
-        return f"expected file:///path or file://localhost/path, got host {host[1]}"
+    if (host := file_host(uri)) is not None:
+        return f"expected file:///path or file://localhost/path, got host {host}"
     return "expected a URI or an absolute path, got a relative path"
 
 

@@ -20,7 +20,7 @@ def columns_of(scores, statuses, errors):
 def test_a_run_ends_with_counts_scores_the_first_failures_and_the_next_command(write_run):
     scores = [0.1, 0.2, 0.6] + [None] * len(FAILED)
     statuses = ["ok"] * 3 + FAILED
-    errors = [None] * 3 + [f"no file {number}" for number in range(len(FAILED))]
+    errors = [""] * 3 + [f"no file {number}" for number in range(len(FAILED))]
     run = open_run(write_run(columns_of(scores, statuses, errors)))
     lines = list(summarise(run))
     assert lines[:3] == [
