@@ -1,6 +1,11 @@
 r"""Audit a run of scores: compute figures by group, compare them with a baseline, judge the gates.
 
-Writes audit.html (one file that opens offline), audit.json and audit.parquet.
+Writes audit.html (one file that opens offline), audit.json and audit.parquet; and for other
+programs junit.xml, summary.md and metrics.prom. The last line printed is the verdict.
+
+environment variables:
+  GITHUB_STEP_SUMMARY  file that summary.md is appended to; GitHub sets it
+  SPIPS_WEBHOOK_URL    URL that the verdict is posted to, as Slack reads it, if the exit code is 4
 
 for example:
   spips audit scores/ -o audit/
@@ -15,6 +20,7 @@ exit codes:
   130  interrupted
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -42,9 +48,15 @@ def _audit(config: AuditScoresConfig, *, allow_different_models: bool) -> int:
     # Imported here because torch and matplotlib take seconds; --help should not wait for them.
     from pipeline.audits.audit import audit
     from pipeline.audits.baseline import open_runs
-    from pipeline.audits.report import describe_audit, write_report
+    from pipeline.audits.exports.summary import append_summary
+    from pipeline.audits.exports.webhook import check_webhook, post_verdict
+    from pipeline.audits.gates import headline_of
+    from pipeline.audits.report import describe_audit, page_uri, write_report
     from pipeline.audits.tables import open_tables, reported_as_faults
 
+    summary, webhook = map(os.environ.get, ("GITHUB_STEP_SUMMARY", "SPIPS_WEBHOOK_URL"))
+    if webhook:
+        check_webhook(webhook)
     run, baseline, notes = open_runs(config, allow_different_models=allow_different_models)
     with reported_as_faults(), open_tables(run, baseline, config.group_by) as tables:
         found = audit(config, tables, run, baseline, notes)
@@ -54,6 +66,13 @@ def _audit(config: AuditScoresConfig, *, allow_different_models: bool) -> int:
     num_failed = found.record.num_broken
     if config.gates_unjudged == "fail":
         num_failed += found.record.num_without_baseline
+    headline, page = headline_of(found.record), page_uri(config)
+    problems = [append_summary(summary, found.record, page)] if summary else []
+    if num_failed and webhook:
+        problems.append(post_verdict(webhook, headline, page))
+    for problem in filter(None, problems):  # the report is written, and the exit code stands
+        sys.stderr.write(f"warning: {problem}\n")
+    say(f"verdict    {headline}")
     return GATE_BROKEN if num_failed else DONE
 
 

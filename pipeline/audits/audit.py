@@ -21,7 +21,7 @@ from pipeline.audits.distribution import (
     rank_test,
     share_interval,
 )
-from pipeline.audits.gates import check_columns, judge
+from pipeline.audits.gates import check_columns, judge, state_verdict, worst_first
 from pipeline.audits.records import (
     SCORE,
     SIDES,
@@ -99,11 +99,11 @@ def audit(
     samples = _measure(config, tables)
     figures = [sample.figures for sample in samples.values()]
     changes = list(_compare(config.report, tables, samples)) if baseline else []
-    gates = tuple(judge(config, figures, changes, statuses))
+    gates = worst_first(judge(config, figures, changes, statuses))
     vanished = {row.group for row in statuses if row.of == "baseline"}
     vanished -= {row.group for row in statuses if row.of == "run"}
     record = AuditRecord(
-        passed=all(gate.state == "kept" for gate in gates),
+        passed=all(gate.state == "kept" for gate in gates), verdict=state_verdict(gates),
         change=_name_change(changes),
         notes=[*notes, *(f"group {label_of(group)} is in the baseline but not in this run"
                          for group in tables.groups if group in vanished)],

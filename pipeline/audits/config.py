@@ -128,7 +128,7 @@ class AuditOutputConfig(Section):
     """Where the report is written."""
 
     uri: Uri = Field(
-        description="Folder for audit.html, audit.json and audit.parquet; any fsspec URI. An "
+        description="Folder for audit.html and the report's other files; any fsspec URI. An "
         "earlier report in it is replaced."
     )
 

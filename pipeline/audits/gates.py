@@ -1,6 +1,8 @@
 """Gates: bounds that a run's figures must keep."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -9,12 +11,15 @@ from pipeline.audits.distribution import share_interval
 from pipeline.audits.records import (
     MIN_ROWS,
     NOTHING_BEFORE,
+    AuditRecord,
     Change,
     Estimate,
     Figures,
     GateVerdict,
     Key,
     StatusCounts,
+    counted,
+    label_of,
 )
 from pipeline.runs.errors import ContractError
 from pipeline.runs.finished import FinishedRun
@@ -27,6 +32,10 @@ WORDS = {
     "at_most": "at most", "at_least": "at least",
     "rise_at_most": "rises by at most", "fall_at_most": "falls by at most",
 }  # fmt: skip
+OUTCOMES = {"broken": "failed", "not judged": "not judged", "kept": "passed"}
+"""What an audit's worst gate makes of the audit."""
+STATES = tuple(OUTCOMES)
+"""The states of gates, worst first."""
 
 
 def check_columns(gates: Sequence[GateConfig], columns: Sequence[str], run: FinishedRun) -> None:
@@ -54,11 +63,11 @@ def judge(
     """
     of_run = {(row.group, row.column): row for row in figures if row.of == "run"}
     rises = {(change.group, change.column): change.rise for change in changes}
-    counted = [row for row in statuses if row.of == "run"]
-    has_groups = any(row.group for row in counted)
+    of_groups = [row for row in statuses if row.of == "run"]
+    has_groups = any(row.group for row in of_groups)
     confidence = config.report.confidence
     for gate in config.gates:
-        for row in counted:
+        for row in of_groups:
             if bool(row.group) != (gate.each_group and has_groups):
                 continue
             place = row.group, str(gate.column)
@@ -82,10 +91,13 @@ def judge(
 def _hold(gate: GateConfig, group: Key, figure: Estimate | str, confidence: float) -> GateVerdict:
     """Compare a figure with the gate's bound; a text says why there is no figure."""
     name, bound = gate.bound
-    rule = _rule(gate)
+    verdict = partial(
+        GateVerdict, rule=_rule(gate), column=gate.column, figure=gate.figure,
+        threshold=gate.threshold, group=group, bound_kind=name, bound=bound,
+    )  # fmt: skip
     if isinstance(figure, str):
         state = "broken" if figure == NO_VALUE_AT_ALL else "not judged"
-        return GateVerdict(rule=rule, group=group, state=state, reason=figure, bound=bound)
+        return verdict(state=state, reason=figure)
     value, low, high = figure.value, figure.low, figure.high
     if name == "fall_at_most":
         value = -value
@@ -104,10 +116,7 @@ def _hold(gate: GateConfig, group: Key, figure: Estimate | str, confidence: floa
             reason = (f"the {noun} {value:.5g} is {beyond} the bound {bound:g}, but its "
                       f"{confidence:.0%} interval {low:.5g} to {high:.5g} includes values that "
                       "are not")  # fmt: skip
-    return GateVerdict(
-        rule=rule, group=group, state=state, reason=reason, figure=value, low=low, high=high,
-        bound=bound, margin=margin,
-    )  # fmt: skip
+    return verdict(state=state, reason=reason, value=value, low=low, high=high, margin=margin)
 
 
 def _margin(gate: GateConfig, value: float) -> float:
@@ -121,8 +130,91 @@ def _margin(gate: GateConfig, value: float) -> float:
 
 def _rule(gate: GateConfig) -> str:
     """Return a gate in words."""
-    figure = gate.figure if gate.column is None else f"{gate.figure} of {gate.column}"
-    if gate.threshold is not None:
-        figure = f"share of {gate.column} above {gate.threshold:g}"
     name, bound = gate.bound
-    return f"{figure} {WORDS[name]} {bound:g}{', with confidence' if gate.with_confidence else ''}"
+    rule = f"{_subject(gate)} {WORDS[name]} {show_number(bound, 12)}"
+    return f"{rule}, with confidence" if gate.with_confidence else rule
+
+
+def _subject(gate: GateConfig | GateVerdict) -> str:
+    """Return the name of the figure that a gate bounds."""
+    if gate.threshold is not None:
+        return f"share of {gate.column} above {show_number(gate.threshold, 12)}"
+    return gate.figure if gate.column is None else f"{gate.figure} of {gate.column}"
+
+
+def worst_first(gates: Iterable[GateVerdict]) -> tuple[GateVerdict, ...]:
+    """Return broken gates first, then those that are not judged, then those that are kept.
+
+    Broken gates are ordered by how far the value is beyond the bound, as a share of the bound:
+    largest first. Without a value, or with a bound of 0, that share is infinite; then the larger
+    distance comes first. All others stay in the order of the settings.
+    """
+
+    def rank(gate: GateVerdict) -> tuple[float, ...]:
+        if gate.state != "broken":
+            return (STATES.index(gate.state),)
+        beyond = math.inf if gate.margin is None else -gate.margin
+        return 0, -beyond / abs(gate.bound) if gate.bound else -math.inf, -beyond
+
+    return tuple(sorted(gates, key=rank))
+
+
+def outcome_of(gates: Sequence[GateVerdict]) -> str:
+    """Return what gates, worst first, make of an audit in a word; "" if there are none."""
+    return OUTCOMES[gates[0].state] if gates else ""
+
+
+def headline_of(record: AuditRecord) -> str:
+    """Return the outcome and the verdict, such as "Failed: all rows: mean of ssim 0.8, ..."."""
+    outcome = outcome_of(record.gates).capitalize()
+    return f"{outcome}: {record.verdict}" if outcome else record.verdict
+
+
+def state_verdict(gates: Sequence[GateVerdict]) -> str:
+    """Return the verdict of gates, worst first: the worst one, and how many others are bad."""
+    if not gates:
+        return "no gate is set"
+    worst, *others = gates
+    if worst.state == "kept":
+        return f"all {len(gates)} gates are kept" if others else "the gate is kept"
+    counts = []
+    for state in ("broken", "not judged"):
+        if number := sum(gate.state == state for gate in others):
+            gate = counted(number, "more gate" if state == worst.state else "gate")
+            counts.append(f"{gate} {'is' if number == 1 else 'are'} {state}")
+    return describe_gate(worst) + ("; and " + " and ".join(counts) if counts else "")
+
+
+def describe_gate(gate: GateVerdict) -> str:
+    """Return what a gate found, such as "model_b: p95 of spips_score 0.4, allowed 0.35"."""
+    subject = f"{label_of(gate.group)}: {_subject(gate)}"
+    if gate.value is None:
+        return f"{subject} is {gate.state}: {gate.reason}"
+    verb = {"rise_at_most": " rose by", "fall_at_most": " fell by"}.get(gate.bound_kind, "")
+    if gate.threshold is not None:
+        verb = " is"  # otherwise the value would follow the threshold
+    limit = "required" if gate.bound_kind == "at_least" else "allowed"
+    unjudged = f", not judged: {gate.reason}" if gate.state == "not judged" else ""
+    bound = show_number(gate.bound, 12)
+    return f"{subject}{verb} {show_gate_value(gate)}, {limit} {bound}{unjudged}"
+
+
+def show_gate_value(gate: GateVerdict) -> str:
+    """Return a gate's value with so many digits that they show on which side of the bound it is."""
+    text = show_number(gate.value)
+    if gate.value is None or gate.margin == 0:
+        return text
+    for digits in range(5, 18):  # 17 digits tell any two numbers apart
+        if np.sign(float(text) - gate.bound) == np.sign(gate.value - gate.bound):
+            break
+        text = show_number(gate.value, digits)
+    return text
+
+
+def show_number(value: float | None, digits: int = 4) -> str:
+    """Return a number for people: significant digits, without zeros at the end."""
+    if value is None:
+        return "–"  # noqa: RUF001 - an en dash stands for nothing
+    if 10**digits - 0.5 <= abs(value) < 1e15:  # otherwise as 1.2e+04
+        return f"{value:.0f}"
+    return f"{value + 0.0:.{digits}g}"  # + 0.0 makes 0 of -0

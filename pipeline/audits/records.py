@@ -146,14 +146,18 @@ class GateVerdict(Record):
     """Whether one gate holds in one group."""
 
     rule: str  # the gate in words
+    column: str | None  # None for failed_fraction
+    figure: str  # its name in the settings, such as p95
+    threshold: float | None  # for share_above
     group: Key
     state: Literal["kept", "broken", "not judged"]  # not judged: the reason says what is missing
-    reason: str = ""  # for the state, if figure and bound alone do not give it
-    figure: Real | None = None  # what the gate bounds, with its interval; None without values
+    reason: str = ""  # for the state, if value and bound alone do not give it
+    value: Real | None = None  # what the gate bounds, with its interval; None without values
     low: Real | None = None
     high: Real | None = None
+    bound_kind: Literal["at_most", "at_least", "rise_at_most", "fall_at_most"]
     bound: float
-    margin: Real | None = None  # from the figure to the bound; negative beyond the bound
+    margin: Real | None = None  # from the value to the bound; negative beyond the bound
 
 
 class RunDescription(Record):
@@ -194,12 +198,14 @@ class AuditRecord(Record):
 
     Attributes:
         passed: whether every gate is kept; a gate that is not judged is not.
+        verdict: one sentence: the worst gate, and how many others are broken or not judged.
         change: how the mean score of all rows changed; "worse" or "better" when the whole
             confidence interval of the rise is above or below 0, "too few pairs" without one.
         notes: lines for people.
         baseline: the runs it is compared with, oldest first.
         group_by: the columns that make groups.
         confidence: level of all intervals, 0.5 to 1.
+        gates: worst first, as `pipeline.audits.gates.worst_first` orders them.
         statuses: for run and baseline.
         failures: a few examples of each status but ok.
         figures: for run and baseline, by column.
@@ -207,8 +213,9 @@ class AuditRecord(Record):
         trend: the runs of the baseline, then the run.
     """
 
-    version: int = 2
+    version: int = 3
     passed: bool
+    verdict: str
     change: Literal["worse", "better", "no change seen", "too few pairs", "not compared"]
     notes: tuple[str, ...]
     run: RunDescription
@@ -227,11 +234,6 @@ class AuditRecord(Record):
     def num_broken(self) -> int:
         """Number of broken gates."""
         return sum(gate.state == "broken" for gate in self.gates)
-
-    @property
-    def num_unjudged(self) -> int:
-        """Number of gates that are neither kept nor broken."""
-        return sum(gate.state == "not judged" for gate in self.gates)
 
     @property
     def num_without_baseline(self) -> int:

@@ -10,6 +10,10 @@ from markupsafe import Markup
 
 from pipeline.audits.audit import Audit
 from pipeline.audits.config import AuditScoresConfig
+from pipeline.audits.exports.junit import to_junit
+from pipeline.audits.exports.metrics import to_metrics
+from pipeline.audits.exports.summary import to_summary
+from pipeline.audits.gates import headline_of, outcome_of, show_gate_value, show_number
 from pipeline.audits.pictures import ShownPair, draw_distributions, draw_trend, show_pairs
 from pipeline.audits.records import MIN_ROWS, SCORE, AuditRecord, counted, label_of
 from pipeline.audits.tables import Order
@@ -27,7 +31,7 @@ LINKABLE = ("https://", "http://", "s3://", "gs://", "file:///", "/")
 
 
 def write_report(audit: Audit, run: FinishedRun, config: AuditScoresConfig) -> dict[str, int]:
-    """Write audit.html, audit.parquet and, last, audit.json. Return their sizes in bytes, by URI.
+    """Write the page, the record and, last, audit.json. Return the files' sizes in bytes, by URI.
 
     Raises:
         FaultError: the store refuses a file.
@@ -38,6 +42,9 @@ def write_report(audit: Audit, run: FinishedRun, config: AuditScoresConfig) -> d
     files = {
         "audit.html": render(audit, sheets, notes).encode(),
         "audit.parquet": parquet.getvalue().to_pybytes(),
+        "junit.xml": to_junit(audit.record),
+        "summary.md": to_summary(audit.record, page_uri(config)).encode(),
+        "metrics.prom": to_metrics(audit.record),
         "audit.json": audit.record.to_json(),
     }
     folder = config.output.uri.rstrip("/")
@@ -50,6 +57,11 @@ def write_report(audit: Audit, run: FinishedRun, config: AuditScoresConfig) -> d
     return {redact(f"{folder}/{name}"): len(content) for name, content in files.items()}
 
 
+def page_uri(config: AuditScoresConfig) -> str:
+    """Return the URI of audit.html without secrets."""
+    return redact(f"{config.output.uri.rstrip('/')}/audit.html")
+
+
 def render(audit: Audit, sheets: Mapping[Order, Sequence[ShownPair]], notes: Sequence[str]) -> str:
     """Return the page, with the pairs of each contact sheet and notes added to the audit's."""
     environment = Environment(
@@ -57,7 +69,8 @@ def render(audit: Audit, sheets: Mapping[Order, Sequence[ShownPair]], notes: Seq
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {
-        "number": _number,
+        "number": show_number,
+        "gate_value": show_gate_value,
         "share": _share,
         "link": _link,
         "group": label_of,
@@ -68,6 +81,8 @@ def render(audit: Audit, sheets: Mapping[Order, Sequence[ShownPair]], notes: Seq
     trend = draw_trend(record.trend) if len(record.trend) > 1 else {}
     return environment.get_template("audit.html").render(
         audit=record,
+        outcome=outcome_of(record.gates),
+        headline=headline_of(record),
         min_rows=MIN_ROWS,
         notes=[*record.notes, *notes],
         counts=[row for row in record.statuses if row.of == "run"],
@@ -99,7 +114,7 @@ def _distribution_charts(audit: Audit) -> list[tuple[str, Markup]]:
 
 
 def describe_audit(record: AuditRecord) -> str:
-    """Return a few lines for people: the runs, the score, the gates, the verdict."""
+    """Return a few lines for people: the runs, the score, the gates, the notes."""
     run = record.run
     lines = [f"run        {run.uri}, {counted(run.rows, 'row')}, {run.failed_fraction:.4%} failed"]
     lines += [f"baseline   {one.uri}" for one in record.baseline]
@@ -115,26 +130,12 @@ def describe_audit(record: AuditRecord) -> str:
                 interval = f"{record.confidence:.0%} interval {rise.low:+.5f} to {rise.high:+.5f}"
             lines.append(f"change     {record.change}: mean {rise.value:+.5f} ({interval})")
     for gate in record.gates:
-        got = gate.reason or f"{gate.figure:.5g}, margin {gate.margin:.3g}"
+        got = gate.reason or f"{gate.value:.5g}, margin {gate.margin:.3g}"
         lines.append(f"{gate.state:<10} {gate.rule} ({label_of(gate.group)}): {got}")
     lines += [f"note       {note}" for note in record.notes]
-    if record.gates:
-        broken = f"{counted(record.num_broken, 'gate')} BROKEN"
-        verdict = broken if record.num_broken else "none broken"
-        if record.num_unjudged:
-            verdict += f", {record.num_unjudged} NOT JUDGED"
-        if record.num_without_baseline:
-            verdict += " (on the first night of a series, give --gates_unjudged=pass)"
-        lines.append(f"verdict    {'passed' if record.passed else verdict}")
+    if record.num_without_baseline:
+        lines.append("note       on the first night of a series, give --gates_unjudged=pass")
     return "\n".join(lines)
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    if value is None:
-        return "–"  # noqa: RUF001 - an en dash stands for nothing
-    if value and abs(value) < 10**-digits:
-        return f"{value:.1e}"
-    return f"{value:.{digits}f}"
 
 
 def _share(value: float | None) -> str:

@@ -150,11 +150,11 @@ def test_identical_pairs_keep_a_gate_on_psnr(write_run):
     ]
     run, same = write_run(identical), write_run(identical, "same")
     record = run_audit(run, same, gates=gates).record
-    assert [gate.state for gate in record.gates] == ["kept", "kept", "broken", "kept", "kept"]
+    assert [gate.state for gate in record.gates] == ["broken", "kept", "kept", "kept", "kept"]
     change = find(record.changes, column="psnr_db")
     assert (change.equal, change.rise.value, change.rise.low) == (20, 0, 0)
     content = json.loads(record.to_json())
-    assert content["gates"][0]["figure"] == content["gates"][0]["margin"] == "Infinity"
+    assert content["gates"][1]["value"] == content["gates"][1]["margin"] == "Infinity"
     assert AuditRecord.model_validate(content) == record
     table = record.to_table().to_pylist()
     medians = [row for row in table if (row["figure"], row["column"]) == ("median", "psnr_db")]
@@ -177,10 +177,10 @@ def test_pairs_that_are_no_longer_identical_fell(write_run):
     assert find(record.figures, column="psnr_db", of="baseline").mean.value == 30
     all_identical = before | {"psnr_db": [math.inf] * 40}
     other = run_audit(run, write_run(all_identical, "identical"), gates=[gate]).record
-    assert (other.gates[0].state, other.gates[0].figure) == ("broken", math.inf)
+    assert (other.gates[0].state, other.gates[0].value) == ("broken", math.inf)
     unpaired = all_identical | {"pair_id": [f"q{i}" for i in range(40)]}
     other = run_audit(run, write_run(unpaired, "unpaired"), gates=[gate]).record
-    assert (other.gates[0].state, other.gates[0].figure) == ("broken", math.inf)
+    assert (other.gates[0].state, other.gates[0].value) == ("broken", math.inf)
 
 
 @pytest.mark.parametrize(("num_pairs", "change"), [(1, "too few pairs"), (9, "too few pairs"),

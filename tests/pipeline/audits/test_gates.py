@@ -1,5 +1,6 @@
 import pytest
 
+from pipeline.audits.gates import headline_of, show_number
 from pipeline.audits.report import describe_audit, render
 from tests.pipeline.audits.conftest import STREAMS, find, num_kept, run_audit, scores
 
@@ -45,16 +46,20 @@ def test_every_group_must_keep_a_gate_on_each_group(write_run):
                       (None,): "kept"}  # fmt: skip
     text = describe_audit(found.record)
     assert "mean of spips_score at most 0.3 (failed): no row of the group has a value" in text
-    assert "1 gate BROKEN" in text
+    assert found.record.verdict == (
+        "bad: mean of spips_score 0.5, allowed 0.3; and 1 gate is not judged"
+    )
 
 
 @pytest.mark.parametrize(
     ("bounds", "num_pairs", "expected"),
     [
-        ((0,), 1, ["1 gate BROKEN", "Failed: 1 of 1 gate broken"]),
-        ((0, 0), 2, ["2 gates BROKEN", "Failed: 2 of 2 gates broken", "This compares the 2 pairs"]),
-        ((9,), 1, ["1 row, ", "Passed: 1 gate kept", "This compares the 1 pair in both runs."]),
-        ((9, 9), 2, ["2 rows, ", "Passed: all 2 gates kept", "It has 2 rows, of which"]),
+        ((0,), 1, ["0.5, allowed 0 ", "This compares the 1 pair in both runs."]),
+        ((0, 0), 2, ["; and 1 more gate is broken ", "This compares the 2 pairs"]),
+        ((0, 0, 0), 2, ["; and 2 more gates are broken ", "This compares the 2 pairs"]),
+        ((9,), 1, ["1 row, ", "Passed: the gate is kept "]),
+        ((9, 9), 2, ["2 rows, ", "Passed: all 2 gates are kept ", "It has 2 rows, of which"]),
+        ((), 2, ["<title>no gate is set "]),
     ],
 )
 def test_one_thing_is_singular_and_more_are_plural(write_run, bounds, num_pairs, expected):
@@ -73,10 +78,10 @@ def test_a_gate_on_a_change_bounds_the_rise_or_the_fall(write_run):
         now, before, gates=[gate | {"rise_at_most": 0.001}, gate | {"fall_at_most": 0.001}]
     ).record.gates
     assert (rises.state, falls.state) == ("broken", "kept")
-    assert rises.figure == -falls.figure > 0
+    assert rises.value == -falls.value > 0
     assert (rises.low, rises.high) == (-falls.high, -falls.low)
-    assert rises.margin == pytest.approx(0.001 - rises.figure)
-    assert falls.margin == pytest.approx(0.001 + rises.figure)
+    assert rises.margin == pytest.approx(0.001 - rises.value)
+    assert falls.margin == pytest.approx(0.001 + rises.value)
 
 
 def test_a_bound_beyond_the_figure_but_inside_its_interval_is_explained(write_run):
@@ -88,13 +93,13 @@ def test_a_bound_beyond_the_figure_but_inside_its_interval_is_explained(write_ru
     found = run_audit(write_run(now), write_run(before, "before"), gates=[gate])
     (judged,) = found.record.gates
     assert judged.state == "kept"
-    assert judged.low < 0.02 < judged.figure
-    words = (f"the rise {judged.figure:.5g} is above the bound 0.02, but its 95% interval "
+    assert judged.low < 0.02 < judged.value
+    words = (f"the rise {judged.value:.5g} is above the bound 0.02, but its 95% interval "
              f"{judged.low:.5g} to {judged.high:.5g} includes values that are not")  # fmt: skip
     assert judged.reason == words
     rule = "mean of spips_score rises by at most 0.02, with confidence (all rows)"
     assert f"kept       {rule}: {words}" in describe_audit(found.record)
-    assert f"kept: {words}" in render(found, {}, ())
+    assert f"<small>{words}</small>" in render(found, {}, ())
     assert words in found.record.to_json().decode()
 
 
@@ -122,3 +127,98 @@ def test_a_failed_fraction_is_exactly_the_bound(write_run):
                "status": ["missing"] * 3 + ["ok"] * 7}  # fmt: skip
     gate = {"figure": "failed_fraction", "at_most": 0.3}
     assert run_audit(write_run(columns), gates=[gate]).record.gates[0].margin == 0
+
+
+def makers(**values):
+    """Columns of a run with thirty rows of each maker, all with the same score."""
+    names = [name for name in values for _ in range(30)]
+    return {"pair_id": [f"p{i}" for i in range(len(names))], "maker": names,
+            "spips_score": [values[name] for name in names],
+            "ssim": [1 - values[name] for name in names]}  # fmt: skip
+
+
+def gate_on(figure="p95", column="spips_score", **more):
+    return {"figure": figure, "column": column, "each_group": True} | more
+
+
+def test_the_verdict_names_the_gate_that_is_furthest_beyond_its_bound(write_run):
+    gates = [
+        {"figure": "failed_fraction", "at_most": 0.1},
+        gate_on(at_most=0.35),
+        gate_on("median", "ssim", at_least=0.68),
+    ]
+    run = write_run(makers(model_a=0.36, model_b=0.4))
+    record = run_audit(run, group_by=["maker"], gates=gates).record
+    verdict = "model_b: p95 of spips_score 0.4, allowed 0.35; and 3 more gates are broken"
+    assert record.verdict == verdict
+    assert headline_of(record) == f"Failed: {verdict}"
+    assert [(gate.state, gate.group, gate.figure) for gate in record.gates] == [
+        ("broken", ("model_b",), "p95"),  # 0.05 or 14 % beyond the bound
+        ("broken", ("model_b",), "median"),  # 0.08 or 12 %
+        ("broken", ("model_a",), "median"),  # 0.04 or 6 %
+        ("broken", ("model_a",), "p95"),  # 0.01 or 3 %
+        ("kept", (), "failed_fraction"),
+    ]
+
+
+def test_broken_gates_come_first_then_those_not_judged_then_those_kept(write_run, tmp_path):
+    gates = [gate_on("mean", at_most=0.3, each_group=False), gate_on("mean", rise_at_most=0.01),
+             gate_on("mean", at_most=0.1), gate_on("p95", at_most=0)]  # fmt: skip
+    run, folder = write_run(makers(a=0.2)), str(tmp_path / "scores")
+    record = run_audit(run, folder, group_by=["maker"], gates=gates).record
+    assert [(gate.state, gate.bound) for gate in record.gates] == [
+        ("broken", 0), ("broken", 0.1), ("not judged", 0.01), ("kept", 0.3),
+    ]  # fmt: skip
+    assert record.verdict == (
+        "a: p95 of spips_score 0.2, allowed 0; and 1 more gate is broken and 1 gate is not judged"
+    )
+    unjudged = run_audit(run, folder, group_by=["maker"], gates=gates[:2] * 2).record
+    assert headline_of(unjudged) == (
+        "Not judged: a: mean of spips_score is not judged: nothing to compare with; "
+        "and 1 more gate is not judged"
+    )
+
+
+@pytest.mark.parametrize(
+    ("gate", "verdict"),
+    [
+        (gate_on(at_most=0.35), "p95 of spips_score 0.4, allowed 0.35"),
+        (gate_on("median", "ssim", at_least=0.9), "median of ssim 0.6, required 0.9"),
+        (gate_on("mean", rise_at_most=0.01), "mean of spips_score rose by 0.1, allowed 0.01"),
+        (gate_on("mean", "ssim", fall_at_most=0.05), "mean of ssim fell by 0.1, allowed 0.05"),
+        (gate_on("share_above", threshold=0.3, at_most=0.1),
+         "share of spips_score above 0.3 is 1, allowed 0.1"),
+        (gate_on(at_most=0.3999999), "p95 of spips_score 0.4, allowed 0.3999999"),
+        (gate_on(at_least=0.40004), "p95 of spips_score 0.4, required 0.40004"),
+        (gate_on(at_most=0.39996), "p95 of spips_score 0.4, allowed 0.39996"),
+    ],
+)  # fmt: skip
+def test_a_verdict_says_what_broke_where_and_by_how_much(gate, verdict, write_run):
+    now, before = write_run(makers(b=0.4)), write_run(makers(b=0.3), "before")
+    record = run_audit(now, before, group_by=["maker"], gates=[gate]).record
+    assert record.verdict == f"b: {verdict}"
+
+
+def test_a_value_is_shown_with_the_digits_that_tell_it_from_its_bound(write_run):
+    run = write_run(makers(b=0.350002))
+    record = run_audit(run, gates=[gate_on(at_most=0.35)]).record
+    assert record.verdict == "all rows: p95 of spips_score 0.350002, allowed 0.35"
+
+
+def test_a_run_without_values_is_named_in_the_verdict(write_run):
+    columns = {"pair_id": ["a"], "status": ["missing"], "spips_score": [None]}
+    record = run_audit(write_run(columns), gates=[gate_on(at_most=1)]).record
+    assert record.verdict == "all rows: p95 of spips_score is broken: no row has a value"
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (0.35, 4, "0.35"), (0.350000001, 4, "0.35"), (30.0, 4, "30"), (0.123456, 4, "0.1235"),
+        (-0.0, 4, "0"), (9999.7, 4, "10000"), (123456.7, 4, "123457"), (1e-7, 4, "1e-07"),
+        (1e38, 12, "1e+38"), (float("inf"), 4, "inf"), (None, 4, "\N{EN DASH}"),
+        (0.0051234, 12, "0.0051234"),
+    ],
+)  # fmt: skip
+def test_a_number_is_shown_with_as_many_digits_as_it_carries(value, digits, text):
+    assert show_number(value, digits) == text

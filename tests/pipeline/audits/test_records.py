@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from pipeline.audits.records import AuditRecord
 from tests.pipeline.audits.conftest import find, run_audit, scores
 
@@ -25,7 +27,16 @@ def test_audit_json_begins_with_its_version_and_is_read_back_as_the_same_record(
     text = record.to_json()
     assert AuditRecord.model_validate_json(text) == record
     content = json.loads(text)
-    assert next(iter(content.items())) == ("version", 2)
+    assert next(iter(content.items())) == ("version", 3)
+    assert content["verdict"] == record.verdict
     assert content["figures"][0]["mean"].keys() == {"value", "low", "high"}
     assert content["statuses"][0]["counts"]["missing"] == 2
-    assert [gate["group"] for gate in content["gates"]] == [[], ["a"], [None]]
+    gates = [gate for gate in content["gates"] if gate["figure"] == "p95"]
+    assert {tuple(gate["group"]) for gate in gates} == {("a",), (None,)}
+    (change,) = (gate for gate in content["gates"] if gate["figure"] == "mean")
+    assert {name: change[name] for name in ("rule", "column", "threshold", "group", "state")} == {
+        "rule": "mean of spips_score rises by at most 0.01", "column": "spips_score",
+        "threshold": None, "group": [], "state": "kept",
+    }  # fmt: skip
+    assert (change["bound_kind"], change["bound"]) == ("rise_at_most", 0.01)
+    assert change["margin"] == pytest.approx(0.01 - change["value"])
