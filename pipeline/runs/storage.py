@@ -10,10 +10,11 @@ import os
 import posixpath
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from http.client import IncompleteRead
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow.fs
 from aiohttp import (
@@ -165,14 +166,33 @@ def write_whole(fs: AbstractFileSystem, path: str, content: bytes) -> None:
     if not isinstance(fs, LocalFileSystem):  # object stores show only complete objects
         fs.pipe_file(path, content)
         return
-    # Readers of a whole folder ignore names that begin with a dot.
-    partial = Path(path).with_name(f".{Path(path).name}.{uuid.uuid4().hex}.partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
+    with open_whole(fs, path) as file:
+        file.write(content)
+
+
+@contextmanager
+def open_whole(fs: AbstractFileSystem, path: str) -> Iterator[IO[bytes]]:
+    """Open a file to write, of which a reader sees nothing unless the block ends without error."""
+    if isinstance(fs, LocalFileSystem):
+        # Readers of a whole folder ignore names that begin with a dot.
+        partial = Path(path).with_name(f".{Path(path).name}.{uuid.uuid4().hex}.partial")
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as local_file:
+                yield local_file
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        return
+    file = fs.open(path, "wb", autocommit=False)
     try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        yield file
+        file.close()  # sends what is left
+    except BaseException:
+        file.discard()
+        file.closed = True  # else it would be sent when Python frees the object
+        raise
+    file.commit()
 
 
 def local_copy(uri: str, sha256: str | None) -> Path:

@@ -13,6 +13,7 @@ from pipeline.runs.storage import (
     content_id,
     local_copy,
     open_store,
+    open_whole,
     write_whole,
 )
 
@@ -131,3 +132,21 @@ def test_a_store_without_keys_is_an_error(monkeypatch):
     monkeypatch.setattr(S3FileSystem, "_cache", {})
     with pytest.raises(ContractError, match="cannot be read: NoCredentialsError"):
         local_copy("s3://bucket/model", "0" * 64)
+
+
+def test_a_file_is_seen_when_its_writing_ends_and_not_if_that_fails(folder):
+    fs, path = open_store(f"{folder}/new/file")
+    with open_whole(fs, path) as file:
+        file.write(b"first")
+        assert not fs.exists(path)
+
+    def fail() -> None:
+        with open_whole(fs, path) as file:
+            file.write(b"second")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    fs.invalidate_cache()
+    assert fs.cat_file(path) == b"first"
+    assert [found.rpartition("/")[2] for found in fs.find(path.rpartition("/")[0])] == ["file"]
