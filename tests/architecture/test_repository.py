@@ -12,6 +12,7 @@ import yaml
 from jobs.config import load_config
 from pipeline.audits.config import AuditScoresConfig, FilterScoresConfig, StatusName
 from pipeline.learning.config import DistillTrunkConfig, EvaluateConfig, TrainConfig
+from pipeline.manifests.config import MakeManifestConfig
 from pipeline.runs.schema import PIXEL_FIELDS, RESERVED_COLUMNS, Status
 from pipeline.scoring.config import MIN_SIDE_PX, ScoreManifestConfig
 from spips_core import MIN_SIDE_PX as MODEL_MIN_SIDE_PX
@@ -23,6 +24,10 @@ JOBS = {
     "score_manifest": (ScoreManifestConfig, {"manifest": {"uri": "in"}, "output": {"uri": "out"}}),
     "audit_scores": (AuditScoresConfig, {"scores": {"uri": "in"}, "output": {"uri": "out"}}),
     "filter_scores": (FilterScoresConfig, {"scores": {"uri": "in"}, "output": {"uri": "out"}}),
+    "make_manifest": (
+        MakeManifestConfig,
+        {"source": {"uri": "in"}, "output": {"uri": "m.parquet"}},
+    ),
     "train": (TrainConfig, {"data": {}, "output": {"uri": "out"}}),
     "evaluate": (EvaluateConfig, {"data": {}, "output": {"uri": "out"}}),
     "distill_trunk": (
