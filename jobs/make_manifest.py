@@ -1,9 +1,11 @@
-"""Make a manifest, which score_manifest.py reads, of folders of images or of a list or data set.
+"""Make a manifest, which `spips score` reads, of folders of images or of a list or data set.
 
-  make_manifest.py REFERENCES CANDIDATE [CANDIDATE ...] -o manifest.parquet
-      folders: files are a pair if their paths are equal without suffix, or as --match says
-  make_manifest.py SOURCE -o manifest.parquet
-      .csv .tsv .jsonl .ndjson, Parquet, tars, or a folder of Hugging Face's save_to_disk
+Of folders, files are a pair if their paths are equal without suffix, or as --match says. A list or
+data set is .csv, .tsv, .jsonl, .ndjson, Parquet, tars, or a folder of Hugging Face's save_to_disk.
+
+for example:
+  spips manifest targets/ model_a/ model_b/ -o pairs.parquet
+  spips manifest pairs.csv -o pairs.parquet
 
 exit codes:
   0    done
@@ -50,7 +52,8 @@ class _Sources(argparse.Action):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job with a command line (None: the process's); return the exit code."""
-    parser = make_parser("make_manifest.py", __doc__)
+    parser = make_parser("spips manifest", __doc__)
+    parser.usage = "%(prog)s SOURCE [SOURCE ...]"
     unset: dict[str, Any] = {"default": argparse.SUPPRESS}  # does not override a file's settings
     parser.add_argument(
         "sources", nargs="*", action=_Sources, metavar="SOURCE", **unset,
@@ -80,8 +83,7 @@ def _make(config: MakeManifestConfig) -> int:
     say(f"{'rows':<24}{summary.num_rows:>12,}")
     say(f"wrote {summary.uri}")
     scores = f"{summary.uri.rpartition('/')[0]}/scores"
-    say(f"next  python jobs/score_manifest.py --manifest.uri={shlex.quote(summary.uri)} "
-        f"--output.uri={shlex.quote(scores)}")  # fmt: skip
+    say(f"next  spips score {shlex.quote(summary.uri)} -o {shlex.quote(scores)}")
     return DONE
 
 

@@ -47,7 +47,7 @@ def add_settings(
     """
     settings = dict(settings_of(config_class))
     required = {name for name, field in settings.items() if field.is_required()}
-    usage = ["%(prog)s"]
+    usage = [parser.usage or "%(prog)s"]
     parser.add_argument("--config", metavar="FILE", help="YAML file with the settings below")
     if positional is not None:
         metavar, setting = positional

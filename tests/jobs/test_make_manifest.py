@@ -22,8 +22,7 @@ def test_folders_become_a_manifest_and_the_next_command_is_shown(folders, capfd)
         "x,y                                1",
         "rows                               1",
         f"wrote {folders}/m.parquet",
-        f"next  python jobs/score_manifest.py --manifest.uri={folders}/m.parquet "
-        f"--output.uri={folders}/scores",
+        f"next  spips score {folders}/m.parquet -o {folders}/scores",
     ]
     assert pyarrow.parquet.read_table("m.parquet").column("pair_id").to_pylist() == ["x,y/a"]
 
