@@ -22,6 +22,7 @@ from pipeline.audits.distribution import (
     share_interval,
 )
 from pipeline.audits.gates import check_columns, judge
+from pipeline.audits.keys import to_keys
 from pipeline.audits.records import (
     SCORE,
     SIDES,
@@ -38,7 +39,6 @@ from pipeline.audits.records import (
     TrendPoint,
     label_of,
     show_value,
-    to_keys,
 )
 from pipeline.audits.tables import QUANTILES, Differences, Order, ScoreTables
 from pipeline.runs.finished import FinishedRun

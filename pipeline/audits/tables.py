@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.audits.distribution import BINS_PER_OCTAVE, SMALLEST_MAGNITUDE, Distribution
-from pipeline.audits.records import KEY_TYPES, SCORE, Key, Side, can_be_key, to_keys
+from pipeline.audits.keys import problems_of_keys, to_keys
+from pipeline.audits.records import SCORE, Key, Side
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.schema import SCORE_FIELDS, Status
@@ -291,17 +292,3 @@ def stream(
         return pa.record_batch([*batch.columns[: len(columns)], *keys], schema=schema)
 
     return pa.RecordBatchReader.from_batches(schema, map(with_keys, scanner.to_batches()))
-
-
-def problems_of_keys(setting: str, run: FinishedRun, columns: Sequence[str]) -> list[str]:
-    """Return a problem for each column of a setting that cannot make groups of a run's rows."""
-    known = run.pass_through_columns
-    problems = []
-    for name in columns:
-        if name not in known:
-            problems.append(f"{setting}: expected a pass-through column of {run.uri}, one of "
-                            f"{', '.join(known)}, got {name!r}")  # fmt: skip
-        elif not can_be_key(type_ := run.scores.schema.field(name).type):
-            problems.append(f"{setting}: expected {KEY_TYPES} in column {name!r} of {run.uri}, "
-                            f"got {type_}")  # fmt: skip
-    return problems

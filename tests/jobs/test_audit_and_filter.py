@@ -208,7 +208,8 @@ def test_the_kubernetes_files_run_the_nightly_script_with_settings_that_are_vali
 def test_every_command_of_the_nightly_script_names_settings_that_hold():
     from argparse import ArgumentParser
 
-    from pipeline.audits.config import AuditScoresConfig, FilterScoresConfig
+    from pipeline.audits.config import AuditScoresConfig
+    from pipeline.filters.config import FilterScoresConfig
     from pipeline.scoring.config import ScoreManifestConfig
 
     classes = {"score_manifest": ScoreManifestConfig, "audit_scores": AuditScoresConfig,

@@ -11,8 +11,8 @@ import ray.data
 from pydantic import ValidationError
 from ray.data import DataContext, SaveMode
 
-from pipeline.audits.config import BoundConfig, FilterScoresConfig
-from pipeline.audits.filter_rules import REASON, RuleCount, Rules, Summary
+from pipeline.filters.config import BoundConfig, FilterScoresConfig
+from pipeline.filters.rules import REASON, RuleCount, Rules, Summary
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.records import Record

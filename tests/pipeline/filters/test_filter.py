@@ -7,12 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from pipeline.audits.config import FilterScoresConfig
-from pipeline.audits.filter import FilterSummary, open_output, open_source, write_filtered
-from pipeline.audits.filter_rules import REASON, make_rules, summarise
+from pipeline.filters.config import FilterScoresConfig
+from pipeline.filters.filter import FilterSummary, open_output, open_source, write_filtered
+from pipeline.filters.rules import REASON, make_rules, summarise
 from pipeline.runs.errors import ContractError
 from pipeline.runs.finished import open_run, open_scores
-from tests.pipeline.audits.conftest import BOUNDS, filtered_columns
+from tests.pipeline.filters.conftest import BOUNDS, filtered_columns
 
 
 @pytest.fixture(scope="module", autouse=True)

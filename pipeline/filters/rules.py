@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.audits.config import BoundConfig, FilterScoresConfig
-from pipeline.audits.records import SCORE, Key, to_keys
-from pipeline.audits.tables import MEMORY_LIMIT, VALUE_COLUMNS, problems_of_keys, stream
+from pipeline.audits.keys import problems_of_keys, to_keys
+from pipeline.audits.records import SCORE, Key
+from pipeline.audits.tables import MEMORY_LIMIT, VALUE_COLUMNS, stream
+from pipeline.filters.config import BoundConfig, FilterScoresConfig
 from pipeline.runs.errors import ContractError
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.records import Record

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from pipeline.audits.filter_rules import describe_summary
+from pipeline.filters.rules import describe_summary
 from pipeline.runs.errors import ContractError
-from tests.pipeline.audits.conftest import BOUNDS, filtered_columns, summary_of
+from tests.pipeline.filters.conftest import BOUNDS, filtered_columns, summary_of
 
 
 def problems_of(uri, bounds):
