@@ -100,6 +100,23 @@ class GateConfig(Section):
         return self.rise_at_most is not None or self.fall_at_most is not None
 
 
+class CompareConfig(Section):
+    """How the models that `compare_by` names are compared."""
+
+    reference_column: str | None = Field(
+        None,
+        description="Pass-through column that names each pair's reference. null: the manifest's "
+        "own column of reference URIs; needed if the manifest holds the images' bytes.",
+    )
+    smallest_visible_difference: Value | None = Field(
+        None,
+        ge=0,
+        description="Two models tie on a reference if their spips_scores differ by less than this. "
+        "null: if the expected_dmos of their scores differ by less than 5 points of 100; if the "
+        "checkpoint has no scale for it, only equal scores tie.",
+    )
+
+
 class ReportConfig(Section):
     """What the report contains."""
 
@@ -137,6 +154,12 @@ class AuditScoresConfig(Section):
         description="Pass-through columns of texts, numbers, flags, dates or times; each "
         "combination of their values is a group.",
     )
+    compare_by: str | None = Field(
+        None,
+        description="Pass-through column that names the model of each pair, for a leaderboard: "
+        "models are compared on the references that they share. At most 50 models.",
+    )
+    compare: CompareConfig = CompareConfig()
     thresholds: dict[Column, tuple[Value, ...]] = Field(
         {"spips_score": (0.1, 0.3)},
         description="Thresholds by column; the report shows the share of rows above each one.",

@@ -5,12 +5,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from pipeline.audits.config import AuditScoresConfig, GateConfig
-from pipeline.audits.distribution import share_interval
+from pipeline.audits.distribution import MIN_ROWS, Estimate, share_interval
 from pipeline.audits.records import (
-    MIN_ROWS,
     NOTHING_BEFORE,
     Change,
-    Estimate,
     Figures,
     GateVerdict,
     Key,

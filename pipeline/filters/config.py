@@ -41,6 +41,22 @@ class BoundConfig(Section):
         return self
 
 
+class BestConfig(Section):
+    """How many rows of each reference are kept."""
+
+    n: int = Field(
+        1,
+        gt=0,
+        description="Number of rows kept of each reference: those with the lowest spips_score, and "
+        "of equal scores those with the first pair_id.",
+    )
+    reference_column: str | None = Field(
+        None,
+        description="Pass-through column that names each pair's reference. null: the manifest's "
+        "own column of reference URIs; needed if the manifest holds the images' bytes.",
+    )
+
+
 class FilterOutputConfig(Section):
     """Where kept and rejected rows are written."""
 
@@ -61,5 +77,10 @@ class FilterScoresConfig(Section):
     )
     bounds: tuple[BoundConfig, ...] = Field(
         (), description="Bounds on values; a kept row keeps all of them."
+    )
+    best_per_reference: BestConfig | None = Field(
+        None,
+        description="Of the rows that keep the status and the bounds, keep only the best ones of "
+        "each reference. null: keep all.",
     )
     output: FilterOutputConfig

@@ -28,13 +28,16 @@ def filtered_columns(n=200):
     }
 
 
-def summary_of(uri, bounds):
-    """What a filtering with bounds would do to a run."""
-    run = open_run(uri)
+def rules_of(uri, **settings):
     config = FilterScoresConfig.model_validate(
-        {"scores": {"uri": uri}, "output": {"uri": "unused"}, "bounds": bounds}
+        {"scores": {"uri": uri}, "output": {"uri": "unused"}} | settings
     )
-    return summarise(make_rules(config, run), run)
+    return make_rules(config, open_run(uri))
+
+
+def summary_of(uri, bounds, **settings):
+    """What a filtering with bounds would do to a run."""
+    return summarise(rules_of(uri, bounds=bounds, **settings), open_run(uri))
 
 
 def num_kept(uri, bounds):
