@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from jobs.run_job import DONE, VERBOSE, make_parser, run_job, say, start_ray
-from pipeline.audits.config import FilterScoresConfig
+from pipeline.filters.config import FilterScoresConfig
 from pipeline.runs.errors import ContractError
 
 FLAGS = {"dry_run": "print the summary, write nothing", **VERBOSE}
@@ -39,9 +39,9 @@ def _filter(config: FilterScoresConfig, *, dry_run: bool, verbose: bool) -> int:
     # Imported here because ray takes seconds; --help and a wrong config should not wait for it.
     from ray.exceptions import RayError
 
-    from pipeline.audits.filter import open_output, open_source, write_filtered
-    from pipeline.audits.filter_rules import describe_summary, make_rules, summarise
     from pipeline.audits.tables import reported_as_faults
+    from pipeline.filters.filter import open_output, open_source, write_filtered
+    from pipeline.filters.rules import describe_summary, make_rules, summarise
     from pipeline.runs.finished import open_newest_run
     from pipeline.runs.lock import lock_run
 

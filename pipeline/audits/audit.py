@@ -16,18 +16,20 @@ from pipeline.audits.baseline import describe_run
 from pipeline.audits.config import AuditScoresConfig, ReportConfig
 from pipeline.audits.distribution import (
     Distribution,
+    Estimate,
     Floats,
     interval_of,
     rank_test,
     share_interval,
 )
 from pipeline.audits.gates import check_columns, judge, state_verdict, worst_first
+from pipeline.audits.keys import to_keys
+from pipeline.audits.leaderboard import make_leaderboard
 from pipeline.audits.records import (
     SCORE,
     SIDES,
     AuditRecord,
     Change,
-    Estimate,
     Failure,
     Figures,
     Key,
@@ -38,7 +40,6 @@ from pipeline.audits.records import (
     TrendPoint,
     label_of,
     show_value,
-    to_keys,
 )
 from pipeline.audits.tables import QUANTILES, Differences, Order, ScoreTables
 from pipeline.runs.finished import FinishedRun
@@ -91,8 +92,10 @@ def audit(
     """Compute every figure, compare with the baseline, and judge the gates. Add to the notes.
 
     Raises:
-        ContractError: a gate names a column in which the run has no values, though rows are ok.
+        ContractError: a gate names a column in which the run has no values, though rows are ok; or
+            the models that `compare_by` names cannot be compared.
     """
+    leaderboard, more_notes = make_leaderboard(config, tables, run)
     statuses = [row for side in SIDES for row in _count_statuses(tables, side)]
     if statuses[0].counts[Status.OK]:  # Otherwise no column has values, and the report says so.
         check_columns(config.gates, tables.columns, run)
@@ -105,13 +108,14 @@ def audit(
     record = AuditRecord(
         passed=all(gate.state == "kept" for gate in gates), verdict=state_verdict(gates),
         change=_name_change(changes),
-        notes=[*notes, *(f"group {label_of(group)} is in the baseline but not in this run"
+        notes=[*notes, *more_notes,
+               *(f"group {label_of(group)} is in the baseline but not in this run"
                          for group in tables.groups if group in vanished)],
         run=describe_run(run), baseline=[describe_run(one) for one in baseline],
         group_by=tables.group_by, confidence=config.report.confidence,
         gates=gates, statuses=statuses, failures=list(_pick_failures(tables, run)),
         figures=figures, changes=changes, streams=list(_contributions(run, changes)),
-        trend=list(_trend(tables, run, baseline, samples)),
+        trend=list(_trend(tables, run, baseline, samples)), leaderboard=leaderboard,
     )  # fmt: skip
     distributions = {
         (side, group): sample.distribution

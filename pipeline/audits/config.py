@@ -1,4 +1,4 @@
-"""Settings of the audit job and of the filter job."""
+"""Settings of the audit job, and what those of the filter job share with them."""
 
 from typing import Annotated, Literal, Self
 
@@ -6,11 +6,6 @@ from pydantic import AfterValidator, Field, model_validator
 
 from pipeline.runs.settings import Section, Uri
 
-StatusName = Literal[
-    "ok", "missing", "forbidden", "unreadable", "decode_error", "too_large", "too_small",
-    "size_mismatch", "non_finite", "crashed", "timed_out",
-]  # fmt: skip
-"""The values of Status. --help shows the names of an enum, which are not accepted."""
 Value = Annotated[float, Field(ge=-1e38, le=1e38)]
 """A bound on float32 values."""
 
@@ -29,7 +24,6 @@ Column = Literal[
 ]  # fmt: skip
 Figure = Literal["mean", "median", "p5", "p95", "p99", "share_above", "failed_fraction"]
 GATE_BOUNDS = ("at_most", "at_least", "rise_at_most", "fall_at_most")
-ROW_BOUNDS = ("at_most", "at_least", "at_most_quantile", "at_least_quantile")
 
 
 class RunConfig(Section):
@@ -84,7 +78,7 @@ class GateConfig(Section):
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
-        given = _given(self, GATE_BOUNDS)
+        given = given_bound(self, GATE_BOUNDS)
         if self.compares and self.figure != "mean":
             raise ValueError(f"expected figure mean with {given}, got {self.figure}")
         if (self.column is None) != (self.figure == "failed_fraction"):
@@ -97,13 +91,30 @@ class GateConfig(Section):
     @property
     def bound(self) -> tuple[str, float]:
         """Name and value of the bound."""
-        name = _given(self, GATE_BOUNDS)
+        name = given_bound(self, GATE_BOUNDS)
         return name, float(getattr(self, name))
 
     @property
     def compares(self) -> bool:
         """Whether the gate needs a baseline."""
         return self.rise_at_most is not None or self.fall_at_most is not None
+
+
+class CompareConfig(Section):
+    """How the models that `compare_by` names are compared."""
+
+    reference_column: str | None = Field(
+        None,
+        description="Pass-through column that names each pair's reference. null: the manifest's "
+        "own column of reference URIs; needed if the manifest holds the images' bytes.",
+    )
+    smallest_visible_difference: Value | None = Field(
+        None,
+        ge=0,
+        description="Two models tie on a reference if their spips_scores differ by less than this. "
+        "null: if the expected_dmos of their scores differ by less than 5 points of 100; if the "
+        "checkpoint has no scale for it, only equal scores tie.",
+    )
 
 
 class ReportConfig(Section):
@@ -143,6 +154,12 @@ class AuditScoresConfig(Section):
         description="Pass-through columns of texts, numbers, flags, dates or times; each "
         "combination of their values is a group.",
     )
+    compare_by: str | None = Field(
+        None,
+        description="Pass-through column that names the model of each pair, for a leaderboard: "
+        "models are compared on the references that they share. At most 50 models.",
+    )
+    compare: CompareConfig = CompareConfig()
     thresholds: dict[Column, tuple[Value, ...]] = Field(
         {"spips_score": (0.1, 0.3)},
         description="Thresholds by column; the report shows the share of rows above each one.",
@@ -174,59 +191,7 @@ class AuditScoresConfig(Section):
         return sorted(listed | {t for t in gated if t is not None})
 
 
-class BoundConfig(Section):
-    """A bound on a value of each kept row."""
-
-    column: Column = Field(description="Column of the value.")
-    at_most: Value | None = Field(None, description="Largest value kept.")
-    at_least: Value | None = Field(None, description="Smallest value kept.")
-    at_most_quantile: float | None = Field(
-        None, ge=0, le=1, description="Keep values up to this quantile of all ok rows."
-    )
-    at_least_quantile: float | None = Field(
-        None, ge=0, le=1, description="Keep values from this quantile of all ok rows upwards."
-    )
-    within: Columns = Field(
-        (),
-        description="Pass-through columns, as for group_by of the audit: take the quantile of rows "
-        "that share their values.",
-    )
-
-    @model_validator(mode="after")
-    def _is_complete(self) -> Self:
-        given = _given(self, ROW_BOUNDS)
-        if self.within and not given.endswith("quantile"):
-            raise ValueError(f"expected a quantile with within, got {given}")
-        return self
-
-
-class FilterOutputConfig(Section):
-    """Where kept and rejected rows are written."""
-
-    uri: Uri = Field(
-        description="New or empty folder for manifest/, rejects/ and summary.json; any fsspec URI."
-    )
-    rows_per_file: int = Field(100_000, gt=0, description="Largest number of rows in a file.")
-
-
-class FilterScoresConfig(Section):
-    """All settings of jobs/filter_scores.py."""
-
-    scores: RunConfig
-    statuses: tuple[StatusName, ...] = Field(
-        ("ok",),
-        min_length=1,
-        description="Statuses that are kept. Only ok rows have values, so only they keep a bound.",
-    )
-    bounds: tuple[BoundConfig, ...] = Field(
-        (),
-        description="Bounds on values; a kept row keeps all of them.",
-        examples=[[{"column": "spips_score", "at_most": 0.3}]],
-    )
-    output: FilterOutputConfig
-
-
-def _given(section: Section, names: tuple[str, ...]) -> str:
+def given_bound(section: Section, names: tuple[str, ...]) -> str:
     """Return the name of the one bound that a section gives; raise if it is not exactly one."""
     given = [name for name in names if getattr(section, name) is not None]
     if len(given) != 1:

@@ -1,14 +1,20 @@
-"""The distribution of one column in one group. Its size does not grow with the number of rows."""
+"""Figures with intervals, and the distribution that they are of: one column in one group.
+
+The size of a distribution does not grow with the number of rows.
+"""
 
 import math
 from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import PlainSerializer
 from scipy import stats
+
+from pipeline.runs.records import Record
 
 BINS_PER_OCTAVE = 4096
 """A bin is 0.017 % of its value wide, which bounds the error of numbers read from bins."""
@@ -16,8 +22,41 @@ SMALLEST_MAGNITUDE = 2.0**-48
 """Values closer to 0 than this count as 0."""
 BOOTSTRAP_BINS_PER_OCTAVE = 32
 
+MIN_ROWS = 10
+"""An interval needs this many rows. The bootstrap of fewer rows is far too sure of itself: one row
+would make an interval without any width."""
+
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
+
+
+def _show_infinity(value: float) -> float | str:
+    """Return the text "Infinity" or "-Infinity" for what JSON has no number for."""
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+Real = Annotated[float, PlainSerializer(_show_infinity, when_used="json")]
+
+
+class Estimate(Record):
+    """A figure and the two ends of its confidence interval.
+
+    Fewer than MIN_ROWS rows make no interval: `low` and `high` are None.
+    """
+
+    value: Real
+    low: Real | None
+    high: Real | None
+
+    @classmethod
+    def of(
+        cls, value: float, interval: tuple[float, float], num_rows: int, **others: float
+    ) -> Self:
+        """Return a figure of `num_rows` rows, or pairs of rows, with its interval."""
+        low, high = interval if num_rows >= MIN_ROWS else (None, None)
+        return cls(value=value, low=low, high=high, **others)
 
 
 @dataclass(frozen=True)
@@ -105,6 +144,32 @@ def interval_of(draws: Floats, confidence: float) -> Interval:
     ordered = np.sort(draws)  # np.quantile interpolates, and would make NaN of infinite draws
     low, high = (ordered[round(share * (len(draws) - 1))] for share in (tail, 1 - tail))
     return float(low), float(high)
+
+
+def estimate(value: float, draws: Floats, num_references: int, confidence: float) -> Estimate:
+    """Return a figure with its interval from bootstrap draws of references, (draws,).
+
+    Percentile intervals of few references are too narrow. This one takes the percentiles that are
+    Student's interval where draws are normal (the expanded percentile interval, Hesterberg 2015).
+    """
+    if num_references < MIN_ROWS:
+        return Estimate(value=value, low=None, high=None)
+    quantile = stats.t.isf((1 - confidence) / 2, num_references - 1)
+    level = 1 - 2 * stats.norm.sf(quantile * math.sqrt(num_references / (num_references - 1)))
+    return Estimate.of(value, interval_of(draws, float(level)), num_references)
+
+
+def estimate_share(value: float, draws: Floats, num_references: int, confidence: float) -> Estimate:
+    """Return a share with its interval; of all or none, whose draws are all equal, the exact one.
+
+    That is Clopper and Pearson's 1934: the share in which a run of wins so long is just likely.
+    """
+    found = estimate(value, draws, num_references, confidence)
+    if found.low is None or value not in (0, 1):
+        return found
+    end = ((1 - confidence) / 2) ** (1 / num_references)
+    low, high = (end, 1.0) if value else (0.0, 1 - end)
+    return Estimate(value=value, low=low, high=high)
 
 
 class RankTest(NamedTuple):

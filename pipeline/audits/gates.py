@@ -7,13 +7,11 @@ from functools import partial
 import numpy as np
 
 from pipeline.audits.config import AuditScoresConfig, GateConfig
-from pipeline.audits.distribution import share_interval
+from pipeline.audits.distribution import MIN_ROWS, Estimate, share_interval
 from pipeline.audits.records import (
-    MIN_ROWS,
     NOTHING_BEFORE,
     AuditRecord,
     Change,
-    Estimate,
     Figures,
     GateVerdict,
     Key,

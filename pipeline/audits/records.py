@@ -4,23 +4,18 @@ The JSON has the same keys and nesting as the classes.
 """
 
 import json
-import math
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal, Self
+from typing import Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
-from pydantic import PlainSerializer
 
+from pipeline.audits.distribution import Estimate, Real
 from pipeline.runs.records import Record
-from pipeline.runs.schema import Status, is_text
+from pipeline.runs.schema import Status
 from pipeline.runs.uris import redact
 
 SCORE = "spips_score"
 
-MIN_ROWS = 10
-"""An interval needs this many rows. The bootstrap of fewer rows is far too sure of itself: one row
-would make an interval without any width."""
 NOTHING_BEFORE = "nothing to compare with"
 """Why a gate on a change is not judged on the first night, or for a new group."""
 
@@ -30,35 +25,6 @@ the key ()."""
 
 Side = Literal["run", "baseline"]
 SIDES: tuple[Side, Side] = ("run", "baseline")
-
-
-def _show_infinity(value: float) -> float | str:
-    """Return the text "Infinity" or "-Infinity" for what JSON has no number for."""
-    if math.isinf(value):
-        return "Infinity" if value > 0 else "-Infinity"
-    return value
-
-
-Real = Annotated[float, PlainSerializer(_show_infinity, when_used="json")]
-
-
-class Estimate(Record):
-    """A figure and the two ends of its confidence interval.
-
-    Fewer than MIN_ROWS rows make no interval: `low` and `high` are None.
-    """
-
-    value: Real
-    low: Real | None
-    high: Real | None
-
-    @classmethod
-    def of(
-        cls, value: float, interval: tuple[float, float], num_rows: int, **others: float
-    ) -> Self:
-        """Return a figure of `num_rows` rows, or pairs of rows, with its interval."""
-        low, high = interval if num_rows >= MIN_ROWS else (None, None)
-        return cls(value=value, low=low, high=high, **others)
 
 
 class ShareAbove(Estimate):
@@ -183,6 +149,79 @@ class TrendPoint(RunDescription):
     p95: float | None = None
 
 
+class Margin(Record):
+    """A reference on which a model is better, or worse, than the best of the other models."""
+
+    reference: str  # its URI without secrets, or its value in the reference column
+    score: float  # the model's mean spips_score on it
+    other: str | None  # the best of the other models
+    other_score: float
+
+    @property
+    def width(self) -> float:
+        """How far apart the two scores are."""
+        return abs(self.other_score - self.score)
+
+
+class Duel(Record):
+    """One model against another over the `references` that both have.
+
+    A tie counts as half a win: the win rate is (won + tied / 2) / references, None without any.
+    """
+
+    other: str | None
+    references: int
+    won: int
+    tied: int
+    lost: int
+    win_rate: Estimate | None
+
+
+class Standing(Record):
+    """One model's place on the leaderboard.
+
+    Attributes:
+        model: its value in the column `compare_by`; None is null.
+        rows: its rows that are ok and have a reference; mean, median and p95 are those of their
+            spips_score.
+        references: references with such a row.
+        strength: by Bradley and Terry, in log odds; None if no chain of shared references connects
+            all models. Without an interval, it depends on the prior.
+        best_share: share of its references, among those with two models, on which it is the best.
+            Models that tie with the best share the reference.
+        won_most: where it is ahead of the best other model by most, largest lead first.
+        lost_most: where it is behind the best other model by most, largest gap first.
+        against: the other models, best first.
+    """
+
+    model: str | None
+    rows: int
+    references: int
+    mean: Estimate
+    median: float
+    p95: float
+    strength: Estimate | None
+    best_share: Estimate | None
+    won_most: tuple[Margin, ...]
+    lost_most: tuple[Margin, ...]
+    against: tuple[Duel, ...]
+
+
+class Leaderboard(Record):
+    """Several models' pairs of the same references, compared; the best model first.
+
+    Two models tie on a reference if the column `tie_column` of theirs differs by less than
+    `smallest_visible_difference`. `references` have at least two models.
+    """
+
+    compare_by: str
+    reference_column: str
+    tie_column: Literal["spips_score", "expected_dmos"]
+    smallest_visible_difference: float
+    references: int
+    standings: tuple[Standing, ...]
+
+
 class Failure(Record):
     """An example of a row without a score."""
 
@@ -211,6 +250,7 @@ class AuditRecord(Record):
         figures: for run and baseline, by column.
         changes: by column, for groups that have values in both.
         trend: the runs of the baseline, then the run.
+        leaderboard: None without `compare_by`, or without scores to compare.
     """
 
     version: int = 3
@@ -229,6 +269,7 @@ class AuditRecord(Record):
     changes: tuple[Change, ...]
     streams: tuple[StreamContribution, ...]
     trend: tuple[TrendPoint, ...]
+    leaderboard: Leaderboard | None = None
 
     @property
     def num_broken(self) -> int:
@@ -300,45 +341,3 @@ def show_value(value: str | None) -> str:
         return "(null)"
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in redact(value))
     return shown or '""'
-
-
-KEY_TYPES = "texts, numbers, flags, dates or times"
-
-
-def can_be_key(type_: pa.DataType) -> bool:
-    """Return whether `to_keys` takes a column of this type."""
-    if pa.types.is_dictionary(type_):
-        return can_be_key(type_.value_type)
-    checks = (is_text, pa.types.is_primitive, pa.types.is_decimal, pa.types.is_null)
-    return any(check(type_) for check in checks)
-
-
-_NO_DATE = r"^<value out of range: (-?\d+)>Z?$"
-
-
-def to_keys(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """Return each value as text; null stays null.
-
-    Equal values have equal texts, and different values have different ones. All NaN are equal, and
-    so are 0 and -0. Times with a time zone are shown in UTC, durations with their unit. Times that
-    Arrow cannot show, beyond the year 32767, are shown as their number with its unit.
-    """
-    type_ = column.type
-    if pa.types.is_dictionary(type_):
-        return to_keys(column.cast(type_.value_type))
-    if is_text(type_):
-        return column.cast(pa.string())
-    unit = ""
-    if pa.types.is_timestamp(type_) and type_.tz is not None:
-        column, unit = column.cast(pa.timestamp(type_.unit)), "Z"
-    elif pa.types.is_duration(type_):
-        unit = f" {type_.unit}"
-    texts = column.cast(pa.string())
-    if pa.types.is_floating(type_):
-        texts = pc.replace_substring_regex(texts, r"^-0$", "0")
-    texts = pc.replace_substring_regex(texts, r"\.0+$|(\.\d*[1-9])0+$", r"\1")
-    texts = pc.binary_join_element_wise(texts, unit, "")
-    if pa.types.is_temporal(type_):
-        counted_in = "days" if pa.types.is_date32(type_) else getattr(type_, "unit", "ms")
-        texts = pc.replace_substring_regex(texts, _NO_DATE, rf"\1 {counted_in} since 1970")
-    return texts

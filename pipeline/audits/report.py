@@ -1,6 +1,6 @@
 """The report of an audit: an HTML page that opens offline, the record's files, and a few lines."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -10,12 +10,13 @@ from markupsafe import Markup
 
 from pipeline.audits.audit import Audit
 from pipeline.audits.config import AuditScoresConfig
+from pipeline.audits.distribution import MIN_ROWS, Estimate
 from pipeline.audits.exports.junit import to_junit
 from pipeline.audits.exports.metrics import to_metrics
 from pipeline.audits.exports.summary import to_summary
 from pipeline.audits.gates import headline_of, outcome_of, show_gate_value, show_number
 from pipeline.audits.pictures import ShownPair, draw_distributions, draw_trend, show_pairs
-from pipeline.audits.records import MIN_ROWS, SCORE, AuditRecord, counted, label_of
+from pipeline.audits.records import SCORE, AuditRecord, Leaderboard, counted, label_of, show_value
 from pipeline.audits.tables import Order
 from pipeline.runs.errors import FaultError
 from pipeline.runs.finished import FinishedRun
@@ -23,6 +24,8 @@ from pipeline.runs.storage import STORE_ERRORS, describe, open_store, write_whol
 from pipeline.runs.uris import redact
 
 MAX_CHARTS = 12
+MAX_MODELS_WITH_RATES = 6
+"""With more models, only the page and audit.json have the win rates."""
 SHEET_TITLES: dict[Order, str] = {
     "worst": "Worst pairs", "most changed": "Most changed pairs", "random": "A random sample",
 }  # fmt: skip
@@ -74,6 +77,7 @@ def render(audit: Audit, sheets: Mapping[Order, Sequence[ShownPair]], notes: Seq
         "share": _share,
         "link": _link,
         "group": label_of,
+        "name": show_value,
         "counted": counted,
     }
     record = audit.record
@@ -132,10 +136,36 @@ def describe_audit(record: AuditRecord) -> str:
     for gate in record.gates:
         got = gate.reason or f"{gate.value:.5g}, margin {gate.margin:.3g}"
         lines.append(f"{gate.state:<10} {gate.rule} ({label_of(gate.group)}): {got}")
+    lines += _describe_leaderboard(record.leaderboard)
     lines += [f"note       {note}" for note in record.notes]
     if record.num_without_baseline:
         lines.append("note       on the first night of a series, give --gates_unjudged=pass")
     return "\n".join(lines)
+
+
+def _describe_leaderboard(board: Leaderboard | None) -> Iterator[str]:
+    """Yield lines for people: each model's figures and, if there are few, its win rates."""
+    if board is None:
+        return
+    yield (f"models     by {board.compare_by}, best first, on "
+           f"{counted(board.references, 'reference')} of {board.reference_column}; a difference of "
+           f"{board.tie_column} below {board.smallest_visible_difference:g} is a tie")  # fmt: skip
+    for place, row in enumerate(board.standings, start=1):
+        yield (f"{place:<10} {show_value(row.model)}: {counted(row.rows, 'row')}, "
+               f"mean {_with_ends(row.mean, '.4f')}, median {row.median:.4f}, p95 {row.p95:.4f}, "
+               f"strength {_with_ends(row.strength, '+.2f')}, "
+               f"best on {_with_ends(row.best_share, '.1%')}")  # fmt: skip
+        if len(board.standings) <= MAX_MODELS_WITH_RATES:
+            rates = [f"{show_value(duel.other)} {_with_ends(duel.win_rate, '.1%')}"
+                     for duel in row.against]  # fmt: skip
+            yield f"           win rate against {', '.join(rates)}"
+
+
+def _with_ends(figure: Estimate | None, form: str) -> str:
+    """Return a figure with its interval, as far as there is one."""
+    if figure is None or figure.low is None:
+        return "-" if figure is None else f"{figure.value:{form}}"
+    return f"{figure.value:{form}} ({figure.low:{form}} to {figure.high:{form}})"
 
 
 def _share(value: float | None) -> str:

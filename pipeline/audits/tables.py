@@ -14,10 +14,10 @@ from typing import Any, Literal, NamedTuple
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from pipeline.audits.distribution import BINS_PER_OCTAVE, SMALLEST_MAGNITUDE, Distribution
-from pipeline.audits.records import KEY_TYPES, SCORE, Key, Side, can_be_key, to_keys
+from pipeline.audits.distribution import BINS_PER_OCTAVE, SMALLEST_MAGNITUDE, Distribution, Floats
+from pipeline.audits.keys import problems_of_keys, stream
+from pipeline.audits.records import SCORE, Key, Side
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.schema import SCORE_FIELDS, Status
@@ -25,7 +25,7 @@ from pipeline.runs.storage import describe
 
 MEMORY_LIMIT = "800MB"
 MAX_GROUPS = 1000
-NO_VALUE = pc.scalar(pa.scalar(None, pa.float32()))
+MAX_MODELS = 50
 VALUE_COLUMNS = tuple(field.name for field in SCORE_FIELDS)
 QUANTILES = {"p5": 0.05, "median": 0.5, "p95": 0.95, "p99": 0.99}
 
@@ -57,6 +57,15 @@ class Differences(NamedTuple):
     rose: int = 0
     fell: int = 0
     equal: int = 0
+
+
+class ModelRows(NamedTuple):
+    """The scores of one model; without any, mean and quantiles are None."""
+
+    model: str | None
+    rows: int
+    mean: float | None
+    quantiles: list[float] | None  # median and p95
 
 
 class ScoreTables:
@@ -220,6 +229,69 @@ class ScoreTables:
         )
         return dict(rows)
 
+    def describe_models(self, run: FinishedRun, column: str, reference: str) -> list[ModelRows]:
+        """Copy the rows that name a reference, and return what each model has of them.
+
+        Args:
+            run: the run.
+            column: pass-through column that names the model.
+            reference: pass-through column that names the reference.
+
+        Raises:
+            ContractError: there are fewer than two models or more than MAX_MODELS, or no two of
+                them share a reference.
+        """
+        self._connection.register("source", stream(run, [SCORE, "status"], [column, reference]))
+        self._connection.execute(
+            "CREATE TABLE candidates AS SELECT key0 AS model, key1 AS reference, "
+            "CASE WHEN c1 = 'ok' THEN c0::DOUBLE END AS score FROM source WHERE key1 IS NOT NULL"
+        )
+        self._connection.unregister("source")
+        query = f"SELECT DISTINCT model FROM candidates LIMIT {MAX_MODELS + 1}"
+        num_models = len(self._ask(query))
+        if not 2 <= num_models <= MAX_MODELS:
+            got = f"more than {MAX_MODELS}" if num_models > MAX_MODELS else num_models
+            raise ContractError(
+                f"compare_by: expected a column with 2 to {MAX_MODELS} models, got {got} in "
+                f"column {column!r} of {run.uri}"
+            )
+        if not self._ask(
+            "SELECT 1 FROM candidates GROUP BY reference "
+            "HAVING count(DISTINCT coalesce('=' || model, '')) > 1 LIMIT 1"
+        ):
+            raise ContractError(
+                f"compare_by: expected references that two models share, got none in column "
+                f"{reference!r} of {run.uri}"
+            )
+        rows = self._ask(
+            "SELECT model, count(score), avg(score), quantile_cont(score, [0.5, 0.95]) "
+            "FROM candidates GROUP BY model ORDER BY model NULLS LAST"
+        )
+        return [ModelRows(*row) for row in rows]
+
+    def stream_references(
+        self, models: Sequence[str | None]
+    ) -> Iterator[tuple[list[str], Floats, Floats]]:
+        """Yield up to 2,048 references at a time, in a random but fixed order.
+
+        Yields:
+            Their names; and (references, models) number and sum of the scores, NaN without any.
+        """
+        columns = [f"{figure} FILTER (model IS NOT DISTINCT FROM ?)"
+                   for figure in ("count(score)", "sum(score)") for _ in models]  # fmt: skip
+        found = self._connection.execute(
+            f"SELECT reference, {', '.join(columns)} FROM candidates "
+            "GROUP BY reference ORDER BY hash(reference), reference",
+            [*models, *models],
+        )
+        while len(frame := found.fetch_df_chunk()):
+            values = frame.iloc[:, 1:].to_numpy(np.float64)
+            yield list(frame.iloc[:, 0]), values[:, : len(models)], values[:, len(models) :]
+
+    def hide_references(self) -> bool:
+        """Return whether the results hold some reference without its secrets, shown as ***."""
+        return bool(self._ask("SELECT 1 FROM candidates WHERE contains(reference, '***') LIMIT 1"))
+
     def pick_failures(self, num_examples: int) -> list[tuple[str, str]]:
         """Return the status and pair_id of at most `num_examples` rows of each status but ok."""
         return self._ask(
@@ -244,10 +316,17 @@ def open_tables(
     ]
     if problems:
         raise ContractError(*problems)
+    with open_database() as connection:
+        yield ScoreTables(connection, run, baseline, group_by)
+
+
+@contextmanager
+def open_database() -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open an empty database of bounded memory. It is deleted when the context ends."""
     with TemporaryDirectory() as folder, duckdb.connect(str(Path(folder) / "rows")) as connection:
         connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
         connection.execute("SET preserve_insertion_order = false")  # true holds rows in memory
-        yield ScoreTables(connection, run, baseline, group_by)
+        yield connection
 
 
 @contextmanager
@@ -266,42 +345,3 @@ def reported_as_faults(*others: type[Exception]) -> Iterator[None]:
 def _each(template: str) -> str:
     """Return SQL with the template filled in for each score column."""
     return ", ".join(template.format(name) for name in VALUE_COLUMNS)
-
-
-def stream(
-    run: FinishedRun, columns: Sequence[str], group_by: Sequence[str] = ()
-) -> pa.RecordBatchReader:
-    """Return columns of the results for SQL as c0, c1 ..., and keys of groups as key0, key1 ...
-
-    A score column that the run's version did not write yet is null.
-    SQL ignores the case of names, and a manifest's own names may differ only in that.
-    """
-    missing = set(VALUE_COLUMNS) - set(run.score_columns)
-    of_run = run.scores.schema
-    types = [pa.float32() if name in missing else of_run.field(name).type for name in columns]
-    fields = [pa.field(f"c{i}", type_) for i, type_ in enumerate(types)]
-    fields += [pa.field(f"key{i}", pa.string()) for i in range(len(group_by))]
-    schema = pa.schema(fields)
-    values = [NO_VALUE if name in missing else pc.field(name) for name in columns]
-    values += [pc.field(name) for name in group_by]
-    scanner = run.scores.scanner(columns=dict(zip(schema.names, values, strict=True)))
-
-    def with_keys(batch: pa.RecordBatch) -> pa.RecordBatch:
-        keys = [to_keys(column) for column in batch.columns[len(columns) :]]
-        return pa.record_batch([*batch.columns[: len(columns)], *keys], schema=schema)
-
-    return pa.RecordBatchReader.from_batches(schema, map(with_keys, scanner.to_batches()))
-
-
-def problems_of_keys(setting: str, run: FinishedRun, columns: Sequence[str]) -> list[str]:
-    """Return a problem for each column of a setting that cannot make groups of a run's rows."""
-    known = run.pass_through_columns
-    problems = []
-    for name in columns:
-        if name not in known:
-            problems.append(f"{setting}: expected a pass-through column of {run.uri}, one of "
-                            f"{', '.join(known)}, got {name!r}")  # fmt: skip
-        elif not can_be_key(type_ := run.scores.schema.field(name).type):
-            problems.append(f"{setting}: expected {KEY_TYPES} in column {name!r} of {run.uri}, "
-                            f"got {type_}")  # fmt: skip
-    return problems

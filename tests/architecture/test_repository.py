@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from jobs.config import load_config
-from pipeline.audits.config import AuditScoresConfig, FilterScoresConfig, StatusName
+from pipeline.audits.config import AuditScoresConfig
+from pipeline.filters.config import FilterScoresConfig, StatusName
 from pipeline.learning.config import DistillTrunkConfig, EvaluateConfig, TrainConfig
 from pipeline.manifests.config import MakeManifestConfig
 from pipeline.runs.schema import PIXEL_FIELDS, RESERVED_COLUMNS, Status

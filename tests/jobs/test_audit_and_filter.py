@@ -107,6 +107,25 @@ def test_a_gate_without_a_baseline_fails_unless_the_settings_let_it_pass(
     assert "p95 of spips_score 0.195, allowed 0; and 1 gate is not judged" in capfd.readouterr().out
 
 
+def test_models_are_compared_and_a_column_that_is_not_there_is_one_line(write_run, tmp_path, capfd):
+    run = write_run({
+        "pair_id": [f"p{i}" for i in range(24)], "maker": ["a", "b"] * 12,
+        "reference_uri": [f"/r{i // 2}.png" for i in range(24)],
+        "spips_score": [0.1 + 0.01 * (i % 7) + 0.05 * (i % 2) for i in range(24)],
+    })  # fmt: skip
+    arguments = [f"--scores.uri={run}", f"--output.uri={tmp_path}/audit",
+                 "--report.pairs_per_sheet=0"]  # fmt: skip
+    assert audit_scores.main([*arguments, "--compare_by=model"]) == WRONG
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("error: compare_by: expected a pass-through column of ")
+    assert not (tmp_path / "audit").exists()
+    assert audit_scores.main([*arguments, "--compare_by=maker"]) == DONE
+    assert "1          a: 12 rows, mean 0.1" in capfd.readouterr().out
+    board = json.loads((tmp_path / "audit/audit.json").read_text())["leaderboard"]
+    assert [row["model"] for row in board["standings"]] == ["a", "b"]
+    assert "Win rates" in (tmp_path / "audit/audit.html").read_text()
+
+
 def test_images_in_the_manifest_itself_are_kept_with_it(
     ray_cluster, bytes_manifest, tmp_path, monkeypatch
 ):
@@ -210,7 +229,8 @@ def test_the_kubernetes_files_run_the_nightly_script_with_settings_that_are_vali
 def test_every_command_of_the_nightly_script_names_settings_that_hold():
     from argparse import ArgumentParser
 
-    from pipeline.audits.config import AuditScoresConfig, FilterScoresConfig
+    from pipeline.audits.config import AuditScoresConfig
+    from pipeline.filters.config import FilterScoresConfig
     from pipeline.scoring.config import ScoreManifestConfig
 
     classes = {"score_manifest": ScoreManifestConfig, "audit_scores": AuditScoresConfig,

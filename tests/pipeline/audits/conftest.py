@@ -5,17 +5,10 @@ import pytest
 
 from pipeline.audits.audit import audit
 from pipeline.audits.baseline import open_runs
-from pipeline.audits.config import AuditScoresConfig, FilterScoresConfig
-from pipeline.audits.filter_rules import make_rules, summarise
+from pipeline.audits.config import AuditScoresConfig
 from pipeline.audits.tables import open_tables
 from pipeline.runs.errors import ContractError
-from pipeline.runs.finished import open_run
 
-BOUNDS = [
-    {"column": "spips_score", "at_most": 0.3},
-    {"column": "psnr_db", "at_least": 25},
-    {"column": "spips_score", "at_most_quantile": 0.8, "within": ["maker"]},
-]
 STREAMS = {"tradition_score": 0.2, "percept_score": 0.3, "semantic_score": 0.5}
 
 
@@ -39,21 +32,6 @@ def scores(n=400, seed=0, worse=None, num_failed=0):
     return columns
 
 
-def filtered_columns(n=200):
-    """Columns of a run with five failed rows, made by three makers of which one is null."""
-    generator = np.random.default_rng(0)
-    status = ["missing"] * 5 + ["ok"] * (n - 5)
-    ok = np.array(status) == "ok"
-    score = np.where(ok, generator.lognormal(-2, 0.8, n), np.nan)
-    return {
-        "pair_id": [f"p{i}" for i in range(n)],
-        "maker": [["a", "b", None][i % 3] for i in range(n)],
-        "status": status,
-        "spips_score": [None if np.isnan(s) else float(np.float32(s)) for s in score],
-        "psnr_db": [40 - i % 20 if s == "ok" else None for i, s in enumerate(status)],
-    }
-
-
 def run_audit(run, earlier=None, *, allow_different_models=False, **settings):
     config = AuditScoresConfig.model_validate(
         {"scores": {"uri": run}, "baseline": {"uri": earlier}, "output": {"uri": "unused"},
@@ -73,16 +51,3 @@ def problems_of(run, baseline=None, **settings):
 def find(rows, **wanted):
     (row,) = (r for r in rows if all(getattr(r, name) == value for name, value in wanted.items()))
     return row
-
-
-def summary_of(uri, bounds):
-    """What a filtering with bounds would do to a run."""
-    run = open_run(uri)
-    config = FilterScoresConfig.model_validate(
-        {"scores": {"uri": uri}, "output": {"uri": "unused"}, "bounds": bounds}
-    )
-    return summarise(make_rules(config, run), run)
-
-
-def num_kept(uri, bounds):
-    return summary_of(uri, bounds).kept

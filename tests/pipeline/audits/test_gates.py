@@ -2,7 +2,8 @@ import pytest
 
 from pipeline.audits.gates import headline_of, show_number
 from pipeline.audits.report import describe_audit, render
-from tests.pipeline.audits.conftest import STREAMS, find, num_kept, run_audit, scores
+from tests.pipeline.audits.conftest import STREAMS, find, run_audit, scores
+from tests.pipeline.filters.conftest import num_kept
 
 SURE = {"column": "spips_score", "with_confidence": True}
 SHARE = {"column": "spips_score", "figure": "share_above"}

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.audits.records import can_be_key, label_of, to_keys
+from pipeline.audits.keys import can_be_key, to_keys
+from pipeline.audits.records import label_of
 from pipeline.runs.errors import ContractError
-from tests.pipeline.audits.conftest import num_kept, problems_of, run_audit
+from tests.pipeline.audits.conftest import problems_of, run_audit
+from tests.pipeline.filters.conftest import num_kept
 
 YEAR_12000_S = 316_516_204_800
 NUMBERS = pa.array([*range(1, 11), *range(10**9, 10**9 + 10)])

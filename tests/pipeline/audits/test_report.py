@@ -72,7 +72,7 @@ def report(write_run, tmp_path):
     ]
     config = AuditScoresConfig.model_validate(
         {"scores": {"uri": run}, "baseline": {"uri": before}, "group_by": ["maker"],
-         "output": {"uri": str(tmp_path / "audit")}, "gates": gates}
+         "compare_by": "maker", "output": {"uri": str(tmp_path / "audit")}, "gates": gates}
     )  # fmt: skip
     opened, baseline, notes = open_runs(config, allow_different_models=False)
     with open_tables(opened, baseline, config.group_by) as tables:
@@ -115,7 +115,8 @@ def test_the_verdict_comes_first_and_what_a_manifest_holds_stays_text(open_page)
     assert "Worse than the baseline." in page.locator("#verdict").inner_text()
     states = page.locator("#gates tbody td:first-child").all_inner_texts()
     assert states == ["broken", "broken", "broken", "kept"]
-    assert HOSTILE in page.locator("#groups").inner_text()
+    for table in ("#groups", "#models", "#duels", "#margins"):
+        assert HOSTILE in page.locator(table).inner_text()
     assert page.locator("#failures td").nth(2).inner_text() == f"expected {HOSTILE}"
     assert page.locator("article header strong").first.inner_text() == f"{HOSTILE}{NUM_PAIRS - 1}"
     links = page.locator("article a").evaluate_all("links => links.map(link => link.protocol)")

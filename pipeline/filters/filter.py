@@ -11,8 +11,8 @@ import ray.data
 from pydantic import ValidationError
 from ray.data import DataContext, SaveMode
 
-from pipeline.audits.config import BoundConfig, FilterScoresConfig
-from pipeline.audits.filter_rules import REASON, RuleCount, Rules, Summary
+from pipeline.filters.config import BestConfig, BoundConfig, FilterScoresConfig
+from pipeline.filters.rules import REASON, RuleCount, Rules, Summary
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.records import Record
@@ -39,6 +39,7 @@ class FilterPlan(Record):
     fingerprints: dict[str, str]  # of the run
     statuses: tuple[Status, ...]
     bounds: tuple[BoundConfig, ...]
+    best_per_reference: BestConfig | None = None
 
 
 class FilterSummary(Record):
@@ -104,6 +105,7 @@ def _plan(config: FilterScoresConfig, run: FinishedRun) -> FilterPlan:
     return FilterPlan(
         run=run.uri, attempts=run.num_attempts, fingerprints=run.record.fingerprints,
         statuses=config.statuses, bounds=config.bounds,
+        best_per_reference=config.best_per_reference,
     )  # fmt: skip
 
 

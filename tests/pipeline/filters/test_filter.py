@@ -7,12 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from pipeline.audits.config import FilterScoresConfig
-from pipeline.audits.filter import FilterSummary, open_output, open_source, write_filtered
-from pipeline.audits.filter_rules import REASON, make_rules, summarise
+from pipeline.filters.config import FilterScoresConfig
+from pipeline.filters.filter import FilterSummary, open_output, open_source, write_filtered
+from pipeline.filters.rules import REASON, make_rules, summarise
 from pipeline.runs.errors import ContractError
 from pipeline.runs.finished import open_run, open_scores
-from tests.pipeline.audits.conftest import BOUNDS, filtered_columns
+from tests.pipeline.filters.conftest import BOUNDS, filtered_columns
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -161,3 +161,44 @@ def test_of_a_run_that_an_earlier_version_retried_the_newest_rows_are_filtered(w
     assert sorted(pq.read_table(tmp_path / "out/rejects")["pair_id"].to_pylist()) == ["c", "d"]
     (problem,) = problems_of(run, tmp_path / "before", bounds=BOUNDS[:1])
     assert "the same filtering, got another one" in problem
+
+
+def chosen_columns():
+    """Three candidates of each of ten references; the best of every fifth one has a low PSNR."""
+    scores = [round(0.1 + 0.01 * ((7 * i) % 30), 3) for i in range(30)]
+    psnr = [20.0 if i % 15 == 0 else 30.0 for i in range(30)]
+    return {"pair_id": [f"p{i:02}" for i in range(30)],
+            "reference_uri": [f"/r{i // 3}.png" for i in range(30)],
+            "spips_score": scores, "psnr_db": psnr}  # fmt: skip
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_the_best_rows_of_each_reference_that_keep_the_bounds_are_kept(n, write_run, tmp_path):
+    columns = chosen_columns()
+    bounds = [{"column": "psnr_db", "at_least": 25}]
+    best = {"best_per_reference": {"n": n}}
+    summary = filter_run(write_run(columns), tmp_path / "out", bounds=bounds, **best)
+    frame = pd.DataFrame(columns)
+    within = frame[frame.psnr_db >= 25].sort_values(["spips_score", "pair_id"])
+    expected = within.groupby("reference_uri").head(n)
+    kept = pq.read_table(tmp_path / "out/manifest").to_pandas()
+    assert sorted(kept.pair_id) == sorted(expected.pair_id)
+    rejected = pq.read_table(tmp_path / "out/rejects").to_pandas()
+    which = "the lowest" if n == 1 else f"one of the {n} lowest"
+    reasons = dict(zip(rejected.pair_id, rejected[REASON], strict=True))
+    assert reasons == {
+        pair_id: "not: psnr_db at least 25" if psnr < 25
+        else f"not: spips_score is {which} of its reference_uri"
+        for pair_id, psnr in zip(frame.pair_id, frame.psnr_db, strict=True)
+        if pair_id not in set(expected.pair_id)
+    }  # fmt: skip
+    assert [rule.removes for rule in summary.rules] == [0, 2, 28 - len(expected)]
+    assert summary.rules[2].removes_alone == summary.rules[2].removes
+
+
+def test_another_number_of_best_rows_is_another_filtering(write_run, tmp_path):
+    run, out = write_run(chosen_columns()), tmp_path / "out"
+    assert filter_run(run, out, best_per_reference={"n": 2}).kept == 20
+    assert filter_run(run, out, best_per_reference={"n": 2}) == "finished"
+    (problem,) = problems_of(run, out, best_per_reference={"n": 1})
+    assert "expected an empty folder or the same filtering" in problem

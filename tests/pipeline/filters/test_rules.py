@@ -5,14 +5,14 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from pipeline.audits.filter_rules import describe_summary
+from pipeline.filters.rules import describe_summary
 from pipeline.runs.errors import ContractError
-from tests.pipeline.audits.conftest import BOUNDS, filtered_columns, summary_of
+from tests.pipeline.filters.conftest import BOUNDS, filtered_columns, rules_of, summary_of
 
 
-def problems_of(uri, bounds):
+def problems_of(uri, bounds, **settings):
     with pytest.raises(ContractError) as caught:
-        summary_of(uri, bounds)
+        summary_of(uri, bounds, **settings)
     return caught.value.problems
 
 
@@ -79,6 +79,32 @@ def test_a_column_given_twice_is_refused(write_run):
     twice = [{"column": "ssim", "at_most_quantile": 0.5, "within": ["maker", "maker"]}]
     with pytest.raises(ValidationError, match="expected each column once"):
         summary_of(write_run(filtered_columns()), twice)
+
+
+def test_of_equal_scores_the_first_pair_is_the_best_one(write_run):
+    columns = {"pair_id": ["b", "a", "c", "d"], "reference_uri": ["/r.png"] * 4,
+               "spips_score": [0.1, 0.1, 0.1, 0.2]}  # fmt: skip
+    rules = rules_of(write_run(columns), best_per_reference={"n": 2})
+    assert sorted(rules.best.ids.to_pylist()) == ["a", "b"]
+
+
+def test_rows_without_a_score_or_a_reference_are_not_the_best(write_run):
+    columns = {"pair_id": list("abcd"), "scene": ["x", "x", None, "y"],
+               "status": ["missing", "ok", "ok", "missing"],
+               "spips_score": [None, 0.2, 0.1, None]}  # fmt: skip
+    best = {"reference_column": "scene"}
+    run = write_run(columns)
+    rules = rules_of(run, statuses=["ok", "missing"], best_per_reference=best)
+    assert rules.best.ids.to_pylist() == ["b"]
+    (problem,) = problems_of(run, [], best_per_reference={"reference_column": "prompt"})
+    assert problem.startswith("best_per_reference.reference_column: expected a pass-through column")
+
+
+def test_the_best_of_references_of_any_plain_type_are_kept(write_run):
+    columns = {"pair_id": [f"p{i}" for i in range(8)], "scene": [1.5, 2.0] * 4,
+               "spips_score": [0.1 * i for i in range(8)]}  # fmt: skip
+    best = {"n": 1, "reference_column": "scene"}
+    assert summary_of(write_run(columns), [], best_per_reference=best).kept == 2
 
 
 def test_the_summary_shows_a_histogram_and_what_each_bound_removes(write_run):

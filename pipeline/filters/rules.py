@@ -1,18 +1,18 @@
 """The conditions of a filtering, and what they do to a run."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.audits.config import BoundConfig, FilterScoresConfig
-from pipeline.audits.records import SCORE, Key, to_keys
-from pipeline.audits.tables import MEMORY_LIMIT, VALUE_COLUMNS, problems_of_keys, stream
+from pipeline.audits.keys import problems_of_keys, reference_column_of, stream, to_keys
+from pipeline.audits.records import SCORE, Key
+from pipeline.audits.tables import VALUE_COLUMNS, open_database
+from pipeline.filters.config import BoundConfig, FilterScoresConfig
 from pipeline.runs.errors import ContractError
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.records import Record
@@ -47,22 +47,42 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class BestRule:
+    """A kept row is among the best ones of its reference, of those that keep all other rules."""
+
+    name: str
+    pair_id_column: str
+    ids: pa.Array  # of the best rows
+
+    def holds(self, rows: pa.Table) -> Mask:
+        """Return which rows are among the best ones."""
+        ids = rows.column(self.pair_id_column).cast(self.ids.type)
+        return np.asarray(pc.is_in(ids, value_set=self.ids), np.bool_)
+
+
+@dataclass(frozen=True)
 class Rules:
-    """All conditions on a kept row: on its status and on its values."""
+    """All conditions on a kept row: on its status, on its values, and on its reference's others."""
 
     statuses: tuple[str, ...]
     rules: tuple[Rule, ...]
+    best: BestRule | None = None
 
     @property
     def names(self) -> list[str]:
         """The conditions in words, that on the status first."""
-        return [f"status is {' or '.join(self.statuses)}", *(rule.name for rule in self.rules)]
+        names = [f"status is {' or '.join(self.statuses)}", *(rule.name for rule in self.rules)]
+        return names if self.best is None else [*names, self.best.name]
 
     def broken(self, rows: pa.Table) -> Mask:
         """Return which conditions each row breaks, (conditions, rows)."""
         status = np.isin(rows.column("status").to_numpy(zero_copy_only=False), self.statuses)
         # A row that its status rejects breaks no other condition.
-        return np.stack([~status, *(status & ~rule.holds(rows) for rule in self.rules)])
+        broken = np.stack([~status, *(status & ~rule.holds(rows) for rule in self.rules)])
+        if self.best is None:
+            return broken
+        # Nor is a row that breaks a condition one of those of which the best are kept.
+        return np.vstack([broken, ~broken.any(axis=0) & ~self.best.holds(rows)])
 
 
 class RuleCount(Record):
@@ -113,10 +133,19 @@ def make_rules(config: FilterScoresConfig, run: FinishedRun) -> Rules:
             problems.append(f"{place}.column: expected one with values, {filled}, "
                             f"got {bound.column!r}: {run.why_empty(bound.column)}")  # fmt: skip
         problems += problems_of_keys(f"{place}.within", run, bound.within)
+    best, reference = config.best_per_reference, ""
+    if best is not None:
+        place = "best_per_reference.reference_column"
+        reference, more = reference_column_of(place, run, best.reference_column)
+        problems += more
     if problems:
         raise ContractError(*problems)
-    rules = tuple(_make_rule(bound, run) for bound in dict.fromkeys(config.bounds))
-    return Rules(config.statuses, rules)
+    rules = Rules(
+        config.statuses, tuple(_make_rule(bound, run) for bound in dict.fromkeys(config.bounds))
+    )
+    if best is None:
+        return rules
+    return replace(rules, best=_pick_best(rules, run, best.n, reference))
 
 
 def _make_rule(bound: BoundConfig, run: FinishedRun) -> Rule:
@@ -141,14 +170,43 @@ def _quantiles(run: FinishedRun, column: str, q: float, within: Sequence[str]) -
     Without columns to group by there is one quantile of all rows, with key ().
     """
     keys = "".join(f", key{i}" for i in range(len(within)))
-    with duckdb.connect() as connection:
-        connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+    with open_database() as connection:
         connection.register("source", stream(run, [column, "status"], within))
         rows = connection.execute(
             f"SELECT quantile_cont(c0::DOUBLE, {float(q)}){keys} FROM source "  # noqa: S608 - ours
             f"WHERE c1 = 'ok' AND c0 IS NOT NULL GROUP BY ALL HAVING count(*) > 0"
         ).fetchall()
     return {tuple(key): float(value) for value, *key in rows}
+
+
+def _pick_best(rules: Rules, run: FinishedRun, n: int, reference: str) -> BestRule:
+    """Return the rule that keeps the best rows of each reference, of those that keep the others.
+
+    Rows without a score or without a reference are not among the best.
+    """
+    schema = pa.schema([("id", pa.string()), ("score", pa.float32()), ("reference", pa.string())])
+
+    def candidates() -> Iterator[pa.RecordBatch]:
+        columns = {"status", SCORE, run.pair_id_column, reference}
+        columns |= {name for rule in rules.rules for name in (rule.column, *rule.within)}
+        for batch in run.scores.to_batches(columns=sorted(columns)):
+            rows = pa.Table.from_batches([batch])
+            kept = rows.filter(pa.array(~rules.broken(rows).any(axis=0)))
+            values = [kept.column(run.pair_id_column).cast(pa.string()), kept.column(SCORE),
+                      to_keys(kept.column(reference))]  # fmt: skip
+            yield from pa.table(values, schema=schema).to_batches()
+
+    with open_database() as connection:
+        reader = pa.RecordBatchReader.from_batches(schema, candidates())
+        connection.register("source", reader)
+        ids = connection.execute(
+            "SELECT id FROM source WHERE score IS NOT NULL AND reference IS NOT NULL "
+            "QUALIFY row_number() OVER (PARTITION BY reference ORDER BY score, id) <= ?",
+            [n],
+        ).fetchnumpy()["id"]
+    which = "the lowest" if n == 1 else f"one of the {n} lowest"
+    name = f"{SCORE} is {which} of its {reference}"
+    return BestRule(name, run.pair_id_column, pa.array(ids.tolist(), pa.string()))
 
 
 def summarise(rules: Rules, run: FinishedRun) -> Summary:
