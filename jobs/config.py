@@ -42,7 +42,7 @@ def load_config(
     add_settings(parser, config_class, positional)
     # Otherwise an argument after the options would not be seen.
     options, unknown = parser.parse_known_intermixed_args(arguments)
-    names = [f"--{name}" for name, _ in settings_of(config_class)]
+    names = [f"--{name}" for name, _, _ in settings_of(config_class)]
     problems = [
         f"command line: unknown option {redact(option)}"
         + did_you_mean(option.partition("=")[0], names)

@@ -22,15 +22,19 @@ YAML_KEYS = "{KEY: VALUE, ...}"
 
 
 def settings_of(
-    config_class: type[BaseModel], section: str = ""
-) -> Iterator[tuple[str, FieldInfo]]:
-    """Yield each setting of a settings class, as section.field, and the field that describes it."""
+    config_class: type[BaseModel], section: str = "", *, is_needed: bool = True
+) -> Iterator[tuple[str, FieldInfo, bool]]:
+    """Yield each setting of a settings class: section.field, its field, and if it must be given.
+
+    A section that may be null needs none of its settings.
+    """
     for name, field in config_class.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from settings_of(inner, f"{section}{name}.")
+        kinds = _alternatives(field.annotation)
+        if len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], BaseModel):
+            must_be_there = is_needed and (kinds[0] is field.annotation)
+            yield from settings_of(kinds[0], f"{section}{name}.", is_needed=must_be_there)
         else:
-            yield f"{section}{name}", field
+            yield f"{section}{name}", field, is_needed and field.is_required()
 
 
 def add_settings(
@@ -45,8 +49,8 @@ def add_settings(
         config_class: the job's settings.
         positional: name in the help, and setting, of the argument without an option's name.
     """
-    settings = dict(settings_of(config_class))
-    required = {name for name, field in settings.items() if field.is_required()}
+    settings = {name: field for name, field, _ in settings_of(config_class)}
+    required = {name for name, _, must_be_given in settings_of(config_class) if must_be_given}
     usage = [parser.usage or "%(prog)s"]
     parser.add_argument("--config", metavar="FILE", help="YAML file with the settings below")
     if positional is not None:
@@ -84,7 +88,7 @@ def overrides_of(
         ContractError: a list is not YAML, or a setting is given in two ways.
     """
     given, problems = vars(options), []
-    settings = dict(settings_of(config_class))
+    settings = {name: field for name, field, _ in settings_of(config_class)}
     values = {name: text for name, text in given.items() if name in settings}
     shorts = {"short_output": (OUTPUT, "--output")}
     if positional is not None:

@@ -37,6 +37,7 @@ class Settings(Section):
     )
     levels: dict[str, tuple[float, ...]] = Field({"c": (0.5,)}, description="Levels")
     strict: bool = Field(True, description="Strictness.")
+    extra: Rule | None = Field(None, description="A section that may be null.")
     output: Target
 
 
@@ -76,6 +77,7 @@ def test_input_and_output_have_short_forms_at_any_place(arguments):
         ("--names=2026-11-20", {"names": ["2026-11-20"]}),
         ("--rules=[{column: c, at_most: 1}]", {"rules": [{"column": "c", "at_most": 1}]}),
         ("--levels={c: [0.1, 0.2]}", {"levels": {"c": [0.1, 0.2]}}),
+        ("--extra.at_most=3", {"extra": {"at_most": "3"}}),
         ("--strict=false", {"strict": "false"}),
         ("--source.uri=007", {"source": {"uri": "007"}}),
         ("--source.night=2026-11-20", {"source": {"night": "2026-11-20"}}),
