@@ -58,7 +58,10 @@ def _audit(config: AuditScoresConfig, *, allow_different_models: bool) -> int:
     if webhook:
         check_webhook(webhook)
     run, baseline, notes = open_runs(config, allow_different_models=allow_different_models)
-    with reported_as_faults(), open_tables(run, baseline, config.group_by) as tables:
+    with (
+        reported_as_faults(),
+        open_tables(run, baseline, config.group_by, config.compare.reference_column) as tables,
+    ):
         found = audit(config, tables, run, baseline, notes)
     say(describe_audit(found.record))
     for uri, num_bytes in write_report(found, run, config).items():

@@ -18,8 +18,8 @@ from pipeline.audits.distribution import (
     Distribution,
     Estimate,
     Floats,
+    cliffs_delta,
     interval_of,
-    rank_test,
     share_interval,
 )
 from pipeline.audits.gates import check_columns, judge, state_verdict, worst_first
@@ -38,10 +38,12 @@ from pipeline.audits.records import (
     StatusCounts,
     StreamContribution,
     TrendPoint,
+    counted,
     label_of,
     show_value,
 )
-from pipeline.audits.tables import QUANTILES, Differences, Order, ScoreTables
+from pipeline.audits.spread import ROUGH_REFERENCES, Spread
+from pipeline.audits.tables import QUANTILES, Differences, Order, ScoreTables, Values
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.schema import Status
 
@@ -137,32 +139,57 @@ def _count_statuses(tables: ScoreTables, side: Side) -> Iterator[StatusCounts]:
 def _measure(config: AuditScoresConfig, tables: ScoreTables) -> Samples:
     """Compute the figures of each column and group, for run and baseline."""
     generator = np.random.default_rng(config.report.seed)
-    confidence = config.report.confidence
     samples = {}
     for side, column in product(SIDES, tables.columns):
         thresholds = config.thresholds_of(column)
+        described = tables.describe(side, column, thresholds)
+        # Values are float32, so a threshold is, too.
+        limits = [float(np.float32(threshold)) for threshold in thresholds]
+        spreads = tables.spreads(
+            side, column, {group: [*one.quantiles, *limits] for group, one in described.items()}
+        )
         distributions = tables.distributions(side, column)
-        for group, values in tables.describe(side, column, thresholds).items():
-            distribution = distributions[group]
+        for group, values in described.items():
+            distribution, spread = distributions[group], spreads[group]
             draws = distribution.mean_draws(config.report.bootstrap_samples, generator)
-            rows, num_finite = values.rows, distribution.num_finite
-            quantiles = {
-                name: Estimate.of(value, distribution.quantile_interval(q, confidence), rows)
-                for (name, q), value in zip(QUANTILES.items(), values.quantiles, strict=True)
-            }
-            shares = [
-                ShareAbove.of(
-                    count / rows, share_interval(count, rows, confidence), rows, threshold=threshold
-                )
-                for threshold, count in zip(thresholds, values.above, strict=True)
-            ]
-            mean = Estimate.of(values.mean, interval_of(draws, confidence), num_finite or rows)
-            figures = Figures(
-                of=side, group=group, column=column, rows=rows, infinite_rows=rows - num_finite,
-                mean=mean, share_above=shares, **quantiles,
-            )  # fmt: skip
-            samples[side, group, column] = Sample(figures, distribution, draws)
+            draws = spread.widen(draws, values.mean, config.report.confidence)
+            figures = _estimate(
+                values, distribution, spread, draws, thresholds, config.report.confidence
+            )
+            samples[side, group, column] = Sample(
+                Figures(of=side, group=group, column=column, **figures), distribution, draws
+            )
     return samples
+
+
+def _estimate(
+    values: Values, distribution: Distribution, spread: Spread, draws: Floats,
+    thresholds: Sequence[float], confidence: float,
+) -> dict[str, Any]:  # fmt: skip
+    """Return a sample's figures with their intervals, as `Figures` names them."""
+    rows, num_finite = values.rows, distribution.num_finite
+    num_draws = spread.num_draws(rows)
+    effective = iter(spread.effective_rows(rows, confidence))
+    quantiles = {
+        name: Estimate.of(
+            value, distribution.quantile_interval(q, confidence, next(effective)), num_draws
+        )
+        for (name, q), value in zip(QUANTILES.items(), values.quantiles, strict=True)
+    }
+    shares = [
+        ShareAbove.of(
+            count / rows, share_interval(count / rows, next(effective), confidence), num_draws,
+            threshold=threshold,
+        )
+        for threshold, count in zip(thresholds, values.above, strict=True)
+    ]  # fmt: skip
+    mean = Estimate.of(
+        values.mean, interval_of(draws, confidence), spread.num_draws(num_finite or rows)
+    )
+    return quantiles | {
+        "rows": rows, "infinite_rows": rows - num_finite, "references": spread.references,
+        "mean": mean, "share_above": shares,
+    }  # fmt: skip
 
 
 def _compare(report: ReportConfig, tables: ScoreTables, samples: Samples) -> Iterator[Change]:
@@ -171,6 +198,7 @@ def _compare(report: ReportConfig, tables: ScoreTables, samples: Samples) -> Ite
     for column in tables.columns:
         differences = tables.describe_differences(column)
         distributions = tables.distributions("paired", column)
+        spreads = tables.spreads("paired", column, dict.fromkeys(differences, ()))
         for group in tables.groups:
             now, before = (samples.get((side, group, column)) for side in SIDES)
             if now is None or before is None:
@@ -183,20 +211,22 @@ def _compare(report: ReportConfig, tables: ScoreTables, samples: Samples) -> Ite
             if is_paired:
                 rise = paired.mean
                 draws = distributions[group].mean_draws(report.bootstrap_samples, generator)
-                num_rows = num_finite or paired.pairs
+                draws = spreads[group].widen(draws, rise, report.confidence)
+                num_rows = spreads[group].num_draws(num_finite or paired.pairs)
             else:
                 means = (np.array(one.figures.mean.value) for one in (now, before))
                 rise = float(_subtract(*means))
                 draws = _subtract(now.mean_draws, before.mean_draws)
-                num_rows = min(now.distribution.num_rows, before.distribution.num_rows)
-            p_value, effect = _paired_test(paired, num_finite)
-            ranks = rank_test(now.distribution, before.distribution)
+                both = (now.figures, before.figures)
+                has_draws = min(one.references for one in both) > 1
+                num_rows = min(one.rows for one in both) if has_draws else 0
+            p_value, effect = _paired_test(paired, num_finite, spreads.get(group))
             yield Change(
                 group=group, column=column, is_paired=is_paired, pairs_in_both=paired.pairs,
                 rose=paired.rose, fell=paired.fell, equal=paired.equal,
                 rise=Estimate.of(rise, interval_of(draws, report.confidence), num_rows),
                 paired_p_value=p_value, paired_effect=effect,
-                rank_p_value=ranks.p_value, rank_effect=ranks.effect,
+                rank_effect=cliffs_delta(now.distribution, before.distribution),
             )  # fmt: skip
 
 
@@ -206,14 +236,32 @@ def _subtract(now: Floats, before: Floats) -> Floats:
         return np.where(now == before, 0.0, now - before)
 
 
-def _paired_test(differences: Differences, num_pairs: int) -> tuple[float | None, float | None]:
-    """Return the p-value of Student's test of the mean difference, and Cohen's d."""
+def _paired_test(
+    differences: Differences, num_pairs: int, spread: Spread | None
+) -> tuple[float | None, float | None]:
+    """Return the p-value of the mean difference, with references as draws, and Cohen's d."""
     deviation = differences.standard_deviation
     if not deviation:
         return None, None
     effect = differences.mean / deviation
-    p_value = 2 * stats.t.sf(abs(effect) * num_pairs**0.5, num_pairs - 1)
-    return float(p_value), effect
+    if spread is None or spread.references < 2 or not spread.mean:
+        return None, effect
+    statistic = abs(effect) * (num_pairs / spread.mean) ** 0.5
+    return float(2 * stats.t.sf(statistic, spread.references - 1)), effect
+
+
+def _warn_of_few(figures: Sequence[Figures]) -> Iterator[str]:
+    """Yield a note if the run has too few references for exact intervals."""
+    for row in figures:
+        if (row.of, row.group, row.column) == (
+            "run",
+            (),
+            SCORE,
+        ) and row.references < ROUGH_REFERENCES:
+            yield (
+                f"the intervals are rough: the run has {counted(row.references, 'reference')}, and "
+                f"they need {ROUGH_REFERENCES}"
+            )
 
 
 def _name_change(changes: Sequence[Change]) -> str:

@@ -7,7 +7,7 @@ import math
 from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, NamedTuple, Self
+from typing import Annotated, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,18 +93,20 @@ class Distribution:
         rank = min(max(math.ceil(q * self.num_rows), 1), self.num_rows)
         return float(self.values[np.searchsorted(np.cumsum(self.counts), rank)])
 
-    def quantile_interval(self, q: float, confidence: float) -> Interval:
+    def quantile_interval(self, q: float, confidence: float, effective_rows: float) -> Interval:
         """Return the bootstrap interval of a quantile for infinitely many draws.
+
+        Draws have `effective_rows` rows, which are fewer where rows depend on each other.
 
         The r-th smallest value of a draw is at or below a value if at least r of its rows are. The
         number of these rows is a binomial variable, so the interval needs no draws.
         """
-        n, tail = self.num_rows, (1 - confidence) / 2
+        n, tail = max(round(effective_rows), 1), (1 - confidence) / 2
         rank = min(max(math.ceil(q * n), 1), n)
-        below = np.cumsum(self.counts)
+        below = np.cumsum(self.counts) / self.num_rows
 
         def share_of_draws(number: int) -> float:
-            return float(stats.binom.sf(rank - 1, n, below[number] / n))
+            return float(stats.binom.sf(rank - 1, n, below[number]))
 
         bins = range(len(below))
         low, high = (bisect_left(bins, share, key=share_of_draws) for share in (tail, 1 - tail))
@@ -131,10 +133,15 @@ class Distribution:
         return np.asarray(drawn @ values / self.num_finite, np.float64)
 
 
-def share_interval(count: int, num_rows: int, confidence: float) -> Interval:
-    """Return the bootstrap interval of count / num_rows for infinitely many draws."""
-    tail = (1 - confidence) / 2
-    low, high = stats.binom.ppf([tail, 1 - tail], num_rows, count / num_rows) / num_rows
+def share_interval(share: float, effective_rows: float, confidence: float) -> Interval:
+    """Return the interval of a share, 0 to 1, of rows: the exact one of Clopper and Pearson 1934.
+
+    `effective_rows` can be a fraction; they are fewer than the rows where these depend on each
+    other.
+    """
+    tail, n = (1 - confidence) / 2, effective_rows
+    low = stats.beta.ppf(tail, share * n, (1 - share) * n + 1) if share > 0 else 0.0
+    high = stats.beta.isf(tail, share * n + 1, (1 - share) * n) if share < 1 else 1.0
     return float(low), float(high)
 
 
@@ -172,34 +179,19 @@ def estimate_share(value: float, draws: Floats, num_references: int, confidence:
     return Estimate(value=value, low=low, high=high)
 
 
-class RankTest(NamedTuple):
-    """Result of the Mann-Whitney test: are the values of the first sample larger?
+def cliffs_delta(first: Distribution, second: Distribution) -> float:
+    """Compare two samples, not empty, by ranks: are the first one's values larger?
 
-    Attributes:
-        p_value: two-sided, normal approximation with a correction for ties; None if all values are
-            equal.
-        effect: Cliff's delta, -1 to 1: the share of pairs of values in which the first sample's is
-            larger, minus the share in which it is smaller.
+    Values in the same bin count as tied.
+
+    Returns:
+        Cliff's delta, -1 to 1: the share of pairs of values in which the first sample's is larger,
+        minus the share in which it is smaller.
     """
-
-    p_value: float | None
-    effect: float
-
-
-def rank_test(first: Distribution, second: Distribution) -> RankTest:
-    """Compare two samples, not empty, by ranks. Values in the same bin count as tied."""
     bins = np.union1d(first.bins, second.bins)
     counts = np.zeros((2, len(bins)))
     for row, sample in zip(counts, (first, second), strict=True):
         row[np.searchsorted(bins, sample.bins)] = sample.counts
     below = np.cumsum(counts[1]) - counts[1]
     larger = float((counts[0] * (below + counts[1] / 2)).sum())  # the Mann-Whitney U
-    n, m = first.num_rows, second.num_rows
-    effect = 2 * larger / (n * m) - 1
-    ties = counts.sum(axis=0)
-    total = n + m
-    variance = n * m / 12 * (total + 1 - (ties**3 - ties).sum() / (total * max(total - 1, 1)))
-    if variance <= 0:
-        return RankTest(None, effect)
-    z = (larger - n * m / 2) / math.sqrt(variance)
-    return RankTest(float(2 * stats.norm.sf(abs(z))), effect)
+    return 2 * larger / (first.num_rows * second.num_rows) - 1

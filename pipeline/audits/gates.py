@@ -72,7 +72,7 @@ def judge(
             figure: Estimate | str
             if gate.column is None:
                 num_failed = row.rows - row.counts[Status.OK]
-                interval = share_interval(num_failed, row.rows, confidence)
+                interval = share_interval(num_failed / row.rows, row.rows, confidence)
                 figure = Estimate.of(row.failed_fraction, interval, row.rows)
             elif place not in of_run:
                 figure = NO_VALUE if ((), gate.column) in of_run else NO_VALUE_AT_ALL

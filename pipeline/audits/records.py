@@ -45,6 +45,7 @@ class Figures(Record):
     column: str
     rows: int
     infinite_rows: int  # psnr_db of identical images is infinite
+    references: int  # in up to 4,096 blocks; the draws of the intervals
     mean: Estimate
     p5: Estimate
     median: Estimate
@@ -78,9 +79,9 @@ class Change(Record):
             whose value rose, fell, or stayed the same.
         rise: by how much the mean rose; negative if it fell. It leaves out the pairs with an
             infinite value in only one run, unless all are such pairs.
-        paired_p_value: Student's test of the paired differences; None without any spread.
+        paired_p_value: Student's test of the paired differences, with references as draws; None
+            without any spread, or for one reference.
         paired_effect: mean of the paired differences over their standard deviation (Cohen's d).
-        rank_p_value: Mann-Whitney test of all rows; None if all values are equal.
         rank_effect: Cliff's delta of all rows, -1 to 1; above 0, the run's values are larger.
     """
 
@@ -94,7 +95,6 @@ class Change(Record):
     rise: Estimate
     paired_p_value: float | None
     paired_effect: float | None
-    rank_p_value: float | None
     rank_effect: float
 
 
@@ -320,8 +320,9 @@ class AuditRecord(Record):
             for status, count in counted.counts.items():
                 yield counted.of, counted.group, None, f"rows_{status}", count
         for change in self.changes:
-            for name in ("pairs_in_both", "rise", "rank_effect", "rank_p_value", "paired_effect",
-                         "paired_p_value"):  # fmt: skip
+            for name in (
+                "pairs_in_both", "rise", "rank_effect", "paired_effect", "paired_p_value",
+            ):  # fmt: skip
                 yield "change", change.group, change.column, name, getattr(change, name)
 
 

@@ -4,7 +4,7 @@ Batches of rows are copied into a database file. DuckDB then groups, joins and s
 rows exactly, in bounded memory.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import compress
 from pathlib import Path
@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.audits.distribution import BINS_PER_OCTAVE, SMALLEST_MAGNITUDE, Distribution, Floats
-from pipeline.audits.keys import problems_of_keys, stream
+from pipeline.audits.keys import problems_of_keys, reference_column_of, stream
 from pipeline.audits.records import SCORE, Key, Side
+from pipeline.audits.spread import BLOCKS, Spread, measure_spreads
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.schema import SCORE_FIELDS, Status
@@ -79,14 +80,14 @@ class ScoreTables:
 
     def __init__(
         self, connection: duckdb.DuckDBPyConnection, run: FinishedRun,
-        baseline: Sequence[FinishedRun], group_by: Sequence[str],
+        baseline: Sequence[FinishedRun], group_by: Sequence[str], reference: str | None,
     ) -> None:  # fmt: skip
         """Copy the rows into a database that `open_tables` makes."""
         self._connection = connection
         self.group_by = tuple(group_by)
         keys = [f"key{i}" for i in range(len(group_by))]
-        self._copy("run", [run], keys)
-        self._copy("baseline", baseline, keys)
+        self._copy("run", [run], keys, reference)
+        self._copy("baseline", baseline, keys, reference)
         self.groups = self._number_groups(keys)
         # A row's group has the number g in SQL: its place in `groups`.
         self._group, sets = ("coalesce(g, 0)", "((), (g))") if keys else ("0", "(())")
@@ -94,25 +95,31 @@ class ScoreTables:
         (counts,) = self._ask(f"SELECT {_each('count({0})')} FROM run")
         self.columns = tuple(compress(VALUE_COLUMNS, counts))
         self._connection.execute(
-            f"CREATE TABLE paired AS SELECT run.pair_id, g, {_each(DIFFERENCE)} "
+            f"CREATE TABLE paired AS SELECT run.pair_id, block, g, {_each(DIFFERENCE)} "
             f"FROM run JOIN (SELECT pair_id, {_each('avg({0}) AS {0}')} FROM baseline "
             f"WHERE status = 'ok' GROUP BY pair_id) AS base USING (pair_id) "
             f"WHERE run.status = 'ok'"
         )
 
-    def _copy(self, table: Side, runs: Sequence[FinishedRun], keys: Sequence[str]) -> None:
+    def _copy(
+        self, table: Side, runs: Sequence[FinishedRun], keys: Sequence[str], reference: str | None
+    ) -> None:
         texts = "".join(f", {key} VARCHAR" for key in keys)
         self._connection.execute(
-            f"CREATE TABLE {table} (run INTEGER, pair_id VARCHAR, status VARCHAR{texts}, "
-            f"{_each('{0} FLOAT')})"
+            f"CREATE TABLE {table} (run INTEGER, pair_id VARCHAR, status VARCHAR, "
+            f"block USMALLINT{texts}, {_each('{0} FLOAT')})"
         )
         for number, run in enumerate(runs):
-            columns = [run.pair_id_column, "status", *VALUE_COLUMNS]
+            # Of images in the manifest itself no reference is known: each row is its own.
+            of_reference, problems = reference_column_of("", run, reference)
+            name = run.pair_id_column if problems else of_reference
+            columns = [run.pair_id_column, "status", name, *VALUE_COLUMNS]
             self._connection.register("source", stream(run, columns, self.group_by))
-            values = ", ".join(f"c{i}" for i in range(2, len(columns)))
+            values = ", ".join(f"c{i}" for i in range(3, len(columns)))
             names = "".join(f"{key}, " for key in keys)
             self._connection.execute(
-                f"INSERT INTO {table} SELECT {number}, c0, c1, {names}{values} FROM source"
+                f"INSERT INTO {table} SELECT {number}, c0, c1, hash(c2::VARCHAR) % {BLOCKS}, "
+                f"{names}{values} FROM source"
             )
             self._connection.unregister("source")
 
@@ -181,6 +188,16 @@ class ScoreTables:
             f"GROUP BY {self._group_by} HAVING count(*) > 0 ORDER BY 1"
         )
         return [(self.groups[group], figures) for group, *figures in rows]
+
+    def spreads(
+        self, table: Literal["run", "baseline", "paired"], column: str,
+        limits: Mapping[Key, Sequence[float]],
+    ) -> dict[Key, Spread]:  # fmt: skip
+        """Return how the values of groups depend on their references; see `measure_spreads`."""
+        numbers = {group: number for number, group in enumerate(self.groups)}
+        numbered = {numbers[group]: values for group, values in limits.items()}
+        found = measure_spreads(self._connection, table, column, numbered) if limits else {}
+        return {self.groups[number]: spread for number, spread in found.items()}
 
     def distributions(
         self, table: Literal["run", "baseline", "paired"], column: str
@@ -302,9 +319,16 @@ class ScoreTables:
 
 @contextmanager
 def open_tables(
-    run: FinishedRun, baseline: Sequence[FinishedRun], group_by: Sequence[str]
-) -> Iterator[ScoreTables]:
+    run: FinishedRun, baseline: Sequence[FinishedRun], group_by: Sequence[str],
+    reference: str | None = None,
+) -> Iterator[ScoreTables]:  # fmt: skip
     """Open a run and its baseline for questions. The copies are deleted when the context ends.
+
+    Args:
+        run: the run.
+        baseline: the runs to compare with.
+        group_by: the columns that make groups.
+        reference: column that names each pair's reference; None takes the manifest's own.
 
     Raises:
         ContractError: a column is missing or cannot make groups, or the columns make too many.
@@ -314,10 +338,13 @@ def open_tables(
         for one in (run, *baseline)
         for problem in problems_of_keys("group_by", one, group_by)
     ]
+    if reference is not None:
+        for one in (run, *baseline):
+            problems += reference_column_of("compare.reference_column", one, reference)[1]
     if problems:
         raise ContractError(*problems)
     with open_database() as connection:
-        yield ScoreTables(connection, run, baseline, group_by)
+        yield ScoreTables(connection, run, baseline, group_by, reference)
 
 
 @contextmanager

@@ -5,8 +5,8 @@ from scipy import stats
 from pipeline.audits.distribution import (
     BINS_PER_OCTAVE,
     Distribution,
+    cliffs_delta,
     interval_of,
-    rank_test,
     share_interval,
 )
 
@@ -44,9 +44,9 @@ def test_intervals_are_the_bootstrap_s():
     draws = generator.choice(values, (4000, 300))
     for got, of_draws in (
         (interval_of(spread.mean_draws(4000, generator), 0.9), draws.mean(axis=1)),
-        (spread.quantile_interval(0.5, 0.9),
+        (spread.quantile_interval(0.5, 0.9, 300),
          np.quantile(draws, 0.5, axis=1, method="inverted_cdf")),
-        (share_interval(int((values > 0.2).sum()), 300, 0.9), (draws > 0.2).mean(axis=1)),
+        (share_interval((values > 0.2).mean(), 300, 0.9), (draws > 0.2).mean(axis=1)),
     ):  # fmt: skip
         expected = np.quantile(of_draws, [0.05, 0.95])
         assert got == pytest.approx(expected, abs=0.12 * np.ptp(expected))
@@ -58,7 +58,7 @@ def test_the_interval_of_a_quantile_in_the_tail_of_few_rows_is_the_bootstrap_s(q
     draws = np.random.default_rng(0).choice(values, (20_000, 100))
     of_draws = np.quantile(draws, q, axis=1, method="inverted_cdf")
     expected = np.quantile(of_draws, [0.025, 0.975])
-    assert counted(values).quantile_interval(q, 0.95) == pytest.approx(expected, abs=1)
+    assert counted(values).quantile_interval(q, 0.95, 100) == pytest.approx(expected, abs=1)
 
 
 def test_the_interval_of_a_mean_holds_the_truth_as_often_as_it_says():
@@ -71,15 +71,31 @@ def test_the_interval_of_a_mean_holds_the_truth_as_often_as_it_says():
     assert 0.83 <= held / 300 <= 0.95
 
 
-@pytest.mark.parametrize("shift", [0.0, 0.1])
-def test_the_rank_test_is_mann_and_whitney_s(shift):
-    first, second = sample(0, 300, shift).round(3), sample(1, 500).round(3)
-    got = rank_test(counted(first), counted(second))
-    expected = stats.mannwhitneyu(first, second, use_continuity=False, method="asymptotic")
-    assert got.p_value == pytest.approx(expected.pvalue, rel=1e-6)
-    assert got.effect == pytest.approx(2 * expected.statistic / (300 * 500) - 1)
+@pytest.mark.parametrize("shift", [0.0, 0.1, 1.0])
+def test_cliffs_delta_is_mann_and_whitney_s_statistic(shift):
+    first, second = sample(0, 300, shift), sample(1, 500)
+    u = stats.mannwhitneyu(first, second).statistic
+    assert cliffs_delta(counted(first), counted(second)) == pytest.approx(
+        2 * u / (300 * 500) - 1, abs=1e-3
+    )
 
 
-def test_samples_of_one_value_have_no_rank_test_but_an_effect():
-    assert rank_test(counted([0.0, 0.0]), counted([0.0])).p_value is None
-    assert rank_test(counted([1.0]), counted([0.0])).effect == 1
+def test_cliffs_delta_of_samples_of_one_value():
+    assert cliffs_delta(counted([0.0, 0.0]), counted([0.0])) == 0
+    assert cliffs_delta(counted([1.0]), counted([0.0])) == 1
+
+
+@pytest.mark.parametrize(("count", "rows"), [(0, 30), (1, 30), (15, 30), (30, 30)])
+def test_a_share_has_the_exact_interval(count, rows):
+    exact = stats.binomtest(count, rows).proportion_ci(0.95, method="exact")
+    assert share_interval(count / rows, rows, 0.95) == pytest.approx((exact.low, exact.high))
+
+
+def test_fewer_effective_rows_widen_intervals():
+    spread = counted(sample(0, 400))
+    for interval in (
+        lambda rows: spread.quantile_interval(0.9, 0.95, rows),
+        lambda rows: share_interval(0.1, rows, 0.95),
+    ):
+        (low, high), (lower, higher) = interval(400), interval(100)
+        assert 1.6 < (higher - lower) / (high - low) < 2.6
