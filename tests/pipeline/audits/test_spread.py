@@ -9,7 +9,6 @@ from pipeline.audits.distribution import interval_of, share_interval
 from pipeline.audits.spread import BLOCKS, Spread, measure_spreads
 from tests.pipeline.audits.test_distribution import counted
 
-
 CONNECTION = duckdb.connect(config={"threads": 1})
 
 
