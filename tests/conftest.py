@@ -228,7 +228,9 @@ def write_run(tmp_path: Path) -> Any:
         num_rows = len(columns["pair_id"])
         own = {name: pa.array(values) for name, values in columns.items()}
         own |= {
-            "reference_uri": pa.array(columns.get("reference_uri", ["/r.png"] * num_rows)),
+            "reference_uri": pa.array(
+                columns.get("reference_uri", [f"/r{number}.png" for number in range(num_rows)])
+            ),
             "distorted_uri": pa.array(columns.get("distorted_uri", ["/d.png"] * num_rows)),
         }
         scored = {field.name for field in SCORE_FIELDS} | {"status", "error"}

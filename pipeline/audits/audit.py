@@ -38,11 +38,10 @@ from pipeline.audits.records import (
     StatusCounts,
     StreamContribution,
     TrendPoint,
-    counted,
     label_of,
     show_value,
 )
-from pipeline.audits.spread import ROUGH_REFERENCES, Spread
+from pipeline.audits.spread import Spread, warn_of_few
 from pipeline.audits.tables import QUANTILES, Differences, Order, ScoreTables, Values
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.schema import Status
@@ -105,12 +104,14 @@ def audit(
     figures = [sample.figures for sample in samples.values()]
     changes = list(_compare(config.report, tables, samples)) if baseline else []
     gates = worst_first(judge(config, figures, changes, statuses))
+    of_score = samples.get(("run", (), SCORE))
+    few = warn_of_few(of_score.figures.references) if of_score else []
     vanished = {row.group for row in statuses if row.of == "baseline"}
     vanished -= {row.group for row in statuses if row.of == "run"}
     record = AuditRecord(
         passed=all(gate.state == "kept" for gate in gates), verdict=state_verdict(gates),
         change=_name_change(changes),
-        notes=[*notes, *more_notes,
+        notes=[*notes, *more_notes, *few,
                *(f"group {label_of(group)} is in the baseline but not in this run"
                          for group in tables.groups if group in vanished)],
         run=describe_run(run), baseline=[describe_run(one) for one in baseline],
@@ -248,20 +249,6 @@ def _paired_test(
         return None, effect
     statistic = abs(effect) * (num_pairs / spread.mean) ** 0.5
     return float(2 * stats.t.sf(statistic, spread.references - 1)), effect
-
-
-def _warn_of_few(figures: Sequence[Figures]) -> Iterator[str]:
-    """Yield a note if the run has too few references for exact intervals."""
-    for row in figures:
-        if (row.of, row.group, row.column) == (
-            "run",
-            (),
-            SCORE,
-        ) and row.references < ROUGH_REFERENCES:
-            yield (
-                f"the intervals are rough: the run has {counted(row.references, 'reference')}, and "
-                f"they need {ROUGH_REFERENCES}"
-            )
 
 
 def _name_change(changes: Sequence[Change]) -> str:

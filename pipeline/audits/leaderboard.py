@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from scipy import optimize, special
 from scipy.sparse.csgraph import connected_components
 
+from pipeline.audits.candidates import Candidates, ModelRows
 from pipeline.audits.config import AuditScoresConfig, ReportConfig
 from pipeline.audits.distribution import Estimate, Floats, estimate, estimate_share
 from pipeline.audits.keys import problems_of_keys, reference_column_of
 from pipeline.audits.records import Duel, Leaderboard, Margin, Standing, counted, show_value
-from pipeline.audits.tables import ModelRows, ScoreTables
+from pipeline.audits.tables import ScoreTables
 from pipeline.runs.errors import ContractError
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.schema import Status
@@ -35,7 +36,7 @@ PRIOR_TIES = 1.0
 NUM_MARGINS = 3
 
 References = tuple[Sequence[str], Floats, Floats]
-"""What `ScoreTables.stream_references` yields: names, and (references, models) counts and sums."""
+"""What `Candidates.stream_references` yields: names, and (references, models) counts and sums."""
 
 
 @dataclass(frozen=True)
@@ -302,13 +303,13 @@ def make_leaderboard(
     problems = problems_of_keys("compare_by", run, [column]) + problems
     if problems:
         raise ContractError(*problems)
-    rows = tables.describe_models(run, column, reference)
+    candidates = tables.candidates(run, column, reference)
     rule = TieRule.of(config.compare.smallest_visible_difference, run)
-    scored = [row for row in rows if row.rows]
-    notes = list(_notes(tables, run, rows, reference))
+    scored = [row for row in candidates.models if row.rows]
+    notes = list(_notes(candidates, run, reference))
     if len(scored) < 2:
         return None, notes
-    chunks = tables.stream_references([row.model for row in scored])
+    chunks = candidates.stream_references([row.model for row in scored])
     found = compare_models(scored, chunks, rule, config.report)
     if found.strengths is None:
         notes.append("not all models are connected by shared references, so they have no strengths")
@@ -321,17 +322,17 @@ def make_leaderboard(
     return board, notes
 
 
-def _notes(
-    tables: ScoreTables, run: FinishedRun, rows: Sequence[ModelRows], reference: str
-) -> Iterator[str]:
+def _notes(candidates: Candidates, run: FinishedRun, reference: str) -> Iterator[str]:
     """Yield what the leaderboard leaves out or cannot tell apart."""
-    for row in rows:
+    for row in candidates.models:
         if not row.rows:
             yield f"model {show_value(row.model)} has no score, so it is not on the leaderboard"
-    lost = run.record.counts_by_status.get(Status.OK, 0) - sum(row.rows for row in rows)
+    lost = run.record.counts_by_status.get(Status.OK, 0) - sum(
+        row.rows for row in candidates.models
+    )
     if lost:
         yield f"the leaderboard leaves out {counted(lost, 'scored row')} with null in {reference}"
-    if tables.hide_references():
+    if candidates.hide_references():
         yield (
             "the leaderboard takes references whose URIs differ only in hidden values (***) for "
             "one; if they are several, set compare.reference_column"

@@ -18,6 +18,7 @@ import pyarrow as pa
 from scipy import stats
 
 from pipeline.audits.distribution import Floats
+from pipeline.runs.summary import counted
 
 BLOCKS = 4096
 """References are counted in this many blocks, chosen by a hash. Several references can share one,
@@ -64,6 +65,14 @@ class Spread(NamedTuple):
         return np.where(widths > 0, num_rows / np.maximum(widths, 1e-9) ** 2, self.references)
 
 
+def warn_of_few(references: int) -> list[str]:
+    """Return a note for people if there are too few references for exact intervals."""
+    if references >= ROUGH_REFERENCES:
+        return []
+    few = counted(references, "reference")
+    return [f"the intervals are rough: {few} instead of {ROUGH_REFERENCES} or more"]
+
+
 def measure_spreads(
     connection: duckdb.DuckDBPyConnection, table: str, column: str,
     limits: Mapping[int, Sequence[float]],
@@ -98,30 +107,24 @@ def measure_spreads(
     found = {}
     for group, references, squares, *values in rows:
         of_mean, *of_shares = (values[5 * i : 5 * i + 5] for i in range(len(pairs)))
-        mean = design_effect(references, *of_mean, squares)
+        mean = design_effect(references, of_mean, squares)
         # A share is the mean of ones and zeros, which are their own squares.
-        shares = [design_effect(references, *one, one[2]) for one in of_shares]
+        shares = [design_effect(references, one, one[2]) for one in of_shares]
         found[group] = Spread(references, mean, shares)
     return found
 
 
-def design_effect(
-    references: int, num: float, num_squares: float, total: float, squares: float, products: float,
-    value_squares: float,
-) -> float:  # fmt: skip
+def design_effect(references: int, moments: Sequence[float], value_squares: float) -> float:
     """Return the variance of a mean with references as draws, divided by that with rows as draws.
 
     It is 0 where it cannot be told: for one reference, or if all values are equal.
 
     Args:
         references: R.
-        num: sum of n_r, the number of values.
-        num_squares: sum of n_r^2.
-        total: sum of s_r, the sum of the values.
-        squares: sum of s_r^2.
-        products: sum of n_r s_r.
+        moments: sums over the references of n_r, n_r^2, s_r, s_r^2 and n_r s_r.
         value_squares: sum of the squares of the values themselves.
     """
+    num, num_squares, total, squares, products = moments
     if references < 2 or not num:
         return 0.0
     mean = total / num

@@ -15,7 +15,8 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from pipeline.audits.distribution import BINS_PER_OCTAVE, SMALLEST_MAGNITUDE, Distribution, Floats
+from pipeline.audits.candidates import Candidates
+from pipeline.audits.distribution import BINS_PER_OCTAVE, SMALLEST_MAGNITUDE, Distribution
 from pipeline.audits.keys import problems_of_keys, reference_column_of, stream
 from pipeline.audits.records import SCORE, Key, Side
 from pipeline.audits.spread import BLOCKS, Spread, measure_spreads
@@ -26,7 +27,6 @@ from pipeline.runs.storage import describe
 
 MEMORY_LIMIT = "800MB"
 MAX_GROUPS = 1000
-MAX_MODELS = 50
 VALUE_COLUMNS = tuple(field.name for field in SCORE_FIELDS)
 QUANTILES = {"p5": 0.05, "median": 0.5, "p95": 0.95, "p99": 0.99}
 
@@ -58,15 +58,6 @@ class Differences(NamedTuple):
     rose: int = 0
     fell: int = 0
     equal: int = 0
-
-
-class ModelRows(NamedTuple):
-    """The scores of one model; without any, mean and quantiles are None."""
-
-    model: str | None
-    rows: int
-    mean: float | None
-    quantiles: list[float] | None  # median and p95
 
 
 class ScoreTables:
@@ -246,68 +237,9 @@ class ScoreTables:
         )
         return dict(rows)
 
-    def describe_models(self, run: FinishedRun, column: str, reference: str) -> list[ModelRows]:
-        """Copy the rows that name a reference, and return what each model has of them.
-
-        Args:
-            run: the run.
-            column: pass-through column that names the model.
-            reference: pass-through column that names the reference.
-
-        Raises:
-            ContractError: there are fewer than two models or more than MAX_MODELS, or no two of
-                them share a reference.
-        """
-        self._connection.register("source", stream(run, [SCORE, "status"], [column, reference]))
-        self._connection.execute(
-            "CREATE TABLE candidates AS SELECT key0 AS model, key1 AS reference, "
-            "CASE WHEN c1 = 'ok' THEN c0::DOUBLE END AS score FROM source WHERE key1 IS NOT NULL"
-        )
-        self._connection.unregister("source")
-        query = f"SELECT DISTINCT model FROM candidates LIMIT {MAX_MODELS + 1}"
-        num_models = len(self._ask(query))
-        if not 2 <= num_models <= MAX_MODELS:
-            got = f"more than {MAX_MODELS}" if num_models > MAX_MODELS else num_models
-            raise ContractError(
-                f"compare_by: expected a column with 2 to {MAX_MODELS} models, got {got} in "
-                f"column {column!r} of {run.uri}"
-            )
-        if not self._ask(
-            "SELECT 1 FROM candidates GROUP BY reference "
-            "HAVING count(DISTINCT coalesce('=' || model, '')) > 1 LIMIT 1"
-        ):
-            raise ContractError(
-                f"compare_by: expected references that two models share, got none in column "
-                f"{reference!r} of {run.uri}"
-            )
-        rows = self._ask(
-            "SELECT model, count(score), avg(score), quantile_cont(score, [0.5, 0.95]) "
-            "FROM candidates GROUP BY model ORDER BY model NULLS LAST"
-        )
-        return [ModelRows(*row) for row in rows]
-
-    def stream_references(
-        self, models: Sequence[str | None]
-    ) -> Iterator[tuple[list[str], Floats, Floats]]:
-        """Yield up to 2,048 references at a time, in a random but fixed order.
-
-        Yields:
-            Their names; and (references, models) number and sum of the scores, NaN without any.
-        """
-        columns = [f"{figure} FILTER (model IS NOT DISTINCT FROM ?)"
-                   for figure in ("count(score)", "sum(score)") for _ in models]  # fmt: skip
-        found = self._connection.execute(
-            f"SELECT reference, {', '.join(columns)} FROM candidates "
-            "GROUP BY reference ORDER BY hash(reference), reference",
-            [*models, *models],
-        )
-        while len(frame := found.fetch_df_chunk()):
-            values = frame.iloc[:, 1:].to_numpy(np.float64)
-            yield list(frame.iloc[:, 0]), values[:, : len(models)], values[:, len(models) :]
-
-    def hide_references(self) -> bool:
-        """Return whether the results hold some reference without its secrets, shown as ***."""
-        return bool(self._ask("SELECT 1 FROM candidates WHERE contains(reference, '***') LIMIT 1"))
+    def candidates(self, run: FinishedRun, column: str, reference: str) -> Candidates:
+        """Copy the run's rows for a comparison of the models in a column; see `Candidates`."""
+        return Candidates(self._connection, run, column, reference)
 
     def pick_failures(self, num_examples: int) -> list[tuple[str, str]]:
         """Return the status and pair_id of at most `num_examples` rows of each status but ok."""

@@ -35,7 +35,9 @@ def columns(folder, *, worse=0.0):
     rows, waves = np.mgrid[:120, :160]
     picture = 127 + 60 * np.sin(rows / 5) + 60 * np.cos(waves / 9)
     reference = np.repeat(picture[..., None], 3, axis=2)
-    Image.fromarray(reference.astype(np.uint8)).save(folder / "r.png")
+    references = [folder / f"r{i // 3}.png" for i in range(NUM_PAIRS)]
+    for path in references:
+        Image.fromarray(reference.astype(np.uint8)).save(path)
     noisy = reference + generator.normal(0, 40, reference.shape)
     Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / "d.png")
     values = (generator.lognormal(-2, 0.5, NUM_PAIRS) * (1 + worse)).tolist()
@@ -45,7 +47,7 @@ def columns(folder, *, worse=0.0):
     return {
         "pair_id": [f"{HOSTILE}{i}" for i in range(NUM_PAIRS)],
         "maker": [HOSTILE if i % 3 else "plain" for i in range(NUM_PAIRS)],
-        "reference_uri": [str(folder / "r.png")] * NUM_PAIRS,
+        "reference_uri": list(map(str, references)),
         "distorted_uri": uris,
         "status": ["missing"] * 2 + ["ok"] * (NUM_PAIRS - 2),
         "error": [f"expected {HOSTILE}"] * 2 + [""] * (NUM_PAIRS - 2),
