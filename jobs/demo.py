@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs import score_manifest
-from jobs.run_job import exit_code_of, make_parser, raise_on_sigterm
+from jobs.run_job import exit_code_of, make_parser, prepare_process
 from pipeline.runs.finished import open_scores
 from spips_core.learning.distortions import NUM_LEVELS, distort
 
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser("jobs/demo.py", __doc__)
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder to write to")
     folder = parser.parse_args(arguments).output.resolve()
-    raise_on_sigterm()
+    prepare_process()
     return exit_code_of(lambda: _make_and_score(folder))
 
 

@@ -18,14 +18,17 @@ from pipeline.runs.storage import STORE_ERRORS, describe
 
 CLUSTER_ANSWERS_S = 10
 """Longest wait for a connection to a cluster."""
-RAY_SETTINGS = {
+ENVIRONMENT = {
+    # torch's threads wait for each other without spinning. Where other processes share the CPUs,
+    # spinning costs more CPU time than an audit's many small calls.
+    "OMP_WAIT_POLICY": "passive",
     # Otherwise SIGTERM while Ray starts waits for it to move the work of its only node elsewhere.
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     # If a run is killed, its request for CPUs stays with Ray Data's autoscaler and blocks the
     # process that resumes the run, until the request expires: after 180 s, unless this says less.
     "RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S": "30",
 }
-"""Environment variables that Ray reads when it is imported; a user's own values count."""
+"""Variables that torch and Ray read when they are imported; a user's own values count."""
 
 VERBOSE = {"verbose": "also show what Ray reports"}
 """The flag of jobs that start Ray, for `run_job`."""
@@ -65,9 +68,7 @@ def run_job(
         config, options = load_config(config_class, parser, arguments, positional)
         return work(config, **{name: getattr(options, name) for name in names})
 
-    for name, value in RAY_SETTINGS.items():
-        os.environ.setdefault(name, value)
-    raise_on_sigterm()
+    prepare_process()
     return exit_code_of(load_and_work, interrupted=interrupted)
 
 
@@ -108,8 +109,10 @@ def exit_code_of(
         return INTERRUPTED
 
 
-def raise_on_sigterm() -> None:
-    """Raise KeyboardInterrupt on SIGTERM, as on Ctrl-C; schedulers stop jobs with SIGTERM."""
+def prepare_process() -> None:
+    """Set ENVIRONMENT, and raise KeyboardInterrupt on SIGTERM, with which schedulers stop jobs."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
@@ -129,6 +132,8 @@ def start_ray(*, verbose: bool, dashboard: bool = False) -> list[dict[str, float
     for handler in logging.getLogger("ray.data").handlers:  # its own; its log files stay complete
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(level)
+    if not verbose:  # else it warns that its progress bars are off, in place of which stands ours
+        logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     with _signals_noted():
         if os.environ.get("RAY_ADDRESS"):  # set in submitted jobs
             _check_cluster(os.environ["RAY_ADDRESS"])

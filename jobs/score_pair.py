@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.run_job import DONE, exit_code_of, make_parser, raise_on_sigterm, say
+from jobs.run_job import DONE, exit_code_of, make_parser, prepare_process, say
 from jobs.settings_options import did_you_mean
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.schema import Status
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--backbone-weights", metavar="FILE", help="the trunk's weights")
     parser.add_argument("--lpips", action="store_true", help="also print LPIPS of the same trunk")
     options = parser.parse_args(arguments)
-    raise_on_sigterm()
+    prepare_process()
     images = [_absolute(uri) for uri in (options.reference, options.distorted)]
     if options.map is not None and options.map.suffix.lower() != ".png":
         parser.error(f"--map: expected a file that ends in .png, got {options.map}")

@@ -4,12 +4,14 @@ import base64
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pyarrow as pa
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -26,7 +28,7 @@ from pipeline.runs.finished import FinishedRun
 from pipeline.runs.schema import Status
 from pipeline.runs.uris import redact
 from pipeline.scoring.config import ImagesConfig, ModelSourceConfig
-from pipeline.scoring.load import load_pair
+from pipeline.scoring.load import load_pairs
 from pipeline.scoring.score import load_model, stack_pixels
 from spips_core import SPIPS, SpipsError
 
@@ -149,7 +151,10 @@ def show_pairs(
         return {}, []
     model, notes = _load_model_of(run)
     pairs = {pair.pair_id: pair for picked in sheets.values() for pair in picked}
-    shown = {pair_id: _show(pair, run, model, side_px) for pair_id, pair in pairs.items()}
+    rules = ImagesConfig.model_validate(run.record.config["images"])
+    uris = [pair.uris for pair in pairs.values() if pair.uris is not None]
+    with closing(load_pairs(uris, rules)) as loaded:
+        shown = {pair_id: _show(pair, loaded, model, side_px) for pair_id, pair in pairs.items()}
     return {
         name: [shown[pair.pair_id] for pair in picked] for name, picked in sheets.items()
     }, notes
@@ -168,18 +173,20 @@ def _load_model_of(run: FinishedRun) -> tuple[SPIPS | None, list[str]]:
     return model, []
 
 
-def _show(pair: PickedPair, run: FinishedRun, model: SPIPS | None, side_px: int) -> ShownPair:
+def _show(
+    pair: PickedPair, loaded: Iterator[pa.Table], model: SPIPS | None, side_px: int
+) -> ShownPair:
+    """Return a pair with its pictures; if it has URIs, its images are the next loaded ones."""
     pair_id = redact(pair.pair_id)
     if pair.uris is None:
         problem = "the manifest holds the images as bytes, and results do not repeat them"
         return ShownPair(pair, pair_id, (), (), problem)
     uris = tuple(redact(uri) for uri in pair.uris)
-    rules = ImagesConfig.model_validate(run.record.config["images"])
-    loaded = load_pair(*pair.uris, rules)
-    status, error = (loaded.column(name)[0].as_py() for name in ("status", "error"))
+    row = next(loaded)
+    status, error = (row.column(name)[0].as_py() for name in ("status", "error"))
     if status != Status.OK:
         return ShownPair(pair, pair_id, uris, (), f"{status}: {error}")
-    stacks = [stack_pixels(loaded, f"{role}_pixels", [0]) for role in ("reference", "distorted")]
+    stacks = [stack_pixels(row, f"{role}_pixels", [0]) for role in ("reference", "distorted")]
     pictures = [
         Picture(role, _encode(stack[0].permute(1, 2, 0).numpy(), side_px, MAX_IMAGE_BYTES))
         for role, stack in zip(("reference", "distorted"), stacks, strict=True)

@@ -1,8 +1,9 @@
 """The load stage: fetch and decode pairs; each row gets pixels, or a status and an error."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import pyarrow as pa
 from PIL import Image
@@ -120,18 +121,23 @@ class PairLoader:
         # When it is repeated, one of these rows may have killed the process that had them before.
         yield from self.load_apart(rows) if is_repeated() else self.load(rows)
 
-    def load(self, rows: pa.Table) -> Iterator[pa.Table]:
-        """Yield the loaded rows in blocks, in their order."""
-        yield from self._load(rows, lambda content: decode_within_limits(content, self.rules))
+    def load(
+        self, rows: pa.Table, decode: Callable[[bytes], Image.Image] | None = None
+    ) -> Iterator[pa.Table]:
+        """Yield the loaded rows in blocks, in their order.
+
+        Args:
+            rows: the rows.
+            decode: makes an image of a file's bytes; None decodes in this process.
+        """
+        decode = decode or partial(decode_within_limits, rules=self.rules)
+        for start in range(0, rows.num_rows, ROWS_PER_FETCH):
+            yield from self._load_some(rows.slice(start, ROWS_PER_FETCH), decode)
 
     def load_apart(self, rows: pa.Table) -> Iterator[pa.Table]:
         """Yield the same, but decode in a process of its own, which a row can kill."""
         with DecodeProcess(self.rules) as process:
-            yield from self._load(rows, process.decode)
-
-    def _load(self, rows: pa.Table, decode: Callable[[bytes], Image.Image]) -> Iterator[pa.Table]:
-        for start in range(0, rows.num_rows, ROWS_PER_FETCH):
-            yield from self._load_some(rows.slice(start, ROWS_PER_FETCH), decode)
+            yield from self.load(rows, process.decode)
 
     def _load_some(
         self, rows: pa.Table, decode: Callable[[bytes], Image.Image]
@@ -247,11 +253,21 @@ class PairLoader:
 
 def load_pair(reference: str, distorted: str, rules: ImagesConfig) -> pa.Table:
     """Load one pair as the load stage does; return a row with pixels, or a status and error."""
-    columns = {"reference_uri": [reference], "distorted_uri": [distorted]}
-    manifest = pa.table(columns)
+    (row,) = load_pairs([(reference, distorted)], rules)
+    return row
+
+
+def load_pairs(
+    pairs: Iterable[tuple[str, str]], rules: ImagesConfig
+) -> Generator[pa.Table, None, None]:
+    """Load pairs of reference and distorted URIs one after the other; see `load_pair`."""
     names = ("reference_uri", "distorted_uri")
-    loader = PairLoader(rules, names, manifest.schema, pixels_per_block=1)
-    return next(loader.load_apart(manifest))
+    schema = pa.schema([(name, pa.string()) for name in names])
+    loader = PairLoader(rules, names, schema, pixels_per_block=1)
+    with DecodeProcess(rules) as process:
+        for pair in pairs:
+            row = pa.table([[uri] for uri in pair], schema=schema)
+            yield from loader.load(row, process.decode)
 
 
 def _content(uri: str, fetched: Fetched) -> bytes | RowError:
