@@ -65,7 +65,7 @@ def test_a_second_filter_into_one_folder_is_refused(write_run, tmp_path, capfd):
 def test_the_help_shows_the_values_that_are_accepted(write_run, tmp_path, capfd):
     with pytest.raises(SystemExit):
         filter_scores.main(["--help"])
-    assert "tuple[{ok,missing,forbidden," in capfd.readouterr().out
+    assert "Values: ok, missing, forbidden," in " ".join(capfd.readouterr().out.split())
     run, out = write_run(COLUMNS), tmp_path / "out"
     assert filter_(run, out, "--statuses=ok,missing", "--dry-run") == DONE
     capfd.readouterr()
