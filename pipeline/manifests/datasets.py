@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.ipc
@@ -14,6 +15,7 @@ from pipeline.manifests.source import ROWS_PER_TABLE, Source
 from pipeline.runs.errors import ContractError
 from pipeline.runs.storage import arrow_filesystem
 
+NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 READ_BYTES = 2**22
 """What is read of a column at once."""
 
@@ -21,7 +23,7 @@ READ_BYTES = 2**22
 def open_parquet(
     fs: AbstractFileSystem, paths: Sequence[str], uri: str, folder: str, base: str
 ) -> Source:
-    """Open Parquet files with the same columns.
+    """Open Parquet files with the same columns, and columns of texts from folders named key=value.
 
     Args:
         fs: their store.
@@ -31,27 +33,42 @@ def open_parquet(
         base: the same, as a URI.
 
     Raises:
-        ContractError: their columns differ, or are in the names of folders.
+        ContractError: their columns differ, or a column is both in the files and in the folders.
     """
     store = arrow_filesystem(fs)
-    partitioned = [path for path in paths if "=" in path.removeprefix(folder).rpartition("/")[0]]
-    if partitioned:
-        raise ContractError(
-            "source.uri: expected all columns inside the files, got folders named key=value "
-            f"({partitioned[0]}), whose keys would be lost"
-        )
+    keys = {path: _keys_of(path.removeprefix(folder)) for path in paths}
     schemas = [pyarrow.parquet.read_schema(path, filesystem=store) for path in paths]
     _check_equal(schemas, paths)
+    schema = schemas[0].remove_metadata()
+    expected = keys[paths[0]].keys()
+    for path in paths:
+        if keys[path].keys() != expected or expected & set(schema.names):
+            raise ContractError(
+                f"source.uri: expected folders named after the same keys, {', '.join(expected)}, "
+                f"none of which is a column in the files, got {path}"
+            )
+    for key in expected:
+        schema = schema.append(pa.field(key, pa.string()))
 
     def read(columns: Sequence[str]) -> Iterator[pa.Table]:
+        in_files = [name for name in columns if name not in expected]
         for path in paths:
             with pyarrow.parquet.ParquetFile(
                 path, filesystem=store, buffer_size=READ_BYTES, pre_buffer=False
             ) as file:
-                for batch in file.iter_batches(ROWS_PER_TABLE, columns=list(columns)):
-                    yield pa.table(batch.select(list(columns)))
+                for batch in file.iter_batches(ROWS_PER_TABLE, columns=in_files):
+                    rows = pa.table(batch)
+                    for key, value in keys[path].items():
+                        rows = rows.append_column(key, pa.array([value] * len(batch), pa.string()))
+                    yield rows.select(list(columns))
 
-    return Source(uri, base, schemas[0].remove_metadata(), read)
+    return Source(uri, base, schema, read)
+
+
+def _keys_of(path: str) -> dict[str, str | None]:
+    """Return the keys and values of folders named key=value, as Hive writes them."""
+    pairs = (part.split("=", 1) for part in path.split("/")[:-1] if "=" in part)
+    return {key: None if value == NO_VALUE else unquote(value) for key, value in pairs}
 
 
 def open_saved(fs: AbstractFileSystem, folder: str, uri: str) -> Source:

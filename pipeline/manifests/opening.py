@@ -15,7 +15,7 @@ from pipeline.manifests.lists import DELIMITERS, JSON_SUFFIXES, open_list
 from pipeline.manifests.source import Source, list_first, open_place
 from pipeline.runs.errors import ContractError
 from pipeline.runs.storage import find_files, is_inside
-from pipeline.scoring.manifest import PARQUET_SUFFIXES
+from pipeline.scoring.manifest import EXPORT, PARQUET_SUFFIXES, table_format
 
 LIST_SUFFIXES = (*DELIMITERS, *JSON_SUFFIXES)
 KINDS = (
@@ -73,6 +73,11 @@ def open_source(config: SourceConfig, uri: str, output_uri: str) -> Source:
         )
     fs, paths = place.fs, place.paths
     is_folder = not place.is_file and place.folder == place.path
+    if is_folder and (table := table_format(fs, place.path)):
+        raise ContractError(
+            f"source.uri: expected Parquet files, got {table} table at {place.uri}, among whose "
+            f"files are deleted rows; {EXPORT}"
+        )
     if is_folder and f"{place.path}/dataset_dict.json" in paths:
         splits = json.loads(fs.cat_file(f"{place.path}/dataset_dict.json")).get("splits", [])
         raise ContractError(

@@ -36,6 +36,7 @@ from pipeline.scoring.resources import FOOTER_THREADS, ID_ROWS_PER_READ
 MAX_LISTED = 5
 """Repeated ids that an error message lists."""
 MAKE_ONE = "`spips manifest` makes a manifest of tables, lists and folders of images"
+EXPORT = "write the rows of its current version as Parquet files"
 PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 """What the names of a folder's Parquet files end in, in lower or upper case."""
 
@@ -86,10 +87,10 @@ def open_manifest(config: ManifestConfig) -> Manifest:
     uri = redact(config.uri)
     try:
         fs, root = open_store(config.uri)
-        if table := _table_format(fs, root):
+        if table := table_format(fs, root):
             raise ContractError(
                 f"manifest.uri: expected Parquet files, got {table} table at {uri}, among whose "
-                f"files are deleted rows; {MAKE_ONE}"
+                f"files are deleted rows; {EXPORT}"
             )
         base, paths, left_out = _find_files(fs, root)
         if not paths:
@@ -231,7 +232,7 @@ def _find_files(fs: AbstractFileSystem, root: str) -> tuple[str, list[str], list
     return base, chosen, sorted(set(visible) - set(chosen))
 
 
-def _table_format(fs: AbstractFileSystem, root: str) -> str | None:
+def table_format(fs: AbstractFileSystem, root: str) -> str | None:
     """Return whose log a folder has; only a table's log says which of its files are valid."""
     if fs.isdir(f"{root}/_delta_log"):
         return "a Delta"

@@ -135,12 +135,6 @@ def test_files_with_different_columns_are_refused(tmp_path, refused):
     assert f"others in {tmp_path}/set/1.parquet" in problem
 
 
-def test_columns_in_the_names_of_folders_are_refused(tmp_path, refused):
-    write_parquet(tmp_path / "set/model=a/0.parquet", pairs(0, 1))
-    (problem,) = refused(tmp_path / "set")
-    assert "whose keys would be lost" in problem
-
-
 def test_a_file_that_is_damaged_later_leaves_nothing(tmp_path, refused):
     path = write_parquet(tmp_path / "set/0.parquet", pairs(0, 1))
     content = write_parquet(tmp_path / "set/1.parquet", pairs(1, 100)).read_bytes()
@@ -149,3 +143,36 @@ def test_a_file_that_is_damaged_later_leaves_nothing(tmp_path, refused):
     )
     (problem,) = refused(path.parent)
     assert "cannot be read" in problem
+
+
+def keyed(folder: Path, *names: str) -> Path:
+    """Write a Parquet file of one pair into each of some folders."""
+    for number, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        rows = {"pair_id": [f"p{number}"], "reference_uri": ["r.png"], "distorted_uri": ["d.png"]}
+        pyarrow.parquet.write_table(pa.table(rows), folder / name / "a.parquet")
+    return folder
+
+
+def test_keys_of_folders_become_columns_of_texts(tmp_path, make):
+    source = keyed(
+        tmp_path / "in",
+        "night=2026-11-20/model=a%2Fb",
+        "night=2026-11-21/model=__HIVE_DEFAULT_PARTITION__",
+    )
+    manifest = make(source)
+    assert manifest["night"].to_pylist() == ["2026-11-20", "2026-11-21"]
+    assert manifest["model"].to_pylist() == ["a/b", None]
+    assert manifest.num_rows == 2
+
+
+def test_folders_of_different_keys_or_a_column_s_key_are_refused(tmp_path, refused):
+    different = keyed(tmp_path / "a", "night=1", "day=1")
+    assert "expected folders named after the same keys" in refused(different)[0]
+    assert "none of which is a column" in refused(keyed(tmp_path / "b", "pair_id=1"))[0]
+
+
+def test_a_table_with_a_log_is_refused(tmp_path, refused):
+    table = keyed(tmp_path / "in", "part")
+    (table / "_delta_log").mkdir()
+    assert "got a Delta table at" in refused(table)[0]

@@ -315,7 +315,7 @@ def test_a_table_whose_log_says_which_files_count_is_not_read_as_loose_files(tmp
     path.write_text("{}")
     (problem,) = problems_of(tmp_path / "table")
     assert f"expected Parquet files, got {table} table at {tmp_path}/table" in problem
-    assert "`spips manifest` makes a manifest" in problem
+    assert "write the rows of its current version as Parquet files" in problem
 
 
 @pytest.mark.parametrize("name", ["", "/absent.parquet", "/absent/", "/*.parquet"])
