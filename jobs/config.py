@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from jobs.settings_options import add_settings, did_you_mean, overrides_of, settings_of
+from jobs.settings_options import add_settings, did_you_mean, overrides_of
 from pipeline.runs.errors import ContractError
 from pipeline.runs.uris import redact
 
@@ -42,7 +42,7 @@ def load_config(
     add_settings(parser, config_class, positional)
     # Otherwise an argument after the options would not be seen.
     options, unknown = parser.parse_known_intermixed_args(arguments)
-    names = [f"--{name}" for name, _, _ in settings_of(config_class)]
+    names = [name for action in parser._actions for name in action.option_strings]
     problems = [
         f"command line: unknown option {redact(option)}"
         + did_you_mean(option.partition("=")[0], names)

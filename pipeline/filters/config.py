@@ -47,8 +47,8 @@ class BestConfig(Section):
     n: int = Field(
         1,
         gt=0,
-        description="Number of rows kept of each reference: those with the lowest spips_score, and "
-        "of equal scores those with the first pair_id.",
+        description="If best_per_reference is given: number of rows kept of each reference, those "
+        "with the lowest spips_score, and of equal scores those with the first pair_id.",
     )
     reference_column: str | None = Field(
         None,

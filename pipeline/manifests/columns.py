@@ -10,6 +10,7 @@ from pipeline.manifests.config import MANIFEST_COLUMNS, SourceConfig
 from pipeline.manifests.source import Source, absolute_uri, list_first
 from pipeline.runs.errors import ContractError
 from pipeline.runs.schema import RESERVED_COLUMNS, is_bytes, is_text
+from pipeline.runs.uris import redact_uri
 
 ENDINGS = ("_uri", "_bytes", "", "_image", "_path")
 """What follows reference or distorted in the names that are recognised, the first one first."""
@@ -213,6 +214,8 @@ def _ids(table: pa.Table, columns: Columns, first_row: int) -> pa.Array:
         if not is_text(ids.type):
             rows = range(first_row, first_row + len(table))
             return pa.array([f"{row:09d}" for row in rows], pa.string())
+        # Ids stand in every result and message; the URI's column alone may hold a secret.
+        ids = pa.array([uri and redact_uri(uri) for uri in ids.to_pylist()], pa.string())
     missing = pc.fill_null(pc.equal(ids, ""), True)
     if pc.any(missing).as_py():
         row = first_row + pc.index(missing, True).as_py()

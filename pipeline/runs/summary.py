@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 
 from pipeline.runs.finished import FIRST_SCORE, FinishedRun
 from pipeline.runs.schema import Status
+from pipeline.runs.uris import one_line, redact
 
 NUM_FAILURES = 3
 """Failed rows that are shown."""
@@ -32,7 +33,7 @@ def summarise(run: FinishedRun) -> Iterator[str]:
     columns = [run.pair_id_column, "status", "error"]
     for row in run.scores.head(NUM_FAILURES, columns=columns, filter=failed).to_pylist():
         pair_id, status, error = row.values()
-        yield f"failed    {pair_id}: {status}: {error}"
+        yield f"failed    {redact(one_line(pair_id))}: {status}: {error}"
     yield f"next      spips audit {run.uri} -o audit/"
 
 

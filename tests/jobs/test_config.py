@@ -42,9 +42,10 @@ def test_all_problems_of_config_and_command_line_are_listed_at_once(tmp_path, ca
 def test_an_unknown_setting_names_the_one_that_was_meant(tmp_path, capfd):
     path = tmp_path / "config.yaml"
     path.write_text("images: {max_pixel: 1}\nmodle: {}\nzzz: 1\n")
-    problems = problems_of([*GIVEN, f"--config={path}", "--output.runid=x"], capfd)
+    problems = problems_of([*GIVEN, f"--config={path}", "--output.runid=x", "--dry-rn"], capfd)
     assert problems == [
         "error: command line: unknown option --output.runid=x; did you mean --output.run_id?",
+        "error: command line: unknown option --dry-rn; did you mean --dry-run?",
         "error: images.max_pixel: unknown setting; did you mean max_pixels?",
         "error: modle: unknown setting; did you mean model?",
         "error: zzz: unknown setting",

@@ -100,3 +100,10 @@ def test_columns_that_make_no_manifest_are_refused(columns, config, expected):
     images = {} if "a" in columns else {"reference": ["r"], "distorted": ["d"]}
     problems = problems_of(pa.table(images | columns), **config)
     assert any(expected in problem for problem in problems)
+
+
+def test_an_id_made_of_a_uri_holds_none_of_its_secrets():
+    uris = ["https://me:topsecret@host/a.png", "https://host/b.png?sig=topsecret"]
+    rows = arranged(pa.table({"reference": ["r", "r"], "distorted": uris}))
+    assert rows["distorted_uri"].to_pylist() == uris
+    assert rows["pair_id"].to_pylist() == ["https://***@host/a.png", "https://host/b.png?sig=***"]
