@@ -75,8 +75,8 @@ class SourceConfig(Section):
         None,
         min_length=1,
         description="Column with unique ids; null: pair_id, else id, else the path of the image to "
-        "judge as the source gives it, without secrets, else the row's number. Of tars: pair_id, else the tar's "
-        "name and the sample's.",
+        "judge as the source gives it, without secrets, else the row's number. Of tars: pair_id, "
+        "else the tar's name and the sample's.",
     )
     model_column: str | None = Field(
         None,
