@@ -30,8 +30,8 @@ spips COMMAND --help explains a command's settings. Its file in jobs/ takes the 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command (None: the process's command line); return the exit code."""
-    name, *rest = [*(sys.argv[1:] if arguments is None else arguments), ""]
-    rest = rest[:-1]
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    name, rest = (given[0], given[1:]) if given else ("", [])
     if name in COMMANDS:
         job = importlib.import_module(f"jobs.{COMMANDS[name][0]}")
         code: int = job.main(rest)

@@ -16,12 +16,12 @@ from pipeline.audits.records import (
     GateVerdict,
     Key,
     StatusCounts,
-    counted,
     label_of,
 )
 from pipeline.runs.errors import ContractError
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.schema import Status
+from pipeline.runs.summary import counted
 
 NO_VALUE_AT_ALL = "no row has a value"
 NO_VALUE = "no row of the group has a value"

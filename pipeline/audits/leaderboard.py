@@ -19,11 +19,12 @@ from pipeline.audits.candidates import Candidates, ModelRows
 from pipeline.audits.config import AuditScoresConfig, ReportConfig
 from pipeline.audits.distribution import Estimate, Floats, estimate, estimate_share
 from pipeline.audits.keys import problems_of_keys, reference_column_of
-from pipeline.audits.records import Duel, Leaderboard, Margin, Standing, counted, show_value
+from pipeline.audits.records import Duel, Leaderboard, Margin, Standing, show_value
 from pipeline.audits.tables import ScoreTables
 from pipeline.runs.errors import ContractError
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.schema import Status
+from pipeline.runs.summary import counted
 from spips_core import DmosScale
 
 NUM_BLOCKS = 1000

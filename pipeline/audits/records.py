@@ -331,11 +331,6 @@ def label_of(group: Sequence[str | None]) -> str:
     return ", ".join(map(show_value, group)) if group else "all rows"
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number with a noun that has a plural in s: "1 gate", "2 gates"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def show_value(value: str | None) -> str:
     """Return a value of a manifest (None: null) for people: without secrets, and on one line."""
     if value is None:

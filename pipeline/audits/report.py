@@ -16,11 +16,12 @@ from pipeline.audits.exports.metrics import to_metrics
 from pipeline.audits.exports.summary import to_summary
 from pipeline.audits.gates import headline_of, outcome_of, show_gate_value, show_number
 from pipeline.audits.pictures import ShownPair, draw_distributions, draw_trend, show_pairs
-from pipeline.audits.records import SCORE, AuditRecord, Leaderboard, counted, label_of, show_value
+from pipeline.audits.records import SCORE, AuditRecord, Leaderboard, label_of, show_value
 from pipeline.audits.tables import Order
 from pipeline.runs.errors import FaultError
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.storage import STORE_ERRORS, describe, open_store, write_whole
+from pipeline.runs.summary import counted
 from pipeline.runs.uris import redact
 
 MAX_CHARTS = 12

@@ -6,8 +6,9 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.audits.gates import headline_of, show_gate_value, show_number
-from pipeline.audits.records import SCORE, AuditRecord, counted, label_of
+from pipeline.audits.records import SCORE, AuditRecord, label_of
 from pipeline.runs.storage import describe
+from pipeline.runs.summary import counted
 
 MAX_ROWS = 50
 """Rows of a table. GitHub refuses a summary above 1 MiB."""
