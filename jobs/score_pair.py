@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _score(options: argparse.Namespace, reference_uri: str, distorted_uri: str) -> int:
     # torch takes seconds to import; --help need not wait for it.
     from pipeline.scoring.load import load_pair
-    from pipeline.scoring.score import load_model, measures_of, stack_pixels
+    from pipeline.scoring.score import images_of, load_model, measures_of
     from spips_core import packaged_checkpoints
     from spips_core.errors import FetchError, SpipsError
 
@@ -73,7 +73,7 @@ def _score(options: argparse.Namespace, reference_uri: str, distorted_uri: str) 
     except SpipsError as problem:
         raise ContractError(str(problem)) from problem
     columns = ("reference_pixels", "distorted_pixels")
-    reference, distorted = (stack_pixels(row, column, [0]) for column in columns)
+    reference, distorted = (images_of(row, column, [0])[0][None] for column in columns)
     scores = model.score(reference, distorted)
     for column, name in measures_of(model).items():
         say(f"{column:<16}{getattr(scores, name).item():>10.4f}")

@@ -6,6 +6,7 @@ halves the work. `PairEncoder` compares each reference with the one before it, p
 batch and across batches.
 """
 
+from collections.abc import Sequence
 from itertools import compress, pairwise
 
 import torch
@@ -40,28 +41,32 @@ class PairEncoder:
         """Drop the kept references, and with them the memory of the last batch."""
         self._last_pixels = self._last_references = None
 
-    def encode(self, references: Tensor, distorted: Tensor) -> tuple[Encoding, Encoding]:
+    def encode(
+        self, references: Sequence[Tensor], distorted: Sequence[Tensor]
+    ) -> tuple[Encoding, Encoding]:
         """Return the encodings of both sides of N pairs.
 
         Args:
-            references: (N, 3, H, W) uint8, on the CPU.
-            distorted: (N, 3, H, W) uint8, on the CPU.
+            references: N images (3, H, W) uint8 of one size, on the CPU.
+            distorted: N images of the same size.
 
         Raises:
             ImageError: sides below 96 px.
         """
         # Channels innermost, as decoded images lie in memory.
-        references, distorted = (images.permute(0, 2, 3, 1) for images in (references, distorted))
-        pixels = [self._last_pixels, *references]
-        is_new = [one is None or not torch.equal(one, other) for one, other in pairwise(pixels)]
+        references, distorted = (
+            [image.permute(1, 2, 0) for image in images] for images in (references, distorted)
+        )
+        last = self._last_pixels
+        is_new = [last is None or not torch.equal(last, references[0])]
+        is_new += [not torch.equal(one, other) for one, other in pairwise(references)]
         if is_new[0]:
             self.forget()  # make room
         num_new = sum(is_new)
-        # Not references[is_new]: indexing by a mask is several times slower than copying.
-        images = torch.stack([*compress(references, is_new), *distorted])
+        images = self._stack([*compress(references, is_new), *distorted])
         lengths = [length for length in (num_new, len(distorted)) if length]
         *new, encoded = self._model.encode_parts(
-            self._to_device(images).permute(0, 3, 1, 2),
+            images.permute(0, 3, 1, 2),
             lengths,
             batch_invariant=self._batch_invariant,
         )
@@ -74,13 +79,19 @@ class PairEncoder:
             joined = joined.repeat(len(distorted))
         elif num_new < len(distorted):
             positions = torch.tensor([0, *is_new[1:]]).cumsum(dim=0)
-            joined = joined[self._to_device(positions)]
+            joined = joined[positions.to(self._device)]
         # A copy: a view would keep the whole batch in memory.
         self._last_pixels, self._last_references = references[-1].clone(), joined
         return joined, encoded
 
-    def _to_device(self, tensor: Tensor) -> Tensor:
-        device = next(self._model.parameters()).device
-        return (
-            tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-        )
+    @property
+    def _device(self) -> torch.device:
+        return next(self._model.parameters()).device
+
+    def _stack(self, images: list[Tensor]) -> Tensor:
+        """Return the images as one tensor on the model's device, copied once on the CPU."""
+        if self._device.type != "cuda":
+            return torch.stack(images)
+        # Only from pinned memory does a copy to the GPU run beside other work.
+        pinned = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, pin_memory=True)
+        return torch.stack(images, out=pinned).to(self._device, non_blocking=True)

@@ -29,7 +29,7 @@ from pipeline.runs.schema import Status
 from pipeline.runs.uris import redact
 from pipeline.scoring.config import ImagesConfig, ModelSourceConfig
 from pipeline.scoring.load import load_pairs
-from pipeline.scoring.score import load_model, stack_pixels
+from pipeline.scoring.score import images_of, load_model
 from spips_core import SPIPS, SpipsError
 
 COLOURS = {"ink": "#010101", "muted": "#020202", "run": "#030303", "baseline": "#040404"}
@@ -186,13 +186,14 @@ def _show(
     status, error = (row.column(name)[0].as_py() for name in ("status", "error"))
     if status != Status.OK:
         return ShownPair(pair, pair_id, uris, (), f"{status}: {error}")
-    stacks = [stack_pixels(row, f"{role}_pixels", [0]) for role in ("reference", "distorted")]
+    roles = ("reference", "distorted")
+    images = [images_of(row, f"{role}_pixels", [0])[0] for role in roles]
     pictures = [
-        Picture(role, _encode(stack[0].permute(1, 2, 0).numpy(), side_px, MAX_IMAGE_BYTES))
-        for role, stack in zip(("reference", "distorted"), stacks, strict=True)
+        Picture(role, _encode(image.permute(1, 2, 0).numpy(), side_px, MAX_IMAGE_BYTES))
+        for role, image in zip(roles, images, strict=True)
     ]
     if model is not None:
-        maps = model.quality_maps(*stacks)
+        maps = model.quality_maps(*(image[None] for image in images))
         pictures += _paint({name: m[0].float().cpu().numpy() for name, m in maps.items()}, side_px)
     return ShownPair(pair, pair_id, uris, tuple(pictures), "")
 

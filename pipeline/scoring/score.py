@@ -1,6 +1,7 @@
 """The score stage: the only file of pipeline/scoring that imports torch and the model."""
 
 import logging
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -199,8 +200,7 @@ class PairScorer:
     def _score_batch(self, rows: pa.Table, indices: list[int]) -> Tensor:
         """Return (number of measures, N), the scores of rows of one size."""
         references, distorted = (
-            stack_pixels(rows, column, indices)
-            for column in ("reference_pixels", "distorted_pixels")
+            images_of(rows, column, indices) for column in ("reference_pixels", "distorted_pixels")
         )
         scores = self.model.compare(*self.encoder.encode(references, distorted))
         # One tensor, because each copy from a GPU synchronizes with it.
@@ -239,7 +239,7 @@ def _prepare_model(
     else:
         # One thread: processes scale better, and the number of threads changes rounding.
         torch.set_num_threads(1)
-        keep_freed_memory(SCORER_KEPT_BYTES)
+    keep_freed_memory(SCORER_KEPT_BYTES)
     if compile_kernels:
         try:
             with torch.inference_mode():  # as `_score_batch`
@@ -268,8 +268,8 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(message in str(error) for message in messages)
 
 
-def stack_pixels(rows: pa.Table, column: str, indices: Sequence[int]) -> Tensor:
-    """Return loaded images of one size as a batch.
+def images_of(rows: pa.Table, column: str, indices: Sequence[int]) -> list[Tensor]:
+    """Return loaded images without copying them; nobody may write into them.
 
     Args:
         rows: as the load stage makes them, with height_px and width_px.
@@ -277,11 +277,15 @@ def stack_pixels(rows: pa.Table, column: str, indices: Sequence[int]) -> Tensor:
         indices: the images' rows.
 
     Returns:
-        (len(indices), 3, H, W) uint8. Channels are innermost in memory, as decoded.
+        Tensors (3, H, W) uint8. Channels are innermost in memory, as decoded.
     """
-    size = [rows.column(name)[indices[0]].as_py() for name in ("height_px", "width_px")]
+    sizes = [rows.column(name) for name in ("height_px", "width_px")]
     pixels = rows.column(column)
-    images = [
-        np.frombuffer(pixels[index].as_buffer(), np.uint8).reshape(*size, 3) for index in indices
-    ]
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    images = []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        for index in indices:
+            size = [of_rows[index].as_py() for of_rows in sizes]
+            image = np.frombuffer(pixels[index].as_buffer(), np.uint8).reshape(*size, 3)
+            images.append(torch.from_numpy(image).permute(2, 0, 1))
+    return images

@@ -22,7 +22,12 @@ PARTS = {
     "e": "references that pairs share",
     "f": "scale-out simulated",
     "g": "memory by the manifest's length",
+    "i": "scoring in a GPU's memory",
+    "j": "the score stage on a GPU",
+    "k": "loading, and a GPU's decoder",
+    "l": "the job on a GPU",
 }
+GPU_PARTS = "ijkl"
 
 
 def measure(part: str, folder: Path, weights: str | None) -> Table:
@@ -43,6 +48,12 @@ def measure(part: str, folder: Path, weights: str | None) -> Table:
         from tests.bench.memory import by_length
 
         return by_length(folder)
+    if part in GPU_PARTS:
+        from tests.bench import gpu
+
+        if part in "kl":
+            return gpu.decoding(folder) if part == "k" else gpu.whole_job(folder)
+        return gpu.in_memory() if part == "i" else gpu.stage()
     import torch
 
     from pipeline.scoring.resources import SCORER_KEPT_BYTES, keep_freed_memory
@@ -64,7 +75,9 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="parts:\n" + "\n".join(f"  {key}  {text}" for key, text in PARTS.items()),
     )  # fmt: skip
-    parser.add_argument("--parts", default="".join(PARTS), help="some of abcdefg (all)")
+    parser.add_argument(
+        "--parts", help=f"some of {''.join(PARTS)} (all; without a GPU, all but {GPU_PARTS})"
+    )
     parser.add_argument("--output", type=Path, default=Path("build/bench"), help="folder")
     parser.add_argument("--alexnet-weights", help="torchvision's AlexNet, for part e")
     parser.add_argument("--one", choices=PARTS, help=argparse.SUPPRESS)
@@ -77,7 +90,8 @@ def main() -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     described = machine()
     texts, tables = [], {}
-    for part in options.parts:
+    without = "" if described["GPU"] != "none" else GPU_PARTS
+    for part in options.parts or [part for part in PARTS if part not in without]:
         sys.stdout.write(f"{part}: {PARTS[part]}\n")
         sys.stdout.flush()
         command = [sys.executable, "-m", "tests.bench", "--one", part, f"--output={options.output}"]

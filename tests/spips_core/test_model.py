@@ -220,7 +220,8 @@ def test_loading_a_model_leaves_the_random_state_alone():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-def test_cuda_scores_as_the_cpu_does(models, photos, noisy_photos):
+def test_cuda_scores_as_the_cpu_does(models, photos, noisy_photos, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # as in the job
     for model in models.values():
         on_gpu = copy.deepcopy(model).cuda()
         got = on_gpu.score(photos, noisy_photos)  # uint8 on the CPU
