@@ -17,8 +17,11 @@ from typing import Any
 import pytest
 
 NOBODY_LISTENS = "http://127.0.0.1:9"
-RAY_TESTS = ("chaos", "jobs", "examples", "tests/pipeline/filters/test_filter.py")
-"""Folders of tests, and a file, whose tests start a Ray cluster."""
+RAY_TESTS = (
+    "chaos", "jobs", "examples", "tests/pipeline/filters/test_filter.py",
+    "tests/pipeline/scoring/test_reading.py",
+)  # fmt: skip
+"""Folders of tests, and files, whose tests start a Ray cluster."""
 SECOND_HALF = tuple(
     f"tests/jobs/test_{name}.py" for name in ("training", "score_manifest", "secrets")
 )

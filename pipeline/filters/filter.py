@@ -28,6 +28,7 @@ from pipeline.runs.storage import (
 from pipeline.runs.uris import redact
 from pipeline.scoring.config import ManifestConfig
 from pipeline.scoring.manifest import KeepIds, Manifest, open_manifest
+from pipeline.scoring.reading import read_rows
 
 
 class FilterPlan(Record):
@@ -160,7 +161,7 @@ def write_filtered(
         keep = partial(keep_rows, rules=rules, columns=run.pass_through_columns)
         kept = results.map_batches(keep, batch_format="pyarrow")
     else:
-        rows = _read(source.paths, arrow_filesystem(source.fs))
+        rows = read_rows(source)
         keep_ids = KeepIds(run.pair_id_column, summary.kept_ids)
         kept = rows.map_batches(keep_ids, batch_format="pyarrow")
     rejected = results.map_batches(partial(reject_rows, rules=rules), batch_format="pyarrow")

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from pipeline.manifests.config import MANIFEST_COLUMNS, SourceConfig
 from pipeline.manifests.source import Source, absolute_uri, list_first
 from pipeline.runs.errors import ContractError
-from pipeline.runs.schema import RESERVED_COLUMNS, is_bytes, is_text
+from pipeline.runs.schema import RESERVED_COLUMNS, is_bytes, is_image_struct, is_text
 from pipeline.runs.uris import redact_uri
 
 ENDINGS = ("_uri", "_bytes", "", "_image", "_path")
@@ -93,13 +93,8 @@ def _first(known: Sequence[str], names: Sequence[str]) -> str | None:
     return next((name for name in known if name in names), None)
 
 
-def _is_image_struct(type_: pa.DataType) -> bool:
-    """Return whether a column holds Hugging Face's images: bytes, or the path of a file."""
-    return pa.types.is_struct(type_) and {field.name for field in type_} == {"bytes", "path"}
-
-
 def _holds_images(type_: pa.DataType) -> bool:
-    return is_bytes(_plain(type_)) or _is_image_struct(type_)
+    return is_bytes(_plain(type_)) or is_image_struct(type_)
 
 
 def _check_types(chosen: dict[str, str | None], schema: pa.Schema) -> list[str]:
@@ -176,7 +171,7 @@ def arrange(source: Source, columns: Columns) -> Iterator[pa.Table]:
 
 
 def _has_bytes(column: pa.Array) -> bool:
-    if _is_image_struct(column.type):
+    if is_image_struct(column.type):
         return bool(pc.struct_field(column, "bytes").null_count < len(column))
     return is_bytes(column.type)
 
@@ -187,7 +182,7 @@ def _images(column: pa.Array, kind: str, base: str, name: str, first_row: int) -
     Raises:
         ContractError: an image of the column is of the other kind.
     """
-    if _is_image_struct(column.type):
+    if is_image_struct(column.type):
         field, other = ("bytes", "path") if kind == "bytes" else ("path", "bytes")
         chosen = pc.struct_field(column, field)
         wrong = pc.and_(pc.is_null(chosen), pc.is_valid(pc.struct_field(column, other)))

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
-from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.ipc
@@ -14,8 +13,8 @@ from fsspec.implementations.local import LocalFileSystem
 from pipeline.manifests.source import ROWS_PER_TABLE, Source
 from pipeline.runs.errors import ContractError
 from pipeline.runs.storage import arrow_filesystem
+from pipeline.scoring.manifest_files import read_keys
 
-NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 READ_BYTES = 2**22
 """What is read of a column at once."""
 
@@ -36,17 +35,16 @@ def open_parquet(
         ContractError: their columns differ, or a column is both in the files and in the folders.
     """
     store = arrow_filesystem(fs)
-    keys = {path: _keys_of(path.removeprefix(folder)) for path in paths}
+    expected, keys = read_keys("source.uri", folder, paths)
     schemas = [pyarrow.parquet.read_schema(path, filesystem=store) for path in paths]
     _check_equal(schemas, paths)
     schema = schemas[0].remove_metadata()
-    expected = keys[paths[0]].keys()
-    for path in paths:
-        if keys[path].keys() != expected or expected & set(schema.names):
-            raise ContractError(
-                f"source.uri: expected folders named after the same keys, {', '.join(expected)}, "
-                f"none of which is a column in the files, got {path}"
-            )
+    both = set(expected) & set(schema.names)
+    if both:
+        raise ContractError(
+            f"source.uri: expected column {min(both)!r} in the names of folders or in the files, "
+            f"got it in both: {paths[0]}"
+        )
     for key in expected:
         schema = schema.append(pa.field(key, pa.string()))
 
@@ -58,17 +56,11 @@ def open_parquet(
             ) as file:
                 for batch in file.iter_batches(ROWS_PER_TABLE, columns=in_files):
                     rows = pa.table(batch)
-                    for key, value in keys[path].items():
+                    for key, value in keys.get(path, {}).items():
                         rows = rows.append_column(key, pa.array([value] * len(batch), pa.string()))
                     yield rows.select(list(columns))
 
     return Source(uri, base, schema, read)
-
-
-def _keys_of(path: str) -> dict[str, str | None]:
-    """Return the keys and values of folders named key=value, as Hive writes them."""
-    pairs = (part.split("=", 1) for part in path.split("/")[:-1] if "=" in part)
-    return {key: None if value == NO_VALUE else unquote(value) for key, value in pairs}
 
 
 def open_saved(fs: AbstractFileSystem, folder: str, uri: str) -> Source:

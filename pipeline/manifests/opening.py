@@ -15,7 +15,7 @@ from pipeline.manifests.lists import DELIMITERS, JSON_SUFFIXES, open_list
 from pipeline.manifests.source import Source, list_first, open_place
 from pipeline.runs.errors import ContractError
 from pipeline.runs.storage import find_files, is_inside
-from pipeline.scoring.manifest import EXPORT, PARQUET_SUFFIXES, table_format
+from pipeline.scoring.manifest_files import PARQUET_SUFFIXES, table_format
 
 LIST_SUFFIXES = (*DELIMITERS, *JSON_SUFFIXES)
 KINDS = (
@@ -75,8 +75,8 @@ def open_source(config: SourceConfig, uri: str, output_uri: str) -> Source:
     is_folder = not place.is_file and place.folder == place.path
     if is_folder and (table := table_format(fs, place.path)):
         raise ContractError(
-            f"source.uri: expected Parquet files, got {table} table at {place.uri}, among whose "
-            f"files are deleted rows; {EXPORT}"
+            f"source.uri: expected Parquet files, got the {table} table at {place.uri}, "
+            "among whose files are deleted rows; `spips score` reads the table itself"
         )
     if is_folder and f"{place.path}/dataset_dict.json" in paths:
         splits = json.loads(fs.cat_file(f"{place.path}/dataset_dict.json")).get("splits", [])

@@ -84,7 +84,7 @@ RESERVED_COLUMNS = frozenset(
 
 def pass_through_schema(manifest: pa.Schema, image_columns: Iterable[str]) -> pa.Schema:
     """Return the pass-through columns: all of the manifest except encoded images."""
-    dropped = {name for name in image_columns if is_bytes(manifest.field(name).type)}
+    dropped = {name for name in image_columns if not is_text(manifest.field(name).type)}
     return pa.schema([field for field in manifest if field.name not in dropped])
 
 
@@ -106,3 +106,8 @@ def is_text(type_: pa.DataType) -> bool:
 def is_bytes(type_: pa.DataType) -> bool:
     """Return whether a column of this type can hold encoded images."""
     return bool(pa.types.is_binary(type_) or pa.types.is_large_binary(type_))
+
+
+def is_image_struct(type_: pa.DataType) -> bool:
+    """Return whether a column holds Hugging Face's images: encoded bytes, or the path of a file."""
+    return pa.types.is_struct(type_) and {field.name for field in type_} == {"bytes", "path"}

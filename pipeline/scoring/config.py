@@ -18,7 +18,14 @@ class ManifestConfig(Section):
 
     uri: Uri = Field(
         description="Parquet file, folder or glob: a local path or any fsspec URI. Of a folder, "
-        "the files named .parquet, .parq or .pq are read, in lower or upper case.",
+        "the files named .parquet, .parq or .pq are read, in lower or upper case. Or the folder of "
+        "a Delta or Iceberg table, or the .metadata.json file of an Iceberg table.",
+    )
+    version: int | None = Field(
+        None,
+        ge=0,
+        description="Of a Delta table, its version; of an Iceberg table, the id of its snapshot; "
+        "null: the current one.",
     )
     pair_id_column: str = Field(
         "pair_id", min_length=1, description="Column with the pairs' unique ids (string)."
@@ -26,14 +33,16 @@ class ManifestConfig(Section):
     reference_column: str | None = Field(
         None,
         min_length=1,
-        description="Column with the undistorted images: URIs (string) or encoded bytes (binary). "
+        description="Column with the undistorted images: URIs (string), encoded bytes "
+        "(binary), or a struct of bytes and path, of which bytes are taken unless they are null. "
         "null: reference_uri or reference_bytes, whichever the manifest has.",
     )
     distorted_column: str | None = Field(
         None,
         min_length=1,
-        description="Column with the images to judge: URIs (string) or encoded bytes (binary). "
-        "null: distorted_uri or distorted_bytes, whichever the manifest has.",
+        description="Column with the images to judge: URIs (string), encoded bytes (binary), "
+        "or a struct of bytes and path. null: distorted_uri or distorted_bytes, whichever "
+        "the manifest has.",
     )
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from functools import partial
 
 import pyarrow as pa
-import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionOptions, ExecutionResources
 from ray.data.checkpoint import CheckpointConfig
 
@@ -15,6 +14,7 @@ from pipeline.scoring.load import PairLoader
 from pipeline.scoring.manifest import KeepIds
 from pipeline.scoring.plan import Plan
 from pipeline.scoring.progress import ProgressLine
+from pipeline.scoring.reading import read_rows
 from pipeline.scoring.resources import (
     BLOCKS_IN_FLIGHT,
     BLOCKS_PER_SCORER,
@@ -58,12 +58,7 @@ def run_graph(plan: Plan, scorers: Scorers, num_rows_done: int) -> None:
 
 def _read_pairs(plan: Plan) -> Dataset:
     """Return the manifest's rows, or in a retry only those that failed."""
-    rows = ray.data.read_parquet(
-        plan.manifest.paths,
-        filesystem=arrow_filesystem(plan.manifest.fs),
-        partitioning=None,
-        file_extensions=None,  # the plan chose the files, and any name is allowed
-    )
+    rows = read_rows(plan.manifest)
     if plan.attempt.ids is None:
         return rows
     keep = KeepIds(plan.manifest.pair_id_column, plan.attempt.ids)

@@ -4,12 +4,13 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 from PIL import Image
 
 from pipeline.runs.errors import RowError
-from pipeline.runs.schema import Status, is_text, loaded_schema
+from pipeline.runs.schema import Status, is_image_struct, is_text, loaded_schema
 from pipeline.runs.storage import describe
 from pipeline.runs.uris import (
     explain_relative,
@@ -142,7 +143,7 @@ class PairLoader:
     def _load_some(
         self, rows: pa.Table, decode: Callable[[bytes], Image.Image]
     ) -> Iterator[pa.Table]:
-        references, distorted = (rows.column(name).to_pylist() for name in self.image_columns)
+        references, distorted = (_sources(rows.column(name)) for name in self.image_columns)
         uses: Counter[Source] = Counter(references + distorted)
         contents, retries = self._fetch(list(uses))
         images = Images(decode, contents, uses)
@@ -268,6 +269,14 @@ def load_pairs(
         for pair in pairs:
             row = pa.table([[uri] for uri in pair], schema=schema)
             yield from loader.load(row, process.decode)
+
+
+def _sources(images: pa.ChunkedArray) -> list[Source]:
+    """Return the cells of an image column; of a struct its bytes, or else its path."""
+    cells: list[Any] = images.to_pylist()
+    if not is_image_struct(images.type):
+        return cells
+    return [cell and (cell["path"] if cell["bytes"] is None else cell["bytes"]) for cell in cells]
 
 
 def _content(uri: str, fetched: Fetched) -> bytes | RowError:

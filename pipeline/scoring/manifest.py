@@ -1,11 +1,12 @@
 """Open a manifest on the driver: check its columns, types and ids before anything runs."""
 
 import hashlib
-import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property, reduce
+from operator import and_
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -18,27 +19,24 @@ import pyarrow.parquet
 from fsspec import AbstractFileSystem
 
 from pipeline.runs.errors import ContractError, FaultError
-from pipeline.runs.schema import RESERVED_COLUMNS, is_bytes, is_text
+from pipeline.runs.schema import RESERVED_COLUMNS, is_bytes, is_image_struct, is_text
 from pipeline.runs.storage import (
     STORE_ERRORS,
     arrow_filesystem,
     content_id,
-    find_files,
-    is_broken_link,
     is_inside,
-    open_store,
     store_error,
 )
 from pipeline.runs.uris import redact
 from pipeline.scoring.config import ManifestConfig
+from pipeline.scoring.manifest_files import MAKE_ONE, ManifestFiles, Values, find_manifest_files
+from pipeline.scoring.promotion import check_values, merge_schemas
 from pipeline.scoring.resources import FOOTER_THREADS, ID_ROWS_PER_READ
 
 MAX_LISTED = 5
 """Repeated ids that an error message lists."""
-MAKE_ONE = "`spips manifest` makes a manifest of tables, lists and folders of images"
-EXPORT = "write the rows of its current version as Parquet files"
-PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
-"""What the names of a folder's Parquet files end in, in lower or upper case."""
+LARGEST_NESTED_BYTES = 2**31 - 2**24
+"""Ray reads larger row groups with nested columns in a way that drops `Manifest.values`."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,9 @@ class Manifest:
         fingerprint: sha256 over the files' names and contents.
         folder: the folder that holds all its files; None if the config names a file or a glob.
         left_out: other files in that folder, without those whose names begin with _ or a dot.
+        values: columns that the names of folders or a table give, by path; empty without them.
+        source: a line for people on a table or on such names; "" without them.
+        version: of a table, its version or snapshot.
     """
 
     fs: AbstractFileSystem
@@ -68,6 +69,26 @@ class Manifest:
     fingerprint: str
     folder: str | None
     left_out: list[str]
+    values: Mapping[str, Values] = field(default_factory=dict)
+    source: str = ""
+    version: int | None = None
+
+    @cached_property
+    def rows(self) -> pyarrow.dataset.Dataset:
+        """Its rows."""
+        return _open_rows(self.fs, self.paths, self.values, self.schema)
+
+    def complete(self, path: str, rows: pa.Table, names: Sequence[str]) -> pa.Table:
+        """Return columns of rows of a file as `rows` has them, which may be absent in the file."""
+        schema = pa.schema([self.schema.field(name) for name in names])
+        columns = []
+        for column in schema:
+            value = self.values.get(path, {}).get(column.name, pa.scalar(None, column.type))
+            has_column = column.name in rows.column_names
+            columns.append(
+                rows[column.name].cast(column.type) if has_column else pa.repeat(value, len(rows))
+            )
+        return pa.table(columns, schema=schema)
 
     def covers(self, uri: str) -> bool:
         """Return whether a URI is inside the manifest's folder, or inside one linked from it."""
@@ -86,78 +107,90 @@ def open_manifest(config: ManifestConfig) -> Manifest:
     """
     uri = redact(config.uri)
     try:
-        fs, root = open_store(config.uri)
-        if table := table_format(fs, root):
-            raise ContractError(
-                f"manifest.uri: expected Parquet files, got {table} table at {uri}, among whose "
-                f"files are deleted rows; {EXPORT}"
-            )
-        base, paths, left_out = _find_files(fs, root)
-        if not paths:
-            raise ContractError(
-                f"manifest.uri: expected Parquet files, got none at {uri}; {MAKE_ONE}"
-            )
-        broken = [path for path in paths if is_broken_link(fs, path)]
-        if broken:  # to leave it out would score a part of the pairs
-            raise ContractError(
-                *(
-                    f"manifest.uri: expected a file, got a link to nothing: {redact(path)}"
-                    for path in broken
-                )
-            )
+        files = find_manifest_files(config)
+        fs, paths = files.fs, files.paths
         with ThreadPoolExecutor(FOOTER_THREADS) as pool:
             footers = list(pool.map(lambda path: _read_footer(fs, path), paths))
             contents = list(pool.map(lambda path: content_id(fs, path), paths))
     except (*STORE_ERRORS, pa.ArrowException) as error:
         raise _unreadable(uri, error) from error
 
-    schema = footers[0].schema.to_arrow_schema().remove_metadata()
+    schemas = [footer.schema.to_arrow_schema().remove_metadata() for footer in footers]
     num_rows = sum(footer.num_rows for footer in footers)
-    image_columns, problems = _choose_image_columns(config, schema)
-    problems += _check_folders(base, paths)
-    problems += _check_schema(config.pair_id_column, image_columns, schema)
-    for path, footer in zip(paths[1:], footers[1:], strict=True):
-        problems += _compare_schemas(schema, footer.schema.to_arrow_schema(), paths[0], path)
+    schema, problems, unclear = merge_schemas(files, schemas)
+    image_columns, image_problems = _choose_image_columns(config, schema)
+    problems += image_problems + _check_schema(config.pair_id_column, image_columns, schema)
+    problems += _check_row_groups(files, schema, footers)
     if num_rows == 0:
         problems.append(f"manifest.uri: expected at least one row, got an empty manifest at {uri}")
-    id_hashes, id_problems = _check_ids(fs, paths, footers, config.pair_id_column, uri)
-    problems += id_problems
+    id_hashes = np.empty(0, np.uint64)
+    try:
+        if not problems:
+            rows = _open_rows(fs, paths, files.values, schema)
+            problems += check_values(files, schemas, rows)
+        fields = [field for field in schema if field.name == config.pair_id_column]
+        if fields and is_text(fields[0].type) and config.pair_id_column not in unclear:
+            ids = _open_rows(fs, paths, files.values, pa.schema(fields))
+            id_hashes, id_problems = _check_ids(ids, config.pair_id_column)
+            problems += id_problems
+    except (*STORE_ERRORS, pa.ArrowException) as error:
+        raise _unreadable(uri, error) from error
     if problems:
         raise ContractError(*problems)
-    names = [path.removeprefix(base) for path in paths] if len(paths) > 1 else [""]
-    entries = "\n".join(f"{name} {id_}" for name, id_ in zip(names, contents, strict=True))
     return Manifest(
         fs, paths, schema, config.pair_id_column, image_columns, num_rows, id_hashes,
-        hashlib.sha256(entries.encode()).hexdigest(), root if fs.isdir(root) else None,
-        left_out,
+        _fingerprint(files, schema, contents), files.folder, files.left_out, files.values,
+        files.source, files.version,
     )  # fmt: skip
 
 
+def _fingerprint(files: ManifestFiles, schema: pa.Schema, contents: Sequence[str]) -> str:
+    """Return a sha256 over all that decides which rows the files hold."""
+    many = len(files.paths) > 1
+    entries = [
+        f"{path.removeprefix(files.base) if many else ''} {content}"
+        for path, content in zip(files.paths, contents, strict=True)
+    ]
+    if files.values:
+        entries += [
+            repr([(k, v.as_py()) for k, v in values.items()])
+            for _, values in sorted(files.values.items())
+        ]
+    if files.table is not None:
+        entries.append(str(schema))
+    return hashlib.sha256("\n".join(entries).encode()).hexdigest()
+
+
+def _open_rows(
+    fs: AbstractFileSystem, paths: Sequence[str], values: Mapping[str, Values], schema: pa.Schema
+) -> pyarrow.dataset.Dataset:
+    """Return files as one data set: types are promoted, and each file's values are columns."""
+    store, parquet = arrow_filesystem(fs), pyarrow.dataset.ParquetFileFormat()
+    fragments = []
+    for path in paths:
+        known = [
+            pc.field(name) == value if value.is_valid else pc.field(name).is_null()
+            for name, value in values.get(path, {}).items()
+        ]
+        holds = reduce(and_, known) if known else None
+        fragments.append(parquet.make_fragment(path, store, partition_expression=holds))
+    return pyarrow.dataset.FileSystemDataset(fragments, schema, parquet, store)
+
+
 def _check_ids(
-    fs: AbstractFileSystem, paths: Sequence[str], footers: Sequence[pyarrow.parquet.FileMetaData],
-    column: str, uri: str,
-) -> tuple[npt.NDArray[np.uint64], list[str]]:  # fmt: skip
-    """Return the sorted hashes of the ids, and the problems of ids that can be read."""
-    schemas = [footer.schema.to_arrow_schema() for footer in footers]
-    can_read = all(len({*s.names}) == len(s.names) and column in s.names for s in schemas)
-    types = {schema.field(column).type for schema in schemas} if can_read else set()
-    if len(types) != 1 or not all(map(is_text, types)):
-        return np.empty(0, np.uint64), []  # the problem of the columns is listed already
-    try:
-        hashes, num_null = hash_ids(fs, paths, column)
-        nulls = [f"manifest: expected no null {column!r}, got {num_null}"] if num_null else []
-        return hashes, nulls + _check_repeats(fs, paths, column, hashes)
-    except (*STORE_ERRORS, pa.ArrowException) as error:
-        raise _unreadable(uri, error) from error
+    rows: pyarrow.dataset.Dataset, column: str
+) -> tuple[npt.NDArray[np.uint64], list[str]]:
+    """Return the sorted hashes of the ids, and their problems."""
+    hashes, num_null = hash_ids(rows, column)
+    nulls = [f"manifest: expected no null {column!r}, got {num_null}"] if num_null else []
+    return hashes, nulls + _check_repeats(rows, column, hashes)
 
 
 def _unreadable(uri: str, error: Exception) -> ContractError | FaultError:
     return store_error(f"manifest.uri: {uri} cannot be read", error)
 
 
-def hash_ids(
-    fs: AbstractFileSystem, paths: Sequence[str], column: str
-) -> tuple[npt.NDArray[np.uint64], int]:
+def hash_ids(rows: pyarrow.dataset.Dataset, column: str) -> tuple[npt.NDArray[np.uint64], int]:
     """Return a hash of each id, sorted; it takes 8 bytes per row for ids of any length.
 
     Two lists with the same sorted hashes hold the same ids, possibly in a different order.
@@ -165,7 +198,6 @@ def hash_ids(
     Returns:
         (num_ids,) uint64, and the number of rows with a null id.
     """
-    rows = _open_dataset(fs, paths)
     hashes = np.empty(rows.count_rows(), np.uint64)
     num_ids = 0
     for ids in _scan_ids(rows, column):
@@ -202,41 +234,9 @@ def hash_array(ids: pa.Array) -> npt.NDArray[np.uint64]:
     return hashes
 
 
-def _open_dataset(fs: AbstractFileSystem, paths: Sequence[str]) -> pyarrow.dataset.Dataset:
-    return pyarrow.dataset.dataset(list(paths), filesystem=arrow_filesystem(fs), format="parquet")
-
-
 def _scan_ids(rows: pyarrow.dataset.Dataset, column: str) -> Iterator[pa.Array]:
     for batch in rows.to_batches(columns=[column], batch_size=ID_ROWS_PER_READ, batch_readahead=2):
         yield batch.column(0)
-
-
-def _find_files(fs: AbstractFileSystem, root: str) -> tuple[str, list[str], list[str]]:
-    """Return the folder of a path, folder or glob, its Parquet files, and its other files."""
-    wildcard = None if fs.exists(root) else re.search(r"[*?\[]", root)
-    if wildcard:
-        base = root[: wildcard.start()].rpartition("/")[0]
-        found = [path for path in fs.glob(root) if not fs.isdir(path)]
-    elif fs.isdir(root):
-        base, found = root, find_files(fs, root)
-    else:  # a single file can have any name
-        return root.rpartition("/")[0], [root], []
-    visible = sorted(
-        path
-        for path in found
-        if not any(part.startswith(("_", ".")) for part in path.removeprefix(base).split("/"))
-    )
-    if wildcard:  # chooses names itself
-        return base, visible, []
-    chosen = [path for path in visible if path.lower().endswith(PARQUET_SUFFIXES)]
-    return base, chosen, sorted(set(visible) - set(chosen))
-
-
-def table_format(fs: AbstractFileSystem, root: str) -> str | None:
-    """Return whose log a folder has; only a table's log says which of its files are valid."""
-    if fs.isdir(f"{root}/_delta_log"):
-        return "a Delta"
-    return "an Iceberg" if fs.glob(f"{root}/metadata/*.metadata.json") else None
 
 
 def _read_footer(fs: AbstractFileSystem, path: str) -> pyarrow.parquet.FileMetaData:
@@ -267,14 +267,22 @@ def _choose_image_columns(
     return (chosen[0], chosen[1]), problems
 
 
-def _check_folders(base: str, paths: Sequence[str]) -> list[str]:
-    partitioned = [path for path in paths if "=" in path.removeprefix(base).rpartition("/")[0]]
-    if not partitioned:
+def _check_row_groups(
+    files: ManifestFiles, schema: pa.Schema, footers: Sequence[pyarrow.parquet.FileMetaData]
+) -> list[str]:
+    """Return the problem of nested columns in large row groups, which Ray reads without values."""
+    if not files.values or not any(map(pa.types.is_nested, schema.types)):
         return []
-    return [
-        "manifest.uri: expected all columns inside the files, got folders named key=value "
-        f"({partitioned[0]}), whose keys would be lost; {MAKE_ONE}"
-    ]
+    for path, footer in zip(files.paths, footers, strict=True):
+        groups = map(footer.row_group, range(footer.num_row_groups))
+        largest = max((group.total_byte_size for group in groups), default=0)
+        if largest > LARGEST_NESTED_BYTES:
+            return [
+                f"manifest.uri: expected row groups of at most {LARGEST_NESTED_BYTES:,} bytes in "
+                "files with nested columns below folders named key=value or in a table with "
+                f"partitions, got {largest:,} in {redact(path)}; write smaller row groups"
+            ]
+    return []
 
 
 def _check_schema(
@@ -283,7 +291,7 @@ def _check_schema(
     """Return the problems of columns and types."""
 
     def is_image(type_: pa.DataType) -> bool:
-        return is_text(type_) or is_bytes(type_)
+        return is_text(type_) or is_bytes(type_) or is_image_struct(type_)
 
     problems = []
     for setting, column, is_right, expected in (
@@ -306,38 +314,18 @@ def _check_schema(
         for name in schema.names
         if name in RESERVED_COLUMNS
     ]
-    problems += [
-        f"manifest: expected column {field.name!r} as string or binary, got {field.type}"
-        for field in schema
-        if pa.types.is_string_view(field.type) or pa.types.is_binary_view(field.type)
-    ]
-    repeated = {name for name in schema.names if schema.names.count(name) > 1}
-    problems += [
-        f"manifest: expected one column {name!r}, got several" for name in sorted(repeated)
-    ]
     return problems
 
 
-def _compare_schemas(schema: pa.Schema, other: pa.Schema, path: str, other_path: str) -> list[str]:
-    expected = {field.name: field.type for field in schema}
-    got = {field.name: field.type for field in other}
-    return [
-        f"manifest: expected column {name!r} as {expected.get(name, 'absent')} (as in {path}), "
-        f"got {got.get(name, 'absent')} in {other_path}"
-        for name in sorted(expected.keys() | got.keys())
-        if expected.get(name) != got.get(name)
-    ]
-
-
 def _check_repeats(
-    fs: AbstractFileSystem, paths: Sequence[str], column: str, id_hashes: npt.NDArray[np.uint64]
+    rows: pyarrow.dataset.Dataset, column: str, id_hashes: npt.NDArray[np.uint64]
 ) -> list[str]:
     """Return a problem if ids repeat; reads the ids again only if hashes repeat."""
     repeated = np.unique(id_hashes[1:][id_hashes[1:] == id_hashes[:-1]])
     if not len(repeated):
         return []
     counts: Counter[str] = Counter()
-    for ids in _scan_ids(_open_dataset(fs, paths), column):
+    for ids in _scan_ids(rows, column):
         present = ids.drop_null()
         counts.update(present.filter(pa.array(np.isin(hash_array(present), repeated))).to_pylist())
     twice = sorted(id_ for id_, count in counts.items() if count > 1)

@@ -23,7 +23,8 @@ from pipeline.runs.summary import counted
 from pipeline.runs.uris import is_relative, redact
 from pipeline.scoring.config import ImagesConfig, ScoreManifestConfig
 from pipeline.scoring.load import PairLoader
-from pipeline.scoring.manifest import PARQUET_SUFFIXES, Manifest, hash_array, open_manifest
+from pipeline.scoring.manifest import Manifest, hash_array, open_manifest
+from pipeline.scoring.manifest_files import PARQUET_SUFFIXES
 from pipeline.scoring.score import describe_model, load_model
 from spips_core import packaged_checkpoints
 from spips_core.errors import FetchError, SpipsError
@@ -115,6 +116,7 @@ class Plan:
             uri = config[section][name]
             if uri and is_relative(uri) and uri not in packaged_checkpoints():
                 config[section][name] = open_store(uri)[1]
+        config["manifest"]["version"] = self.manifest.version  # the current one may change
         packages = {package: importlib.metadata.version(package) for package in PACKAGES}
         return PlanRecord(
             version=RECORD_VERSION,
@@ -248,6 +250,8 @@ def describe_plan(plan: Plan) -> str:
         f"{plan.config.model.precision}), digest {model.digest[:16]}, {trained}",
         f"output    {plan.folder.uri} ({plan.folder.state()})",
     ]
+    if plan.manifest.source:
+        lines.insert(1, plan.manifest.source)
     if plan.manifest.left_out:
         lines.insert(1, f"left out  {len(plan.manifest.left_out)} files beside them whose names do "
                      f"not end in {' or '.join(PARQUET_SUFFIXES)}, such as "
@@ -281,13 +285,16 @@ def load_sample(
     choice = random.Random(0)
     files = Counter(choice.choices(manifest.paths, k=min(SAMPLE_ROWS, manifest.num_rows)))
     rows = pa.concat_tables(_read_some(manifest, path, num, choice) for path, num in files.items())
-    loader = PairLoader(rules, manifest.image_columns, pass_through, pixels_per_block=1)
+    needed = [
+        f for f in pass_through if f.name in (manifest.pair_id_column, *manifest.image_columns)
+    ]
+    loader = PairLoader(rules, manifest.image_columns, pa.schema(needed), pixels_per_block=1)
     loaded = pa.concat_tables(loader.load_apart(rows))
     return list(zip(loaded["status"].to_pylist(), loaded["error"].to_pylist(), strict=True))
 
 
 def _read_some(manifest: Manifest, path: str, num_rows: int, choice: random.Random) -> pa.Table:
-    """Return random rows of a file, from the start of one of its row groups."""
+    """Return ids and images of random rows of a file, from the start of one of its row groups."""
     # Without `pre_buffer`, pages are read one by one.
     with (
         manifest.fs.open(path, "rb") as opened,
@@ -295,17 +302,20 @@ def _read_some(manifest: Manifest, path: str, num_rows: int, choice: random.Rand
     ):
         groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
         lengths = [group.num_rows for group in groups]
+        names = (manifest.pair_id_column, *manifest.image_columns)
+        columns = [name for name in names if name in file.schema_arrow.names]
         if not sum(lengths):
-            return manifest.schema.empty_table()
+            return manifest.complete(path, file.schema_arrow.empty_table().select(columns), names)
         (index,) = choice.choices(range(len(groups)), lengths)
         bytes_per_row = max(1, groups[index].total_byte_size // lengths[index])
         near = min(lengths[index], max(num_rows, SAMPLE_BYTES // bytes_per_row))
         wanted = sorted(choice.sample(range(near), min(num_rows, near)))
         batches, start = [], 0
-        for batch in file.iter_batches(max(1, near // SAMPLE_ROWS), [index], use_threads=False):
+        some = max(1, near // SAMPLE_ROWS)
+        for batch in file.iter_batches(some, [index], columns, use_threads=False):
             here = [row - start for row in wanted if start <= row < start + len(batch)]
             batches.append(batch.take(pa.array(here, pa.int64())))
             start += len(batch)
             if start > wanted[-1]:
                 break
-        return pa.Table.from_batches(batches)
+        return manifest.complete(path, pa.Table.from_batches(batches), names)

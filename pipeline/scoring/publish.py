@@ -161,6 +161,10 @@ def _complete_scores(
         files = [f"{folder.path}/{name}" for name in earlier[0].files]
         merge_retry(folder, number, files, scored, plan.manifest.pair_id_column)
     set_strays_aside(folder, number, files)
+    return _open(folder, files)
+
+
+def _open(folder: RunFolder, files: Sequence[str]) -> pyarrow.dataset.Dataset:
     arrow = arrow_filesystem(folder.fs)
     return pyarrow.dataset.dataset(list(files), filesystem=arrow, format="parquet")
 
@@ -169,7 +173,7 @@ def _result_ids(plan: Plan, files: Sequence[str]) -> npt.NDArray[np.uint64]:
     """Return the sorted hashes of the ids that have a result."""
     if not files:
         return np.empty(0, np.uint64)
-    return hash_ids(plan.folder.fs, files, plan.manifest.pair_id_column)[0]
+    return hash_ids(_open(plan.folder, files), plan.manifest.pair_id_column)[0]
 
 
 def _reconcile(plan: Plan, files: Sequence[str]) -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset
 import pyarrow.parquet
 import pytest
 
@@ -274,12 +275,18 @@ def test_everything_wrong_with_the_ids_is_listed_at_once(tmp_path):
 
 
 def test_problems_of_columns_ids_and_folders_are_listed_together(tmp_path):
-    first = save(tmp_path / "m/day=1/a.parquet", pairs(status=["ok"] * 4, level=[1] * 4))
+    first = save(
+        tmp_path / "m/day=1/a.parquet", pairs(status=["ok"] * 4, level=[1] * 4, day=[1] * 4)
+    )
     ids = ["p0", None, "p9", "p9"]
-    save(tmp_path / "m/day=1/b.parquet", pairs(pair_id=ids, status=["ok"] * 4, level=["x"] * 4))
+    save(
+        tmp_path / "m/day=1/b.parquet",
+        pairs(pair_id=ids, status=["ok"] * 4, level=["x"] * 4, day=[1] * 4),
+    )
     problems = problems_of(tmp_path / "m")
-    for expected in ("key=value", "'status' is reserved", f"'level' as int64 (as in {first})",
-                     "no null 'pair_id', got 1", "got 2 more than once: 'p0', 'p9'"):  # fmt: skip
+    for expected in ("in the names of folders or in", "'status' is reserved",
+                     f"'level' as int64 (as in {first})", "no null 'pair_id', got 1",
+                     "got 2 more than once: 'p0', 'p9'"):  # fmt: skip
         assert sum(expected in problem for problem in problems) == 1, expected
     assert len(problems) == 5
 
@@ -288,34 +295,46 @@ def test_files_of_one_manifest_have_the_same_columns(tmp_path):
     first = save(tmp_path / "m/a.parquet", pairs(0, 2, level=[1, 2]))
     second = save(tmp_path / "m/b.parquet", pairs(2, 4, level=["1", "2"], extra=[1, 2]))
     assert problems_of(tmp_path / "m") == [
-        f"manifest: expected column 'extra' as absent (as in {first}), got int64 in {second}",
         f"manifest: expected column 'level' as int64 (as in {first}), got string in {second}",
+        f"manifest: expected column 'extra' as absent (as in {first}), got int64 in {second}",
     ]
 
 
-def test_folders_named_key_value_are_refused_below_the_manifest_only(tmp_path):
+def test_keys_of_folders_are_columns_below_the_manifest_only(tmp_path):
     save(tmp_path / "date=2026-01-01/model=x/a.parquet", pairs())
-    assert read(tmp_path / "date=2026-01-01/model=x").num_rows == 4
-    (problem,) = problems_of(tmp_path / "date=2026-01-01")
-    assert "got folders named key=value" in problem
-    assert "model=x/a.parquet" in problem
+    assert "model" not in read(tmp_path / "date=2026-01-01/model=x").schema.names
+    manifest = read(tmp_path / "date=2026-01-01")
+    assert manifest.schema.names[3:] == ["model"]
+    assert read(tmp_path / "*/*/*.parquet").schema.names[3:] == ["date", "model"]
+    (tmp_path / "date=2026-01-01/model=x").rename(tmp_path / "date=2026-01-01/model=y")
+    assert read(tmp_path / "date=2026-01-01").fingerprint != manifest.fingerprint
 
 
 @pytest.mark.parametrize(
-    ("log", "table"),
+    ("others", "expected"),
     [
-        ("_delta_log/00000000000000000000.json", "a Delta"),
-        ("metadata/v1.metadata.json", "an Iceberg"),
+        ("model=x/day=1", "below folders named after the same keys, day=, model= each once, got "
+                          "model=, day= in"),
+        ("day=2", "got day= in"),
+        ("plain", "got none in"),
+        ("day=1/model=x/day=2", "got day=, model=, day= in"),
     ],
-)
-def test_a_table_whose_log_says_which_files_count_is_not_read_as_loose_files(tmp_path, log, table):
-    save(tmp_path / "table" / "part.parquet", pairs())
-    path = tmp_path / "table" / log
-    path.parent.mkdir()
-    path.write_text("{}")
-    (problem,) = problems_of(tmp_path / "table")
-    assert f"expected Parquet files, got {table} table at {tmp_path}/table" in problem
-    assert "write the rows of its current version as Parquet files" in problem
+)  # fmt: skip
+def test_folders_of_different_keys_are_refused(tmp_path, others, expected):
+    save(tmp_path / "m/day=1/model=x/a.parquet", pairs(0, 2))
+    save(tmp_path / "m" / others / "b.parquet", pairs(2, 4))
+    (problem,) = problems_of(tmp_path / "m")
+    assert expected in problem
+    assert problem.endswith(f"{tmp_path}/m/{others}/b.parquet")
+
+
+def test_a_key_that_is_a_column_is_refused_and_one_of_the_results_too(tmp_path):
+    path = save(tmp_path / "m/level=1/status=x/a.parquet", pairs(level=[1] * 4))
+    assert problems_of(tmp_path / "m") == [
+        f"manifest.uri: expected column 'level' in the names of folders or in the files, got it in "
+        f"both: {path}",
+        "manifest: column 'status' is reserved for the results; rename it",
+    ]
 
 
 @pytest.mark.parametrize("name", ["", "/absent.parquet", "/absent/", "/*.parquet"])
@@ -349,7 +368,7 @@ def test_an_unreachable_store_is_refused_without_its_secret():
 
 
 def test_the_hashes_of_ids_depend_neither_on_order_nor_on_files(tmp_path):
-    fs, _ = open_store(str(tmp_path))
+
     ids = [f"id-{number}" for number in range(1000)] + ["", "ünïcode", "a" * 5000]
     shuffled = list(np.random.default_rng(0).permutation(ids))
     one = [save(tmp_path / "one", pa.table({"id": ids}))]
@@ -357,10 +376,10 @@ def test_the_hashes_of_ids_depend_neither_on_order_nor_on_files(tmp_path):
         save(tmp_path / f"two-{index}", pa.table({"id": shuffled[cut]}))
         for index, cut in enumerate((slice(700), slice(700, None)))
     ]
-    hashes, num_null = hash_ids(fs, one, "id")
+    hashes, num_null = hash_ids(pyarrow.dataset.dataset(one), "id")
     assert (num_null, len(np.unique(hashes))) == (0, len(ids))
-    assert (hash_ids(fs, two, "id")[0] == hashes).all()
+    assert (hash_ids(pyarrow.dataset.dataset(two), "id")[0] == hashes).all()
     other = [save(tmp_path / "other", pa.table({"id": [*ids[:-1], None]}))]
-    hashes_of_other, num_null = hash_ids(fs, other, "id")
+    hashes_of_other, num_null = hash_ids(pyarrow.dataset.dataset(other), "id")
     assert (num_null, len(hashes_of_other)) == (1, len(ids) - 1)
     assert np.isin(hashes_of_other, hashes).all()

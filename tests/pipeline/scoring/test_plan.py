@@ -8,6 +8,7 @@ from pipeline.scoring.config import ManifestConfig, ScoreManifestConfig
 from pipeline.scoring.manifest import open_manifest
 from pipeline.scoring.plan import describe_plan, make_plan
 from spips_core import SPIPS
+from tests.pipeline.scoring.sources import make_delta
 
 
 def plan_of(folder, output=None, manifest=None, model=None, **columns):
@@ -21,9 +22,12 @@ def plan_of(folder, output=None, manifest=None, model=None, **columns):
     return make_plan(ScoreManifestConfig.model_validate(settings))
 
 
-def test_a_column_type_that_arrow_cannot_write_is_refused_by_name(tmp_path):
-    with pytest.raises(ContractError, match="'note' as string or binary, got string_view"):
-        plan_of(tmp_path, note=pa.array(["x"], pa.string_view()))
+def test_a_table_s_version_is_shown_and_recorded(tmp_path):
+    uri = make_delta(tmp_path / "table")
+    plan = plan_of(tmp_path, manifest=uri)
+    assert "table     Delta, version 2, the current one" in describe_plan(plan)
+    assert plan.record().config["manifest"]["version"] == 2
+    assert {status for status, _ in plan.sample} == {"missing"}
 
 
 def test_the_same_run_has_the_same_id_and_a_different_manifest_a_different_one(tmp_path):
