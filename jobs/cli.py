@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from jobs.run_job import DONE, WRONG
-from jobs.settings_options import did_you_mean
+from pipeline.runs.errors import did_you_mean
 
 COMMANDS = {
     "manifest": ("make_manifest", "list the pairs of two or more folders, a table, or a data set"),

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from jobs.settings_options import add_settings, did_you_mean, overrides_of
-from pipeline.runs.errors import ContractError
+from jobs.settings_options import add_settings, overrides_of
+from pipeline.runs.errors import ContractError, did_you_mean
 from pipeline.runs.uris import redact
 
 Config = TypeVar("Config", bound=BaseModel)

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -16,6 +17,8 @@ from jobs.config import load_config
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.storage import STORE_ERRORS, describe
 
+SLOW_S = 10
+"""Time after which a job says that it waits."""
 CLUSTER_ANSWERS_S = 10
 """Longest wait for a connection to a cluster."""
 ENVIRONMENT = {
@@ -196,6 +199,18 @@ def _check_cluster(address: str) -> None:
         raise FaultError(
             f"RAY_ADDRESS: expected a Ray cluster at {address}, got {describe(error)}"
         ) from error
+
+
+@contextmanager
+def say_if_slow(text: str) -> Iterator[None]:
+    """Print a line to stderr if the block takes longer than SLOW_S."""
+    timer = threading.Timer(SLOW_S, sys.stderr.write, [f"{text}\n"])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def say(text: str) -> None:

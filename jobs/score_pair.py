@@ -17,8 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.run_job import DONE, exit_code_of, make_parser, prepare_process, say
-from jobs.settings_options import did_you_mean
-from pipeline.runs.errors import ContractError, FaultError
+from pipeline.runs.errors import ContractError, FaultError, did_you_mean
 from pipeline.runs.schema import Status
 from pipeline.runs.uris import is_relative
 from pipeline.scoring.config import ImagesConfig, ModelSourceConfig

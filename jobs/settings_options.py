@@ -1,9 +1,8 @@
 """The command line's options for a job's settings: one for each field, described by the field."""
 
 import argparse
-import difflib
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import date
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -118,12 +117,6 @@ def overrides_of(
     if problems:
         raise ContractError(*problems)
     return overrides
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean X?" with the known name that is most like a wrong one, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _parse(text: str, annotation: Any) -> Any:

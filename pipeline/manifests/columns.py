@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from pipeline.manifests.config import MANIFEST_COLUMNS, SourceConfig
 from pipeline.manifests.source import Source, absolute_uri, list_first
-from pipeline.runs.errors import ContractError
+from pipeline.runs.errors import ContractError, did_you_mean
 from pipeline.runs.schema import RESERVED_COLUMNS, is_bytes, is_image_struct, is_text
 from pipeline.runs.uris import redact_uri
 
@@ -66,6 +66,7 @@ def choose_columns(config: SourceConfig, schema: pa.Schema, uri: str) -> Columns
     chosen["model"] = config.model_column
     problems += [
         f"source.{role}_column: expected a column {name!r}, got {listed} at {uri}"
+        f"{did_you_mean(name, names)}"
         for role, name in chosen.items()
         if name is not None and name not in names
     ]

@@ -3,6 +3,7 @@
 import os
 import posixpath
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -135,7 +136,11 @@ def _is_image(path: str) -> bool:
 
 
 def _find_key(path: str, expression: re.Pattern[str] | None) -> Key | None:
-    """Return what an image's partners share with it; None if the expression finds nothing."""
+    """Return what an image's partners share with it; None if the expression finds nothing.
+
+    Names are compared in Unicode's form NFC: a Mac may write an accent as a character of its own.
+    """
+    path = unicodedata.normalize("NFC", path)
     if expression is None:
         return (posixpath.splitext(path)[0],)
     found = expression.search(path)

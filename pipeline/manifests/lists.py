@@ -14,6 +14,7 @@ from pipeline.manifests.source import Source
 from pipeline.runs.errors import ContractError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
+NAMES_OF_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 JSON_SUFFIXES = (".jsonl", ".ndjson")
 BLOCK_BYTES = 16 * 2**20
 """What Arrow parses at once; a longer row is an error."""
@@ -31,11 +32,16 @@ def open_list(fs: AbstractFileSystem, path: str, uri: str, base: str) -> Source:
         base: URI of the file's folder.
 
     Raises:
-        ContractError: it has no rows, or is a JSON array.
+        ContractError: it has no rows, another encoding or delimiter, or is a JSON array.
     """
     content = fs.cat_file(path)
     if not content.strip():
         raise ContractError(f"source.uri: expected rows, got an empty file at {uri}")
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\x00" in content[:100]:
+        raise ContractError(
+            f"source.uri: expected UTF-8, got UTF-16 or another encoding with zeros at {uri}; save "
+            "the list as UTF-8"
+        )
     suffix = PurePosixPath(path).suffix.lower()
     numbers: dict[str, pa.DataType] = {}
     if suffix in JSON_SUFFIXES:
@@ -45,6 +51,7 @@ def open_list(fs: AbstractFileSystem, path: str, uri: str, base: str) -> Source:
             )
         rows = _read_json(content)
     else:
+        _check_delimiter(content, suffix, uri)
         rows = _read_csv(content, DELIMITERS[suffix])
         numbers = _find_numbers(rows)
 
@@ -53,6 +60,19 @@ def open_list(fs: AbstractFileSystem, path: str, uri: str, base: str) -> Source:
             yield pa.table(batch)
 
     return Source(uri, base, rows.schema, read, numbers=numbers)
+
+
+def _check_delimiter(content: bytes, suffix: str, uri: str) -> None:
+    """Refuse a list whose first line is divided by another character than its suffix says."""
+    header = content.lstrip().partition(b"\n")[0].decode(errors="replace")
+    delimiter = DELIMITERS[suffix]
+    others = [char for char in NAMES_OF_DELIMITERS if char != delimiter and char in header]
+    if delimiter not in header and others:
+        expected, got = NAMES_OF_DELIMITERS[delimiter], NAMES_OF_DELIMITERS[others[0]]
+        raise ContractError(
+            f"source.uri: expected {expected} between the columns of a {suffix} file, got {got} at "
+            f"{uri}; save it with {expected}"
+        )
 
 
 def _read_csv(content: bytes, delimiter: str) -> pa.Table:

@@ -1,6 +1,7 @@
 """The three kinds of errors: a broken contract, a bad row, a fault."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 from pipeline.runs.schema import Status
 
@@ -42,3 +43,9 @@ def raise_problems(problems: Sequence[str], faults: Sequence[str]) -> None:
         raise ContractError(*problems, *faults)
     if faults:
         raise FaultError("; ".join(faults))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean X?" with the known name that is most like a wrong one, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -8,6 +8,7 @@ from PIL import Image
 from pyarrow import ArrowInvalid
 
 from jobs import distill_trunk, evaluate, score_manifest, score_pair, train
+from jobs import run_job as shared
 from jobs.run_job import DONE, FAULT, INTERRUPTED, WRONG, exit_code_of, make_parser, run_job
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.settings import Section
@@ -130,3 +131,11 @@ def test_weights_that_cannot_be_fetched_are_a_fault_and_damaged_ones_are_wrong(
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert "got a damaged file" in line
+
+
+@pytest.mark.parametrize(("limit_s", "expected"), [(0.01, "note: still here\n"), (60, "")])
+def test_only_what_takes_long_says_that_it_waits(limit_s, expected, monkeypatch, capsys):
+    monkeypatch.setattr(shared, "SLOW_S", limit_s)
+    with shared.say_if_slow("note: still here"):
+        time.sleep(0.5)
+    assert capsys.readouterr().err == expected

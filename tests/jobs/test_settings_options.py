@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import AfterValidator, Field
 
-from jobs.settings_options import add_settings, did_you_mean, overrides_of
-from pipeline.runs.errors import ContractError
+from jobs.settings_options import add_settings, overrides_of
+from pipeline.runs.errors import ContractError, did_you_mean
 from pipeline.runs.settings import Section, Uri
 
 Names = Annotated[tuple[str, ...], AfterValidator(lambda names: names)]

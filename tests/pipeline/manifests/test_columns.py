@@ -84,6 +84,11 @@ def test_other_images_are_left_out():
     ("columns", "config", "expected"),
     [
         ({"a": ["x"]}, {}, "source.reference_column: expected a column named reference_uri, "),
+        (
+            {"reference": ["x"], "distorted": ["y"], "prompt_id": ["z"]},
+            {"pair_id_column": "promt_id"},
+            "did you mean prompt_id?",
+        ),
         ({"a": ["x"]}, {}, "source.distorted_column: expected a column named distorted_uri, "),
         ({}, {"reference_column": "gt"}, "expected a column 'gt', got reference, distorted at"),
         ({"id": [0.5]}, {}, "expected 'id' to be string or integer, got double"),

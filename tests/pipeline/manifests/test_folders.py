@@ -1,10 +1,12 @@
 import os
+import unicodedata
 
 import pyarrow as pa
 import pytest
 
 from pipeline.manifests.config import FoldersConfig
 from pipeline.manifests.folders import pair_folders
+from pipeline.runs.errors import ContractError
 
 
 def pair(references, *candidates, match=None) -> tuple[pa.Table, list[str]]:
@@ -44,6 +46,23 @@ def test_files_without_a_partner_and_other_files_are_counted_and_named(tmp_path,
         "out: 2 files of references left out, without a partner here: b.png, c.png",
         "out: 1 file left out, without a reference: z.png",
     ]
+
+
+def test_accents_of_one_character_and_of_two_are_the_same(tmp_path, put):
+    one, two = (unicodedata.normalize(form, "café.png") for form in ("NFC", "NFD"))
+    put(tmp_path / "gt", two)
+    put(tmp_path / "out", one)
+    rows, notes = pair(tmp_path / "gt", f"{tmp_path}/out")
+    assert notes == []
+    assert rows.to_pylist() == [
+        {
+            "pair_id": "out/café", "reference_uri": f"{tmp_path}/gt/{two}",
+            "distorted_uri": f"{tmp_path}/out/{one}", "model": "out",
+        }
+    ]  # fmt: skip
+    put(tmp_path / "out", two)
+    with pytest.raises(ContractError, match="expected one image for 'café', got"):
+        pair(tmp_path / "gt", f"{tmp_path}/out")
 
 
 def test_groups_of_an_expression_say_which_images_are_pairs_and_are_columns(tmp_path, put):

@@ -101,7 +101,12 @@ def test_a_list_in_a_bucket_is_read(folder, put, make, tmp_path):
         ("a.csv", b"reference,distorted\n", "expected rows, got none"),
         ("a.csv", b"reference,distorted\na,b,c\n", "Expected 2 columns, got 3"),
         ("a.csv", b"reference,distorted\n\xff,b\n", "cannot be read"),
-        ("a.csv", b"reference;distorted\na;b\n", "got reference;distorted at"),
+        ("a.csv", b"reference;distorted\na;0,5\n", "expected commas between the columns of a .csv "
+                                                   "file, got semicolons at"),
+        ("a.TSV", b"\xef\xbb\xbfreference,distorted\na,b\n", "expected tabs between the columns"),
+        ("a.csv", "reference,distorted\na,b\n".encode("utf-16"), "expected UTF-8, got UTF-16"),
+        ("a.csv", "reference,distorted\na,b\n".encode("utf-16-be"), "expected UTF-8, got UTF-16"),
+        ("a.jsonl", '{"reference": "r"}'.encode("utf-16-le"), "expected UTF-8, got UTF-16"),
         ("a.csv", b"reference,distorted,distorted\na,b,c\n", "one column 'distorted', got several"),
         ("a.jsonl", b"\n", "expected rows, got an empty file"),
         ("a.jsonl", b'[{"reference": "a"}]', "got a JSON array"),
@@ -109,7 +114,7 @@ def test_a_list_in_a_bucket_is_read(folder, put, make, tmp_path):
         ("a.jsonl", b'{"reference": 1, "distorted": "d"}', "got int64"),
         ("a.jsonl", b'{"reference": "r", "distorted": "d", "meta": {}}', "Parquet can hold"),
     ],
-)
+)  # fmt: skip
 def test_a_list_that_cannot_be_read_is_refused(name, content, expected, tmp_path, refused):
     (tmp_path / name).write_bytes(content)
     assert any(expected in problem for problem in refused(tmp_path / name))
