@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from jobs.run_job import DONE, TOO_MANY_FAILED, VERBOSE, make_parser, run_job, say, start_ray
+from jobs.run_job import (
+    DONE,
+    TOO_MANY_FAILED,
+    VERBOSE,
+    make_parser,
+    run_job,
+    say,
+    say_if_slow,
+    start_ray,
+)
 from pipeline.runs.records import RunRecord
 from pipeline.scoring.config import ScoreManifestConfig
 
@@ -61,9 +70,13 @@ def _score(
     from pipeline.runs.finished import FinishedRun
     from pipeline.runs.rerun import advise
     from pipeline.runs.summary import summarise
+    from pipeline.scoring.delta_output import check_delta, write_delta
     from pipeline.scoring.plan import describe_plan, make_plan
 
-    plan = make_plan(config, retry_failed=retry_failed)
+    with say_if_slow("note: still checking the manifest and a few of its images"):
+        plan = make_plan(config, retry_failed=retry_failed)
+    if config.output.delta_uri:
+        check_delta(config.output.delta_uri, plan.pass_through)
     say(describe_plan(plan))
     if retry_failed and plan.attempt.ids is None:
         say(
@@ -82,6 +95,8 @@ def _score(
     else:
         plan.check_sample()
         run = FinishedRun(plan.folder, _run(config, plan, verbose=verbose))
+    if config.output.delta_uri:
+        say(write_delta(run, config.output.delta_uri))
     for line in summarise(run):
         say(line)
     if show is not None:

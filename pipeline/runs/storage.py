@@ -151,6 +151,12 @@ def arrow_filesystem(fs: AbstractFileSystem) -> pyarrow.fs.FileSystem:
     return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))
 
 
+def deltalake_options() -> dict[str, str]:
+    """Return what deltalake's own stores need beside the environment, which they read, too."""
+    is_plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
+    return {"AWS_ALLOW_HTTP": "true"} if is_plain else {}
+
+
 def content_id(fs: AbstractFileSystem, path: str) -> str:
     """Return a text that changes with a file's content: the store's ETag, else the sha256."""
     info = fs.info(path)

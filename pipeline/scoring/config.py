@@ -211,6 +211,12 @@ class OutputConfig(Section):
         description="Date of the run, YYYY-MM-DD. It gives the run its place among others, in "
         "baselines and trends, whenever it is scored; null: the day on which it starts (UTC).",
     )
+    delta_uri: Uri | None = Field(
+        None,
+        description="Delta table to which the published results are written, too: a local path, or "
+        "a URI that deltalake opens. It is made if it does not exist, and has a partition for each "
+        "run. null: none.",
+    )
     rows_per_file: int = Field(
         10_000,
         gt=0,

@@ -18,7 +18,7 @@ import pyarrow.dataset
 import pyarrow.parquet
 from fsspec import AbstractFileSystem
 
-from pipeline.runs.errors import ContractError, FaultError
+from pipeline.runs.errors import ContractError, FaultError, did_you_mean
 from pipeline.runs.schema import RESERVED_COLUMNS, is_bytes, is_image_struct, is_text
 from pipeline.runs.storage import (
     STORE_ERRORS,
@@ -301,7 +301,10 @@ def _check_schema(
     ):
         if column not in schema.names:
             listed = ", ".join(schema.names)
-            problems.append(f"manifest.{setting}: expected a column {column!r}, got {listed}")
+            problems.append(
+                f"manifest.{setting}: expected a column {column!r}, got {listed}"
+                f"{did_you_mean(column, schema.names)}"
+            )
         elif not all(is_right(field.type) for field in schema if field.name == column):
             got = schema.types[schema.names.index(column)]
             problems.append(f"manifest.{setting}: expected {column!r} to be {expected}, got {got}")

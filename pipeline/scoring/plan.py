@@ -32,6 +32,7 @@ from spips_core.errors import FetchError, SpipsError
 PACKAGES = ("spips", "ray", "torch", "torchvision", "pyarrow", "pillow", "fsspec", "s3fs")
 RECORDED_PATHS = (
     ("manifest", "uri"), ("model", "checkpoint"), ("model", "backbone_weights"), ("output", "uri"),
+    ("output", "delta_uri"),
 )  # fmt: skip
 """Settings that plan.json and run.json give as absolute paths."""
 

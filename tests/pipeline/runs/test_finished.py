@@ -1,6 +1,9 @@
 import re
 from pathlib import Path
 
+import duckdb
+import polars as pl
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
@@ -77,7 +80,7 @@ def test_missing_scores_are_refused(folder):
 
 
 DOCUMENT = (Path(__file__).parents[3] / "docs/results.md").read_text()
-LINES = re.findall(r"^((?:pandas|polars|duckdb)\..*\))", DOCUMENT, re.MULTILINE)
+LINES = re.findall(r"^((?:pandas|polars|duckdb)\..*demo/scores.*\))", DOCUMENT, re.MULTILINE)
 
 
 @pytest.mark.parametrize("line", LINES)
@@ -90,6 +93,28 @@ def test_other_tools_read_a_run_with_one_documented_line(write_run, tmp_path, li
     assert sorted(rows["pair_id"]) == ["a", "b", "c"]
     assert set(rows["run_id"]) == {"2026-11-21"}
     assert list(rows.columns) == open_scores(run).schema.names
+
+
+PARTS = re.findall(
+    r"^(scores\.to_table\(f.*|polars\.scan.*|duckdb\.sql\(.SELECT s.*)", DOCUMENT, re.MULTILINE
+)
+
+
+@pytest.mark.parametrize("retried", [False, True])
+def test_three_tools_read_parts_of_what_open_scores_returns(write_run, retried):
+    columns = {"pair_id": ["a", "b", "c"], "status": ["ok", "missing", "ok"],
+               "spips_score": pa.array([0.5, None, 0.25], pa.float32())}  # fmt: skip
+    scores = open_scores(write_run(columns))
+    if retried:  # runs of earlier versions are filtered
+        scores = scores.filter(pc.field("pair_id") != "c")
+    names = {"scores": scores, "polars": pl, "duckdb": duckdb, "pyarrow": pa}
+    pandas, lazy, counts = (eval(line, names) for line in PARTS)
+    expected = {"a": 0.5} if retried else {"a": 0.5, "c": 0.25}
+    assert dict(zip(pandas["pair_id"], pandas["spips_score"], strict=True)) == expected
+    assert dict(lazy.select("pair_id", "spips_score").iter_rows()) == expected
+    assert counts.set_index("status")["count_star()"].to_dict() == {
+        "ok": len(expected), "missing": 1,
+    }  # fmt: skip
 
 
 def test_lines_for_three_tools_are_documented():
