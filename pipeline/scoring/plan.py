@@ -315,8 +315,10 @@ def _read_some(manifest: Manifest, path: str, num_rows: int, choice: random.Rand
         some = max(1, near // SAMPLE_ROWS)
         for batch in file.iter_batches(some, [index], columns, use_threads=False):
             here = [row - start for row in wanted if start <= row < start + len(batch)]
-            batches.append(batch.take(pa.array(here, pa.int64())))
+            # First complete them: Arrow cannot take from views.
+            rows = manifest.complete(path, pa.table(batch), names)
+            batches.append(rows.take(pa.array(here, pa.int64())))
             start += len(batch)
             if start > wanted[-1]:
                 break
-        return manifest.complete(path, pa.Table.from_batches(batches), names)
+        return pa.concat_tables(batches)

@@ -107,10 +107,17 @@ def promote(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
 
 
 def _plain(type_: pa.DataType) -> pa.DataType:
-    """Return the type that stages read instead of a view."""
+    """Return the type that stages read instead of a view, or of one inside."""
     if pa.types.is_string_view(type_):
         return pa.string()
-    return pa.binary() if pa.types.is_binary_view(type_) else type_
+    if pa.types.is_binary_view(type_):
+        return pa.binary()
+    if pa.types.is_struct(type_):
+        return pa.struct([field.with_type(_plain(field.type)) for field in type_])
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        kind = pa.list_ if pa.types.is_list(type_) else pa.large_list
+        return kind(type_.value_field.with_type(_plain(type_.value_type)))
+    return type_
 
 
 def check_values(

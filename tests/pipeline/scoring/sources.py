@@ -39,7 +39,7 @@ def save_keyed(folder: Path, parts: dict[str, pa.Table]) -> str:
 
 def make_delta(folder: Path) -> str:
     """Return a table whose versions hold abcd, then acd (b is deleted), then acde."""
-    first = rows_of("abcd", model=["x", "x/y", None, "x"], level=[1, 2, 3, 4])
+    first = rows_of("abcd", model=["x", "x", None, "x/y"], level=[1, 2, 3, 4])
     write_deltalake(str(folder), first, partition_by=["model"])
     DeltaTable(str(folder)).delete("pair_id = 'b'")
     later = rows_of("e", model=["z"], level=[5], note=["new"])

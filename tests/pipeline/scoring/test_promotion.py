@@ -5,7 +5,7 @@ from pipeline.runs.errors import ContractError
 from pipeline.scoring.config import ManifestConfig
 from pipeline.scoring.manifest import open_manifest
 from pipeline.scoring.promotion import promote
-from tests.pipeline.scoring.sources import rows_of, save
+from tests.pipeline.scoring.sources import HUGGING_FACE, rows_of, save
 
 TEXT, NUMBERS = pa.string(), pa.dictionary(pa.int8(), pa.int64())
 
@@ -23,6 +23,7 @@ TEXT, NUMBERS = pa.string(), pa.dictionary(pa.int8(), pa.int64())
          pa.dictionary(pa.int32(), TEXT)),
         (pa.dictionary(pa.int8(), TEXT), TEXT, TEXT),
         (pa.dictionary(pa.int8(), TEXT), pa.large_string(), pa.large_string()),
+        (pa.list_(TEXT), pa.list_(pa.large_string()), pa.list_(pa.large_string())),
         (pa.struct([("a", pa.int64())]), pa.struct([("a", pa.null()), ("b", TEXT)]),
          pa.struct([("a", pa.int64()), ("b", TEXT)])),
         (TEXT, pa.int64(), None),
@@ -50,6 +51,18 @@ def test_a_value_that_the_promoted_type_cannot_hold_is_refused(tmp_path, number,
     (problem,) = caught.value.problems
     assert f"manifest: expected column 'level' with values that {expected}" in problem
     assert f"got others in {uri}/b.parquet: Integer value {number}" in problem
+
+
+def test_views_become_plain_also_inside_structs_and_lists(tmp_path):
+    views = pa.struct([("bytes", pa.binary_view()), ("path", pa.string_view())])
+    image = {"bytes": b"png", "path": None}
+    rows = rows_of("a", image=pa.array([image], views), text=pa.array(["x"], pa.string_view()),
+                   texts=pa.array([["x"]], pa.list_(pa.string_view())))  # fmt: skip
+    plain = rows_of("b", image=pa.array([image], HUGGING_FACE), text=["x"], texts=[["x"]])
+    manifest = open_manifest(ManifestConfig(uri=save(tmp_path / "m", a=rows, b=plain)))
+    got = manifest.rows.to_table().select(["image", "text", "texts"])
+    assert got.to_pylist() == [{"image": image, "text": "x", "texts": ["x"]}] * 2
+    assert manifest.schema.field("image").type == HUGGING_FACE
 
 
 def test_ids_of_different_types_are_still_counted_and_compared(tmp_path):
