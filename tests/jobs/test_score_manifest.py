@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+from deltalake import DeltaTable
 from ray.data import DataContext
 
 from jobs.run_job import DONE, FAULT, TOO_MANY_FAILED, WRONG
@@ -101,6 +102,17 @@ def test_a_finished_run_is_left_alone(finished, manifest, capfd):
     assert score(manifest, finished) == DONE
     assert "this run is finished" in capfd.readouterr().out
     assert listing(finished) == before
+
+
+def test_a_finished_run_is_written_to_a_delta_table_once(finished, manifest, tmp_path, capfd):
+    table = f"--output.delta_uri={tmp_path}/table"
+    for _ in range(2):
+        assert score(manifest, finished, table) == DONE
+    assert "has these results already" in capfd.readouterr().out
+    written = DeltaTable(str(tmp_path / "table"))
+    assert written.version() == 0
+    rows = written.to_pyarrow_table().sort_by("pair_id").to_pylist()
+    assert [row["pair_id"] for row in rows] == read(finished)["pair_id"].to_pylist()
 
 
 def test_failed_rows_are_retried_and_their_new_results_replace_the_old_ones(
