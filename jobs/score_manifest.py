@@ -13,6 +13,7 @@ exit codes:
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,8 @@ FLAGS = {
     "retry_failed": "if the run is finished, score its missing, forbidden, unreadable, "
     "decode_error, crashed and timed_out rows again; the new results replace the old ones, which "
     "are kept aside",
+    "rescan": "if the run is finished, look at the images of all rows, and score those rows again "
+    "whose images have changed, as --retry-failed does with failed ones",
     **VERBOSE,
 }
 
@@ -63,34 +66,34 @@ def main(arguments: Sequence[str] | None = None, show: Callable[[str], None] | N
 
 
 def _score(
-    config: ScoreManifestConfig, *, dry_run: bool, retry_failed: bool, verbose: bool,
+    config: ScoreManifestConfig, *, dry_run: bool, retry_failed: bool, rescan: bool, verbose: bool,
     show: Callable[[str], None] | None,
 ) -> int:  # fmt: skip
     # torch and ray take seconds to import; --help and a wrong config need not wait for them.
     from pipeline.runs.finished import FinishedRun
-    from pipeline.runs.rerun import advise
     from pipeline.runs.summary import summarise
     from pipeline.scoring.delta_output import check_delta, write_delta
     from pipeline.scoring.plan import describe_plan, make_plan
+    from pipeline.scoring.rerun import advise
 
     with say_if_slow("note: still checking the manifest and a few of its images"):
-        plan = make_plan(config, retry_failed=retry_failed)
+        plan = make_plan(config, retry_failed=retry_failed, rescan=rescan)
     if config.output.delta_uri:
         check_delta(config.output.delta_uri, plan.pass_through)
     say(describe_plan(plan))
-    if retry_failed and plan.attempt.ids is None:
-        say(
-            "note: this run is not finished: --retry-failed has no effect, every row is scored once"
-        )
+    again = " and ".join(["--retry-failed"] * retry_failed + ["--rescan"] * rescan)
+    if again and plan.attempt.ids is None:
+        say(f"note: this run is not finished: {again} has no effect, every row is scored once")
     if dry_run:
         settings = yaml.safe_dump(plan.record().config, sort_keys=False)
         say(f"\n{settings}\ndry run: nothing was scored")
         return DONE
     if plan.is_done():
         nothing = ", and no failed row can be retried" if retry_failed else ""
+        nothing += ", and no image has changed" if rescan else ""
         say(f"this run is finished{nothing}: {plan.folder.uri}")
         run = FinishedRun(plan.folder, plan.folder.read_run())
-        for line in advise(run):
+        for line in advise(run, config.images):
             sys.stderr.write(f"{line}\n")
     else:
         plan.check_sample()
@@ -109,9 +112,14 @@ def _run(config: ScoreManifestConfig, plan: "Plan", *, verbose: bool) -> RunReco
     from pipeline.runs.lock import lock_run
     from pipeline.scoring.publish import score_and_publish
     from pipeline.scoring.resources import choose_scorers, describe_scorers
+    from pipeline.scoring.reuse import adopt_kernels
 
     with lock_run(plan.folder) as lock:
         scorers = choose_scorers(config.compute, start_ray(verbose=verbose), plan.attempt.num_rows)
+        scorers, earlier = adopt_kernels(scorers, plan.earlier, config.compute.compile)
+        if earlier is not plan.earlier:
+            say("note: every row is scored: the run to reuse had other devices or kernels")
+        plan = replace(plan, earlier=earlier)
         say(describe_scorers(scorers))
         # Runs the graph in pipeline/scoring/graph.py, checks what it wrote, and publishes it.
         record = score_and_publish(plan, scorers, lock)

@@ -16,6 +16,8 @@ from pipeline.runs.uris import redact
 
 OUTPUT = "output.uri"
 """The setting that -o and --output are short for."""
+SHORT = {"output.reuse_from": ("--reuse-from",)}
+"""Other names of options."""
 METAVARS = {int: "NUMBER", float: "NUMBER", date: "YYYY-MM-DD", str: "TEXT", tuple: "LIST"}
 YAML_KEYS = "{KEY: VALUE, ...}"
 
@@ -71,8 +73,8 @@ def add_settings(
         if section not in groups:
             groups[section] = parser.add_argument_group(f"settings of {section or 'the job'}")
         groups[section].add_argument(
-            f"--{name}", metavar=_metavar(field.annotation), default=argparse.SUPPRESS,
-            help=_help(field).replace("%", "%%"),
+            f"--{name}", *SHORT.get(name, ()), metavar=_metavar(field.annotation),
+            default=argparse.SUPPRESS, help=_help(field).replace("%", "%%"),
         )  # fmt: skip
 
 

@@ -212,7 +212,7 @@ def write_run(tmp_path: Path) -> Any:
 
     from pipeline.runs.records import RECORD_VERSION, AttemptRecord, PlanRecord, RunRecord
     from pipeline.runs.run import RunFolder
-    from pipeline.runs.schema import SCORE_FIELDS, Status, result_schema
+    from pipeline.runs.schema import IMAGE_FIELDS, SCORE_FIELDS, SIZE_FIELDS, Status, result_schema
     from pipeline.runs.storage import open_store
 
     def write(
@@ -226,6 +226,7 @@ def write_run(tmp_path: Path) -> Any:
         digest: str = "a" * 64,
         config: dict[str, Any] | None = None,
         is_finished: bool = True,
+        absent: Sequence[str] = (),
         folder: Path = tmp_path / "scores",
     ) -> str:
         num_rows = len(columns["pair_id"])
@@ -236,7 +237,8 @@ def write_run(tmp_path: Path) -> Any:
             ),
             "distorted_uri": pa.array(columns.get("distorted_uri", ["/d.png"] * num_rows)),
         }
-        scored = {field.name for field in SCORE_FIELDS} | {"status", "error"}
+        scored = {field.name for field in (*SCORE_FIELDS, *IMAGE_FIELDS, *SIZE_FIELDS)}
+        scored |= {"status", "error"}
         pass_through = pa.schema([(name, v.type) for name, v in own.items() if name not in scored])
         status = columns.get("status", ["ok"] * num_rows)
         blank = {
@@ -251,6 +253,7 @@ def write_run(tmp_path: Path) -> Any:
             "fetch_retries": [0] * num_rows,
         }
         table = pa.table(blank | own | rest, schema=result_schema(pass_through))
+        table = table.drop_columns([*absent])
         path = folder / f"run-{run_id}"
         (path / "scores").mkdir(parents=True)
         half = max(num_rows // 2, 1)

@@ -15,7 +15,7 @@ alarm=0
 
 python jobs/score_manifest.py --config conf/score_manifest.yaml \
     --manifest.uri="$manifest" --output.uri="$store/scores" \
-    --output.run_id="$night" --output.night="$night" || alarm=$?
+    --output.run_id="$night" --output.night="$night" --reuse-from=newest || alarm=$?
 [[ $alarm -eq 0 || $alarm -eq 3 ]] || exit "$alarm" # 3: the results are published all the same
 
 python jobs/audit_scores.py --config conf/nightly/audit_scores.yaml \

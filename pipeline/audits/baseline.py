@@ -101,6 +101,7 @@ def describe_run(run: FinishedRun) -> RunDescription:
     return RunDescription(
         uri=run.uri, run_id=run.run_id, night=night, started_at=started_at,
         finished_at=record.finished_at, rows=record.num_rows,
-        failed_fraction=record.failed_fraction, model_digest=run.model_digest,
-        model=str(record.config["model"]["checkpoint"]), is_trained=record.model.trained,
+        failed_fraction=record.failed_fraction, reused_rows=sum(record.reused_rows.values()),
+        model_digest=run.model_digest, model=str(record.config["model"]["checkpoint"]),
+        is_trained=record.model.trained,
     )  # fmt: skip

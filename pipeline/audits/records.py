@@ -136,6 +136,7 @@ class RunDescription(Record):
     finished_at: str  # when its last attempt was published, UTC, ISO 8601
     rows: int
     failed_fraction: float  # share of the rows that are not ok, 0 to 1
+    reused_rows: int = 0  # rows with scores of an earlier run
     model_digest: str
     model: str  # name or path of the checkpoint
     is_trained: bool

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import PurePosixPath
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset
 from fsspec import AbstractFileSystem
@@ -14,7 +15,7 @@ from fsspec import AbstractFileSystem
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.records import AttemptRecord, RunRecord
 from pipeline.runs.run import OLD_PREFIX, PREFIX, RunFolder
-from pipeline.runs.schema import SCORE_FIELDS, Status
+from pipeline.runs.schema import REUSE_FIELD, SCORE_FIELDS, Status
 from pipeline.runs.storage import STORE_ERRORS, arrow_filesystem, open_store, store_error
 from pipeline.runs.uris import redact
 
@@ -110,6 +111,10 @@ class FinishedRun:
             )
         rows = _open_files(self.folder.fs, self.files)
         return rows if self.is_newest is None else rows.filter(self.is_newest)
+
+    def read_files(self, paths: Sequence[str], columns: Sequence[str]) -> pa.Table:
+        """Return columns of files in the run's folder."""
+        return _open_files(self.folder.fs, paths).to_table(columns=list(columns))
 
     @property
     def pair_id_column(self) -> str:
@@ -270,11 +275,23 @@ def open_scores(run_uri: str, *, allow_unfinished: bool = False) -> pyarrow.data
 
 def count_by_status(rows: pyarrow.dataset.Dataset) -> dict[str, int]:
     """Return the number of rows with each status, zeros included."""
-    counts: Counter[str] = Counter()
-    for batch in rows.to_batches(columns=["status"]):
-        for entry in pc.value_counts(batch.column(0)).to_pylist():
-            counts[entry["values"]] += entry["counts"]
+    counts = _count_values(rows, "status")
     return {status.value: counts[status.value] for status in Status}
+
+
+def count_reused(rows: pyarrow.dataset.Dataset) -> dict[str, int]:
+    """Return the number of rows with scores of an earlier run, by that run's id, largest first."""
+    if REUSE_FIELD.name not in rows.schema.names:
+        return {}
+    return dict(_count_values(rows, REUSE_FIELD.name).most_common())
+
+
+def _count_values(rows: pyarrow.dataset.Dataset, column: str) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for batch in rows.to_batches(columns=[column]):
+        for entry in pc.value_counts(batch.column(0).drop_null()).to_pylist():
+            counts[entry["values"]] += entry["counts"]
+    return counts
 
 
 def _open_folder(run_uri: str) -> RunFolder:

@@ -75,6 +75,7 @@ class AttemptRecord(Record):
         elapsed_s: seconds from then to the last result.
         rows_per_s: rows that this process scored per second.
         fetch_retries: how often images were fetched again.
+        notes: lines for people on what this attempt found.
     """
 
     files: tuple[str, ...]
@@ -85,6 +86,7 @@ class AttemptRecord(Record):
     elapsed_s: float
     rows_per_s: float
     fetch_retries: int
+    notes: tuple[str, ...] = ()
 
 
 class PlanRecord(Record):
@@ -121,12 +123,14 @@ class RunRecord(PlanRecord):
         attempts: every published attempt, oldest first.
         counts_by_status: number of rows with each status, zeros included.
         failed_fraction: share of rows whose status is not "ok", 0 to 1.
+        reused_rows: number of rows with scores of an earlier run, by the run that computed them.
         finished_at: when the last attempt was published, UTC, ISO 8601.
     """
 
     attempts: tuple[AttemptRecord, ...] = Field(min_length=1)
     counts_by_status: dict[str, int]
     failed_fraction: float
+    reused_rows: dict[str, int] = Field(default_factory=dict)
     finished_at: str
 
 

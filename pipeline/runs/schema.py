@@ -63,10 +63,20 @@ STATUS_FIELDS = (
     pa.field("error", pa.string(), nullable=False),
     pa.field("fetch_retries", pa.int32(), nullable=False),
 )
+IMAGE_FIELDS = (
+    pa.field("reference_sha256", pa.string()),
+    pa.field("distorted_sha256", pa.string()),
+    pa.field("reference_tag", pa.string()),
+    pa.field("distorted_tag", pa.string()),
+)
+"""What identifies the content of each image: the sha256 of its bytes, and what its store said of it
+before it was fetched (see `pipeline.scoring.tags`)."""
+REUSE_FIELD = pa.field("reused_from", pa.string())
 LINEAGE_FIELDS = (
     pa.field("model_digest", pa.string(), nullable=False),
     pa.field("run_id", pa.string(), nullable=False),
     pa.field("run_attempt", pa.int32(), nullable=False),
+    REUSE_FIELD,
 )
 PIXEL_FIELDS = (
     pa.field("reference_pixels", pa.large_binary()),
@@ -76,8 +86,10 @@ PIXEL_FIELDS = (
 
 RESERVED_COLUMNS = frozenset(
     field.name
-    for fields in (SCORE_FIELDS, SIZE_FIELDS, STATUS_FIELDS, LINEAGE_FIELDS, PIXEL_FIELDS)
-    for field in fields
+    for field in (
+        *(*SCORE_FIELDS, *SIZE_FIELDS, *STATUS_FIELDS),
+        *(*IMAGE_FIELDS, *LINEAGE_FIELDS, *PIXEL_FIELDS),
+    )
 )
 """Names that a manifest's columns must not have."""
 
@@ -89,13 +101,21 @@ def pass_through_schema(manifest: pa.Schema, image_columns: Iterable[str]) -> pa
 
 
 def loaded_schema(pass_through: pa.Schema) -> pa.Schema:
-    """Return the schema of blocks between the load and score stages."""
-    return pa.schema([*pass_through, *SIZE_FIELDS, *STATUS_FIELDS, *PIXEL_FIELDS])
+    """Return the schema of blocks between the load and score stages.
+
+    Rows with reused_from have scores already; all others have none.
+    """
+    return pa.schema(
+        [*pass_through, *SCORE_FIELDS, *SIZE_FIELDS, *STATUS_FIELDS, *IMAGE_FIELDS, REUSE_FIELD,
+         *PIXEL_FIELDS]
+    )  # fmt: skip
 
 
 def result_schema(pass_through: pa.Schema) -> pa.Schema:
     """Return the schema of the results."""
-    return pa.schema([*pass_through, *SCORE_FIELDS, *SIZE_FIELDS, *STATUS_FIELDS, *LINEAGE_FIELDS])
+    return pa.schema(
+        [*pass_through, *SCORE_FIELDS, *SIZE_FIELDS, *STATUS_FIELDS, *IMAGE_FIELDS, *LINEAGE_FIELDS]
+    )
 
 
 def is_text(type_: pa.DataType) -> bool:

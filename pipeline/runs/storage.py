@@ -159,12 +159,16 @@ def deltalake_options() -> dict[str, str]:
 
 def content_id(fs: AbstractFileSystem, path: str) -> str:
     """Return a text that changes with a file's content: the store's ETag, else the sha256."""
-    info = fs.info(path)
-    for key in ("ETag", "etag", "md5Hash", "content_md5"):
-        if info.get(key):
-            return f"{info['size']} {info[key]}"
+    if etag := etag_of(fs.info(path)):
+        return etag
     with fs.open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def etag_of(info: dict[str, Any]) -> str | None:
+    """Return size and ETag, or the checksum, of what fsspec says of an object, if it has one."""
+    keys = ("ETag", "etag", "md5Hash", "content_md5")
+    return next((f"{info['size']} {info[key]}" for key in keys if info.get(key)), None)
 
 
 def write_whole(fs: AbstractFileSystem, path: str, content: bytes) -> None:

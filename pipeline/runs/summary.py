@@ -1,11 +1,12 @@
 """What to print at the end of a run: rows by status, the score, failures, where to look next."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pyarrow.compute as pc
 
 from pipeline.runs.finished import FIRST_SCORE, FinishedRun
+from pipeline.runs.run import PREFIX
 from pipeline.runs.schema import Status
 from pipeline.runs.uris import one_line, redact
 
@@ -22,6 +23,8 @@ def summarise(run: FinishedRun) -> Iterator[str]:
     for status, count in run.record.counts_by_status.items():
         if count:
             yield f"{status:<14}{count:>10}"
+    if run.record.reused_rows:
+        yield describe_reused(run.record.reused_rows)
     scores = run.scores.to_table(columns=[FIRST_SCORE]).column(0).drop_null().to_numpy()
     if len(scores):
         mean, p95 = scores.mean(dtype=np.float64), np.quantile(scores, 0.95)
@@ -29,12 +32,24 @@ def summarise(run: FinishedRun) -> Iterator[str]:
     attempt = run.record.attempts[-1]
     if attempt.rows_per_s:
         yield f"speed     {attempt.rows_per_s:,.1f} rows/s in {attempt.elapsed_s:,.0f} s"
+    yield from (redact(one_line(note)) for note in attempt.notes)
     failed = pc.field("status") != Status.OK
     columns = [run.pair_id_column, "status", "error"]
     for row in run.scores.head(NUM_FAILURES, columns=columns, filter=failed).to_pylist():
         pair_id, status, error = row.values()
         yield f"failed    {redact(one_line(pair_id))}: {status}: {error}"
     yield f"next      spips audit {run.uri} -o audit/"
+
+
+def describe_reused(reused_rows: Mapping[str, int]) -> str:
+    """Return how many rows have scores of earlier runs, and of which, as a line.
+
+    Args:
+        reused_rows: as in run.json, at least one.
+    """
+    first, *others = reused_rows
+    more = f" and {counted(len(others), 'other run')}" if others else ""
+    return f"reused    {sum(reused_rows.values()):,} rows of {PREFIX}{first}{more}"
 
 
 def counted(number: int, noun: str) -> str:

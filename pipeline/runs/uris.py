@@ -139,7 +139,7 @@ def is_allowed(uri: str, prefixes: Sequence[str]) -> bool:
     uri = plain_uri(uri)
     if "::" in uri or "\x00" in uri:
         return False
-    if not _is_local(uri) and ".." in re.split(r"[/\\;]", _NOT_SENT.sub("", unquote(uri))):
+    if not is_local(uri) and ".." in re.split(r"[/\\;]", _NOT_SENT.sub("", unquote(uri))):
         return False
     place = _place(uri)
     return any(
@@ -148,12 +148,13 @@ def is_allowed(uri: str, prefixes: Sequence[str]) -> bool:
     )
 
 
-def _is_local(uri: str) -> bool:
+def is_local(uri: str) -> bool:
+    """Return whether a URI, of one store, is a path on this machine."""
     return "://" not in uri or uri.startswith(("file://", "local://"))
 
 
 def _place(uri: str) -> str:
-    if _is_local(uri):  # exactly as fsspec opens it: it expands ~, for example
+    if is_local(uri):  # exactly as fsspec opens it: it expands ~, for example
         return str(os.path.realpath(LocalFileSystem._strip_protocol(uri)))
     scheme, separator, rest = uri.partition("://")
     return f"{scheme.lower()}{separator}{rest}"

@@ -13,6 +13,9 @@ MIN_SIDE_PX = 96
 """The model's lower bound, repeated here because reading a config must not import torch."""
 
 
+NEWEST = "newest"
+
+
 class ManifestConfig(Section):
     """The list of pairs."""
 
@@ -217,11 +220,17 @@ class OutputConfig(Section):
         "a URI that deltalake opens. It is made if it does not exist, and has a partition for each "
         "run. null: none.",
     )
+    reuse_from: Uri | None = Field(
+        None,
+        description="Finished run of the same model and image settings, run-<id>'s URI, from which "
+        "rows take their scores if their images have not changed; newest: the newest such run in "
+        "output.uri; null: score every row.",
+    )
     rows_per_file: int = Field(
         10_000,
         gt=0,
         description="Largest number of rows in a result file. A killed writer loses at most twice "
-        "this many rows, or 256 (two load tasks) if that is more.",
+        "this many rows, or two load tasks if that is more: 256 rows, or 2,048 with reuse_from.",
     )
 
 

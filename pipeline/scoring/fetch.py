@@ -85,11 +85,9 @@ def _fetch_once(uris: Sequence[str], max_bytes: int) -> list[bytes | Exception]:
     stores: dict[int, tuple[AbstractFileSystem, list[tuple[int, str]]]] = {}
     for index, uri in enumerate(uris):
         try:
-            fs, path = open_fs(uri, **_driver_options(uri))
+            fs, path = open_image(uri)
             if isinstance(fs, LocalFileSystem):
                 _check_is_file(Path(path))
-            if hasattr(fs, "retries"):
-                fs.retries = 1  # s3fs's own retries would not be counted
         except STORE_ERRORS as error:
             results[index] = error
         else:
@@ -103,6 +101,18 @@ def _fetch_once(uris: Sequence[str], max_bytes: int) -> list[bytes | Exception]:
         for (index, _), content in zip(entries, fetched, strict=True):
             results[index] = b"" if _is_empty_object(content) else _translate(content)
     return results
+
+
+def open_image(uri: str) -> tuple[AbstractFileSystem, str]:
+    """Return the file system of an image, which asks its store only once, and the path inside it.
+
+    Raises:
+        ValueError, ImportError, OSError: as in `pipeline.runs.storage.open_store`.
+    """
+    fs, path = open_fs(uri, **_driver_options(uri))
+    if hasattr(fs, "retries"):
+        fs.retries = 1  # s3fs's own retries would not be counted
+    return fs, path
 
 
 def _check_is_file(path: Path) -> None:

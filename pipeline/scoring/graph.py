@@ -5,11 +5,13 @@ from collections.abc import Callable
 from functools import partial
 
 import pyarrow as pa
+import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionOptions, ExecutionResources
 from ray.data.checkpoint import CheckpointConfig
 
 from pipeline.runs.schema import result_schema
 from pipeline.runs.storage import arrow_filesystem
+from pipeline.scoring.known_scores import KnownScores, read_known_scores
 from pipeline.scoring.load import PairLoader
 from pipeline.scoring.manifest import KeepIds
 from pipeline.scoring.plan import Plan
@@ -23,8 +25,10 @@ from pipeline.scoring.resources import (
     LOAD_CPUS_FOR_GPUS,
     ROWS_PER_GPU_BLOCK,
     ROWS_PER_LOAD_TASK,
+    ROWS_PER_REUSE_TASK,
     Scorers,
 )
+from pipeline.scoring.reuse import find_contradictions
 from pipeline.scoring.score import PairScorer
 from pipeline.scoring.suspects import Suspects
 
@@ -37,14 +41,20 @@ RETRIED_STORE_ERRORS = (
 retries of s3fs itself have failed. A retried write overwrites the partial file."""
 
 
-def run_graph(plan: Plan, scorers: Scorers, num_rows_done: int) -> None:
+def run_graph(plan: Plan, scorers: Scorers, num_rows_done: int) -> list[str]:
     """Score the rows of the attempt that have no result yet, and write their results.
 
     Args:
         plan: the run.
         scorers: the scorers to start.
         num_rows_done: rows of the attempt that have a result, for the progress line.
+
+    Returns:
+        Lines for people on images that contradict the earlier run.
     """
+    get_known: Callable[[], KnownScores] | None = None
+    if plan.earlier is not None:  # one copy on each machine, which all its processes share
+        get_known = _get_from(ray.put(read_known_scores(plan.earlier.run)))
     context = execution_context(plan, scorers)
     context.enable_progress_bars = False
     show = partial(ProgressLine, PairScorer.__name__, plan.attempt.num_rows, num_rows_done)
@@ -53,7 +63,16 @@ def run_graph(plan: Plan, scorers: Scorers, num_rows_done: int) -> None:
         # When Ray cannot record finished rows it only warns, and the run could not be resumed.
         warnings.filterwarnings("error", "You've enabled checkpointing, but", UserWarning)
         path = plan.folder.scores_path(plan.attempt.number)
-        write_results(score_pairs(plan, scorers), plan, path)
+        write_results(score_pairs(plan, scorers, get_known=get_known), plan, path)
+    if get_known is None:
+        return []
+    files = plan.folder.score_files(plan.attempt.number)
+    return find_contradictions(plan.folder.fs, files, plan.manifest.image_columns, get_known())
+
+
+def _get_from(shared: "ray.ObjectRef[KnownScores]") -> Callable[[], KnownScores]:
+    """Return a function that gets an object of Ray's store, in any process."""
+    return lambda: ray.get(shared)
 
 
 def _read_pairs(plan: Plan) -> Dataset:
@@ -66,15 +85,24 @@ def _read_pairs(plan: Plan) -> Dataset:
 
 
 def score_pairs(
-    plan: Plan, scorers: Scorers, score_stage: type[Callable[[pa.Table], pa.Table]] = PairScorer
+    plan: Plan,
+    scorers: Scorers,
+    score_stage: type[Callable[[pa.Table], pa.Table]] = PairScorer,
+    get_known: Callable[[], KnownScores] | None = None,
 ) -> Dataset:
     """Return the graph read -> load -> score, which nothing runs yet.
 
-    `score_stage` is what Ray starts in each scorer; a benchmark replaces it.
+    Args:
+        plan: the run.
+        scorers: the scorers to start.
+        score_stage: what Ray starts in each scorer; a benchmark replaces it.
+        get_known: returns the scores of an earlier run in any process; None if there is none.
     """
     config, on_gpus = plan.config, scorers.gpus_per_scorer > 0
     pixels = config.compute.pixels_per_batch
-    load_stage = PairLoader(config.images, plan.manifest.image_columns, plan.pass_through, pixels)
+    load_stage = PairLoader(
+        config.images, plan.manifest.image_columns, plan.pass_through, pixels, get_known
+    )
     score_arguments = {
         "source": config.model,
         "expected_digest": plan.model.digest,
@@ -90,7 +118,7 @@ def score_pairs(
         "use_gpu": on_gpus,
         "compile_kernels": scorers.compile_kernels,
     }
-    rows = _read_pairs(plan).repartition(target_num_rows_per_block=ROWS_PER_LOAD_TASK)
+    rows = _read_pairs(plan).repartition(target_num_rows_per_block=rows_per_task(plan))
     loaded = rows.map_batches(
         load_stage,
         batch_size=None,
@@ -113,6 +141,11 @@ def score_pairs(
     )
 
 
+def rows_per_task(plan: Plan) -> int:
+    """Return how many rows a load task has at most."""
+    return ROWS_PER_LOAD_TASK if plan.earlier is None else ROWS_PER_REUSE_TASK
+
+
 def write_results(rows: Dataset, plan: Plan, path: str) -> None:
     """Run a graph, and write its rows to result files as they arrive."""
     rows_per_file = plan.config.output.rows_per_file
@@ -122,7 +155,7 @@ def write_results(rows: Dataset, plan: Plan, path: str) -> None:
         # Ray joins blocks until they have the minimum of rows. It is one block below the maximum,
         # so the last block cannot overflow into a second file. (On GPUs it can: a block there can
         # hold rows of two load tasks.)
-        min_rows_per_file=max(1, rows_per_file // 2, rows_per_file - ROWS_PER_LOAD_TASK + 1),
+        min_rows_per_file=max(1, rows_per_file // 2, rows_per_file - rows_per_task(plan) + 1),
         max_rows_per_file=rows_per_file,
         schema=result_schema(plan.pass_through),
         # Writing must not wait for a CPU: on a small machine the load tasks keep them all until

@@ -1,35 +1,27 @@
-"""The load stage: fetch and decode pairs; each row gets pixels, or a status and an error."""
+"""The load stage: each row gets pixels, or an earlier run's scores, or a status and an error."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import cast
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.runs.errors import RowError
-from pipeline.runs.schema import Status, is_image_struct, is_text, loaded_schema
-from pipeline.runs.storage import describe
-from pipeline.runs.uris import (
-    explain_relative,
-    is_allowed,
-    is_chain,
-    is_relative,
-    one_line,
-    redact_as,
-    redact_uri,
-    shorten,
-)
+from pipeline.runs.schema import Status, is_text, loaded_schema
+from pipeline.runs.uris import one_line, redact_uri, shorten
 from pipeline.scoring.config import ImagesConfig
+from pipeline.scoring.contents import Source, get_contents, sources_of
 from pipeline.scoring.decode import DecodeProcess, decode_within_limits, fit_pair
-from pipeline.scoring.fetch import Fetched, fetch
+from pipeline.scoring.known_scores import UNKNOWN, KnownScores
+from pipeline.scoring.recall import Digests, Recall, SourcePair, take_tags
 from pipeline.scoring.resources import LOADER_KEPT_BYTES, ROWS_PER_FETCH, keep_freed_memory
 from pipeline.scoring.suspects import is_repeated
-
-Source = str | bytes | None
-"""A manifest's cell: a URI, an encoded image, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +34,8 @@ class LoadedPair:
         size: height and width in pixels; None unless ok.
         pixels: RGB bytes of reference and distorted, H x W x 3; None unless ok.
         fetch_retries: how often its images were fetched again.
+        sha256: of the bytes of reference and distorted image; None where they were not read.
+        known_row: row of the earlier run's scores, instead of pixels; or UNKNOWN.
     """
 
     status: Status
@@ -49,6 +43,13 @@ class LoadedPair:
     size: tuple[int, int] | None = None
     pixels: tuple[bytes, bytes] | None = None
     fetch_retries: int = 0
+    sha256: Digests = (None, None)
+    known_row: int = UNKNOWN
+
+    @property
+    def num_pixels(self) -> int:
+        """Pixels of one image that the scorer needs."""
+        return self.size[0] * self.size[1] if self.size and self.pixels else 0
 
 
 @dataclass
@@ -75,7 +76,6 @@ class Images:
         Raises:
             RowError: the image cannot be fetched or decoded.
         """
-        self.uses[source] -= 1
         content = self.contents[source]
         try:
             if isinstance(content, RowError):
@@ -84,9 +84,14 @@ class Images:
                 self.decoded[source] = self.decode(content)
             return self.decoded[source]
         finally:
-            if not self.uses[source]:
-                self.contents.pop(source)
-                self.decoded.pop(source, None)
+            self.release(source)
+
+    def release(self, source: Source) -> None:
+        """Drop an image after its last use."""
+        self.uses[source] -= 1
+        if not self.uses[source]:
+            self.contents.pop(source)
+            self.decoded.pop(source, None)
 
     def pack(self, source: Source, reference: Image.Image) -> bytes:
         """Return a reference's pixels at its scored size, which all its rows share."""
@@ -101,115 +106,112 @@ class PairLoader:
     """The load stage: a callable from manifest rows to blocks of loaded rows.
 
     Reads the reference and distorted columns. Adds height_px, width_px, status, error,
-    fetch_retries, reference_pixels and distorted_pixels. Drops image columns that hold bytes.
-    Each row in is one row out.
+    fetch_retries, the columns of IMAGE_FIELDS, reference_pixels and distorted_pixels; and where an
+    earlier run has scored the same two images, instead of pixels, its scores and reused_from. Drops
+    image columns that hold bytes. Each row in is one row out.
 
     Attributes:
         rules: which images are accepted, and their size.
         image_columns: names of the reference and distorted columns.
         pass_through: schema of the manifest's columns in the results.
         pixels_per_block: a block is complete when it holds this many pixels (pairs x H x W).
+        get_known: returns the scores of an earlier run; None if there is none.
     """
 
     rules: ImagesConfig
     image_columns: tuple[str, str]
     pass_through: pa.Schema
     pixels_per_block: int
+    get_known: Callable[[], KnownScores] | None = None
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         """Load rows in a worker process that does nothing else."""
         keep_freed_memory(LOADER_KEPT_BYTES)
+        tags = take_tags([rows.column(name) for name in self.image_columns], self.rules)
+        recall = Recall(tags, self.get_known() if self.get_known else None)
         # When it is repeated, one of these rows may have killed the process that had them before.
-        yield from self.load_apart(rows) if is_repeated() else self.load(rows)
+        load = self.load_apart if is_repeated() else self.load
+        yield from load(rows, recall=recall)
 
     def load(
-        self, rows: pa.Table, decode: Callable[[bytes], Image.Image] | None = None
+        self,
+        rows: pa.Table,
+        decode: Callable[[bytes], Image.Image] | None = None,
+        recall: Recall | None = None,
     ) -> Iterator[pa.Table]:
-        """Yield the loaded rows in blocks, in their order.
+        """Yield the loaded rows in blocks; those without scores of an earlier run in their order.
 
         Args:
             rows: the rows.
             decode: makes an image of a file's bytes; None decodes in this process.
+            recall: what is known of their images already.
         """
         decode = decode or partial(decode_within_limits, rules=self.rules)
+        recall = recall or Recall()
+        known_rows = recall.find_by_name(self._sources(rows))
+        is_known = known_rows != UNKNOWN
+        if is_known.any():
+            yield self._reuse(rows.filter(pa.array(is_known)), known_rows[is_known], recall)
+            rows = rows.filter(pa.array(~is_known))
         for start in range(0, rows.num_rows, ROWS_PER_FETCH):
-            yield from self._load_some(rows.slice(start, ROWS_PER_FETCH), decode)
+            yield from self._load_some(rows.slice(start, ROWS_PER_FETCH), decode, recall)
 
-    def load_apart(self, rows: pa.Table) -> Iterator[pa.Table]:
+    def load_apart(self, rows: pa.Table, recall: Recall | None = None) -> Iterator[pa.Table]:
         """Yield the same, but decode in a process of its own, which a row can kill."""
         with DecodeProcess(self.rules) as process:
-            yield from self.load(rows, process.decode)
+            yield from self.load(rows, process.decode, recall)
+
+    def _sources(self, rows: pa.Table) -> list[SourcePair]:
+        columns = (sources_of(rows.column(name)) for name in self.image_columns)
+        return list(zip(*columns, strict=True))
+
+    def _reuse(self, rows: pa.Table, known_rows: NDArray[np.int64], recall: Recall) -> pa.Table:
+        """Return rows with scores of an earlier run, whose images are not fetched."""
+        known = cast("KnownScores", recall.known)
+        pairs = [
+            LoadedPair(Status.OK, "", known.size_of(row), sha256=sha256, known_row=row)
+            for row, sha256 in zip(known_rows, known.images_of(known_rows), strict=True)
+        ]
+        return self._block(rows, pairs, recall)
 
     def _load_some(
-        self, rows: pa.Table, decode: Callable[[bytes], Image.Image]
+        self, rows: pa.Table, decode: Callable[[bytes], Image.Image], recall: Recall
     ) -> Iterator[pa.Table]:
-        references, distorted = (_sources(rows.column(name)) for name in self.image_columns)
-        uses: Counter[Source] = Counter(references + distorted)
-        contents, retries = self._fetch(list(uses))
+        sources = self._sources(rows)
+        uses = Counter(source for pair in sources for source in pair)
+        contents, retries = get_contents(list(uses), self.rules)
+        hashes = {
+            source: hashlib.sha256(content).hexdigest()
+            for source, content in contents.items()
+            if isinstance(content, bytes)
+        }
+        sha256 = [
+            (hashes.get(reference), hashes.get(distorted)) for reference, distorted in sources
+        ]
+        known_rows = recall.find_by_content(sha256)
         images = Images(decode, contents, uses)
         start, pixels, pairs = 0, 0, []
-        for sources in zip(references, distorted, strict=True):
-            pair = self._load_pair(images, sources)
+        for index, pair_sources in enumerate(sources):
+            if known_rows[index] == UNKNOWN:
+                pair = self._load_pair(images, pair_sources)
+            else:
+                pair = self._recall_pair(images, pair_sources, known_rows[index], recall)
             # The first row that needs an image reports its retries, so that the sum is right.
-            pair = replace(pair, fetch_retries=sum(retries.pop(source, 0) for source in sources))
-            pairs.append(pair)
-            pixels += pair.size[0] * pair.size[1] if pair.size else 0
+            num_retries = sum(retries.pop(source, 0) for source in pair_sources)
+            pairs.append(replace(pair, fetch_retries=num_retries, sha256=sha256[index]))
+            pixels += pair.num_pixels
             if pixels >= self.pixels_per_block:
-                yield self._block(rows.slice(start, len(pairs)), pairs)
+                yield self._block(rows.slice(start, len(pairs)), pairs, recall)
                 start, pixels, pairs = start + len(pairs), 0, []
         if pairs:
-            yield self._block(rows.slice(start), pairs)
+            yield self._block(rows.slice(start), pairs, recall)
 
-    def _fetch(
-        self, sources: Sequence[Source]
-    ) -> tuple[dict[Source, bytes | RowError], dict[Source, int]]:
-        """Return each source's bytes or the reason why there are none, and each URI's retries."""
-        contents: dict[Source, bytes | RowError] = {}
-        uris = []
+    @staticmethod
+    def _recall_pair(images: Images, sources: SourcePair, row: int, recall: Recall) -> LoadedPair:
         for source in sources:
-            if isinstance(source, bytes):
-                contents[source] = source
-            elif source:
-                refused = self._refuse(source)
-                if refused is None:
-                    uris.append(source)
-                else:
-                    contents[source] = refused
-            else:
-                got = "null" if source is None else "nothing"
-                contents[source] = RowError(
-                    Status.MISSING, f"expected a URI or an image, got {got}"
-                )
-        fetched = dict(zip(uris, fetch(uris, self.rules.max_bytes), strict=True))
-        contents |= {uri: _content(uri, one) for uri, one in fetched.items()}
-        for source, content in contents.items():
-            if isinstance(content, bytes) and len(content) > self.rules.max_bytes:
-                contents[source] = RowError(
-                    Status.TOO_LARGE,
-                    f"expected at most {self.rules.max_bytes} bytes (images.max_bytes), got more",
-                )
-        return contents, {uri: one.num_retries for uri, one in fetched.items()}
-
-    def _refuse(self, uri: str) -> RowError | None:
-        """Return the reason why a URI must not be fetched, if there is one."""
-        if uri.startswith("data:"):
-            return RowError(
-                Status.UNREADABLE,
-                "expected a URI or an absolute path, got a data: URI; give a column of bytes",
-            )
-        if is_relative(uri):
-            return RowError(Status.UNREADABLE, explain_relative(uri))
-        if is_chain(uri):  # no limit would hold for the inner store
-            return RowError(
-                Status.FORBIDDEN, "expected a URI of one store, got a chain of several (::)"
-            )
-        prefixes = self.rules.allowed_uri_prefixes
-        if prefixes is not None and not is_allowed(uri, prefixes):
-            return RowError(
-                Status.FORBIDDEN,
-                "expected a URI under images.allowed_uri_prefixes, got one outside",
-            )
-        return None
+            images.release(source)
+        size = cast("KnownScores", recall.known).size_of(row)
+        return LoadedPair(Status.OK, "", size, known_row=row)
 
     def _load_pair(self, images: Images, sources: tuple[Source, Source]) -> LoadedPair:
         shown = [
@@ -233,12 +235,17 @@ class PairLoader:
         pixels = images.pack(sources[0], reference), distorted.tobytes()
         return LoadedPair(Status.OK, "", size, pixels)
 
-    def _block(self, rows: pa.Table, pairs: Sequence[LoadedPair]) -> pa.Table:
+    def _block(self, rows: pa.Table, pairs: Sequence[LoadedPair], recall: Recall) -> pa.Table:
         columns = {field.name: rows.column(field.name) for field in self.pass_through}
         for name in self.image_columns:
             if name in columns and is_text(columns[name].type):
                 shown = [redact_uri(uri) if uri else uri for uri in columns[name].to_pylist()]
                 columns[name] = pa.array(shown, columns[name].type)
+        columns |= recall.columns(
+            self._sources(rows),
+            [pair.sha256 for pair in pairs],
+            [pair.known_row for pair in pairs],
+        )
         columns["height_px"], columns["width_px"] = (
             pa.array([pair.size[axis] if pair.size else None for pair in pairs], pa.int32())
             for axis in (0, 1)
@@ -269,25 +276,3 @@ def load_pairs(
         for pair in pairs:
             row = pa.table([[uri] for uri in pair], schema=schema)
             yield from loader.load(row, process.decode)
-
-
-def _sources(images: pa.ChunkedArray) -> list[Source]:
-    """Return the cells of an image column; of a struct its bytes, or else its path."""
-    cells: list[Any] = images.to_pylist()
-    if not is_image_struct(images.type):
-        return cells
-    return [cell and (cell["path"] if cell["bytes"] is None else cell["bytes"]) for cell in cells]
-
-
-def _content(uri: str, fetched: Fetched) -> bytes | RowError:
-    """Return an image's bytes, or the reason why it could not be fetched."""
-    error = fetched.content
-    if isinstance(error, bytes):
-        return error
-    if isinstance(error, FileNotFoundError):
-        return RowError(Status.MISSING, "expected an image, got no object")
-    got = shorten(redact_as(describe(error), uri))
-    if isinstance(error, PermissionError):
-        return RowError(Status.FORBIDDEN, f"expected read access, got {got}")
-    tries = f" in {fetched.num_retries + 1} tries" if fetched.num_retries else ""
-    return RowError(Status.UNREADABLE, f"expected readable bytes, got {got}{tries}")

@@ -4,27 +4,26 @@ import importlib.metadata
 import platform
 import random
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet
 
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.records import RECORD_VERSION, ColumnsRecord, Json, ModelInfo, PlanRecord
 from pipeline.runs.run import RunFolder, fingerprint, open_run_folder
-from pipeline.runs.schema import RETRIED_STATUSES, Status, pass_through_schema
+from pipeline.runs.schema import Status, pass_through_schema
 from pipeline.runs.storage import STORE_ERRORS, check_writable, describe, open_store
 from pipeline.runs.summary import counted
 from pipeline.runs.uris import is_relative, redact
-from pipeline.scoring.config import ImagesConfig, ScoreManifestConfig
+from pipeline.scoring.attempts import Attempt, plan_again
+from pipeline.scoring.config import NEWEST, ImagesConfig, ScoreManifestConfig
 from pipeline.scoring.load import PairLoader
-from pipeline.scoring.manifest import Manifest, hash_array, open_manifest
+from pipeline.scoring.manifest import Manifest, open_manifest
 from pipeline.scoring.manifest_files import PARQUET_SUFFIXES
+from pipeline.scoring.reuse import Earlier, choose_earlier
 from pipeline.scoring.score import describe_model, load_model
 from spips_core import packaged_checkpoints
 from spips_core.errors import FetchError, SpipsError
@@ -33,28 +32,9 @@ PACKAGES = ("spips", "ray", "torch", "torchvision", "pyarrow", "pillow", "fsspec
 RECORDED_PATHS = (
     ("manifest", "uri"), ("model", "checkpoint"), ("model", "backbone_weights"), ("output", "uri"),
     ("output", "delta_uri"),
+    ("output", "reuse_from"),
 )  # fmt: skip
 """Settings that plan.json and run.json give as absolute paths."""
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One scoring of a run's rows: attempt 1 scores all rows, later attempts only failed rows.
-
-    Attributes:
-        number: counted from 1.
-        id_hashes: (rows,) uint64, sorted: a hash of each row's pair_id.
-        ids: each row's pair_id; None for all rows of the manifest.
-    """
-
-    number: int
-    id_hashes: npt.NDArray[np.uint64]
-    ids: pa.Array | None
-
-    @property
-    def num_rows(self) -> int:
-        """Number of rows to score."""
-        return len(self.id_hashes)
 
 
 @dataclass(frozen=True)
@@ -72,6 +52,8 @@ class Plan:
             is given. Two runs with the same fingerprints are the same run.
         sample: status and error of a few rows that were loaded as a test.
         attempt: the rows to score.
+        earlier: the run whose scores are used again; None scores every row.
+        notes: lines for people on that.
     """
 
     config: ScoreManifestConfig
@@ -83,6 +65,8 @@ class Plan:
     fingerprints: dict[str, str]
     sample: list[tuple[str, str]]
     attempt: Attempt
+    earlier: Earlier | None = None
+    notes: tuple[str, ...] = ()
 
     def is_done(self) -> bool:
         """Return whether the run is finished and this attempt has no rows to score again."""
@@ -115,7 +99,7 @@ class Plan:
         config = self.config.model_dump(mode="json")
         for section, name in RECORDED_PATHS:  # filters and audits run in other working folders
             uri = config[section][name]
-            if uri and is_relative(uri) and uri not in packaged_checkpoints():
+            if uri and is_relative(uri) and uri not in (*packaged_checkpoints(), NEWEST):
                 config[section][name] = open_store(uri)[1]
         config["manifest"]["version"] = self.manifest.version  # the current one may change
         packages = {package: importlib.metadata.version(package) for package in PACKAGES}
@@ -134,13 +118,16 @@ class Plan:
         )
 
 
-def make_plan(config: ScoreManifestConfig, *, retry_failed: bool = False) -> Plan:
+def make_plan(
+    config: ScoreManifestConfig, *, retry_failed: bool = False, rescan: bool = False
+) -> Plan:
     """Check manifest, model and output, and load a few rows as a test.
 
     Args:
         config: the run's settings.
         retry_failed: if the run is finished, plan to score its rows again whose status is one of
             RETRIED_STATUSES.
+        rescan: if the run is finished, plan to score its rows again whose images have changed.
 
     Raises:
         ContractError: something is wrong; every problem is listed.
@@ -159,15 +146,22 @@ def make_plan(config: ScoreManifestConfig, *, retry_failed: bool = False) -> Pla
     pass_through = pass_through_schema(manifest.schema, manifest.image_columns)
     attempt = Attempt(1, manifest.id_hashes, None)
     is_finished = folder.state() == "finished"
-    if retry_failed and is_finished:
-        attempt = _plan_retry(FinishedRun(folder, folder.read_run()))
+    earlier = None
+    if is_finished and (retry_failed or rescan):
+        run = FinishedRun(folder, folder.read_run())
+        attempt = plan_again(run, config.images, retry_failed=retry_failed, rescan=rescan)
+        earlier = Earlier(run, is_required=False) if rescan else None
     has_rows = not is_finished or attempt.ids is not None
     sample = load_sample(manifest, config.images, pass_through) if has_rows else []
     # Otherwise the driver keeps the memory in which Arrow read the manifest for the whole run.
     pa.default_memory_pool().release_unused()
-    return Plan(
+    plan = Plan(
         config, manifest, pass_through, model, run_id, folder, fingerprints, sample, attempt
     )
+    notes: list[str] = []
+    if has_rows and earlier is None:
+        earlier, notes = choose_earlier(config.output, run_id, plan.record())
+    return replace(plan, earlier=earlier, notes=tuple(notes))
 
 
 def _check_inputs(config: ScoreManifestConfig) -> tuple[Manifest, ModelInfo]:
@@ -202,18 +196,6 @@ def _check_inputs(config: ScoreManifestConfig) -> tuple[Manifest, ModelInfo]:
     if manifest is None or model is None:
         raise FaultError("; ".join(faults))
     return manifest, model
-
-
-def _plan_retry(run: FinishedRun) -> Attempt:
-    """Return the attempt that scores a finished run's failed rows again."""
-    number = run.num_attempts + 1
-    failed = pc.field("status").isin([status.value for status in RETRIED_STATUSES])
-    # A process that was killed while it published this attempt has merged some rows already.
-    rows = run.scores.to_table(
-        columns=[run.pair_id_column], filter=failed | (pc.field("run_attempt") == number)
-    )
-    ids = rows.column(0).combine_chunks()
-    return Attempt(number, np.sort(hash_array(ids)), ids)
 
 
 def _scoring_settings(config: ScoreManifestConfig, manifest: Manifest) -> Json:
@@ -261,9 +243,12 @@ def describe_plan(plan: Plan) -> str:
         num_loaded = len(plan.sample) - len(failed)
         lines.append(f"sample    {num_loaded} of {len(plan.sample)} rows could be loaded")
         lines += [f"          {error}" for error in failed]
+    if plan.earlier is not None:
+        lines.append(f"reuse     {plan.earlier.run.uri}")
+    lines += plan.notes
     if plan.attempt.ids is not None:
         lines.append(
-            f"retry     {plan.attempt.num_rows} failed rows, attempt {plan.attempt.number}"
+            f"retry     {plan.attempt.num_rows} {plan.attempt.of}, attempt {plan.attempt.number}"
         )
     return "\n".join(lines)
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ray.exceptions import RayError
 
 from pipeline.runs.errors import FaultError
-from pipeline.runs.finished import count_by_status
+from pipeline.runs.finished import count_by_status, count_reused
 from pipeline.runs.lock import RunLock
 from pipeline.runs.records import AttemptRecord, RunRecord
 from pipeline.runs.run import RunFolder, open_run_folder
@@ -58,15 +58,16 @@ def score_and_publish(plan: Plan, scorers: Scorers, lock: RunLock) -> RunRecord:
         if len(record.attempts) >= plan.attempt.number:  # another process has published it
             return record
     start = start_attempt(plan)
+    notes: list[str] = []
     try:
         if start.num_rows_done < plan.attempt.num_rows:  # else only publishing was interrupted
-            run_graph(plan, scorers, start.num_rows_done)
+            notes = run_graph(plan, scorers, start.num_rows_done)
     except (RayError, UserWarning, *STORE_ERRORS, pa.ArrowException) as error:
         raise FaultError(
             f"{folder.uri}: {_describe_failure(plan, error)}; finished rows are kept, the same "
             "command resumes"
         ) from error
-    return publish(plan, start, scorers, lock)
+    return publish(plan, start, scorers, lock, notes)
 
 
 def _describe_failure(plan: Plan, error: Exception) -> str:
@@ -105,8 +106,17 @@ def start_attempt(plan: Plan) -> Start:
     return Start(datetime.now(UTC), time.monotonic(), num_rows)
 
 
-def publish(plan: Plan, start: Start, scorers: Scorers, lock: RunLock) -> RunRecord:
+def publish(
+    plan: Plan, start: Start, scorers: Scorers, lock: RunLock, notes: Sequence[str] = ()
+) -> RunRecord:
     """Check that each id of the attempt has exactly one result, and finish the run.
+
+    Args:
+        plan: the run.
+        start: of this process's work.
+        scorers: what scored.
+        lock: of the run's folder.
+        notes: lines for people on what the attempt found.
 
     Returns:
         The content of run.json.
@@ -138,12 +148,14 @@ def publish(plan: Plan, start: Start, scorers: Scorers, lock: RunLock) -> RunRec
         elapsed_s=round(elapsed_s, 3),
         rows_per_s=round((plan.attempt.num_rows - start.num_rows_done) / elapsed_s, 3),
         fetch_retries=sum(pc.sum(batch.column(0), min_count=0).as_py() for batch in mine),
+        notes=tuple(notes),
     )
     record = RunRecord(
         **dict(plan.record()),
         attempts=(*earlier, attempt),
         counts_by_status=counts,
         failed_fraction=(num_rows - counts[Status.OK]) / num_rows,
+        reused_rows=count_reused(rows),
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     lock.check()

@@ -16,6 +16,14 @@ ROWS_PER_LOAD_TASK = 128
 """A load task then takes seconds, so retrying it or moving it to another node is cheap."""
 ROWS_PER_FETCH = 32
 """Enough concurrent fetches to hide a store's latency, few enough to hold their bytes in memory."""
+ROWS_PER_REUSE_TASK = 1_024
+"""As ROWS_PER_LOAD_TASK, if rows are reused: most of them are then done in microseconds."""
+TAG_THREADS = 8
+TAG_REQUESTS = 32
+"""Files, and objects of a store, that are asked for their tags at the same time."""
+KEYS_PER_PAGE, LEAST_KEYS_PER_PAGE = 1_000, 8
+"""Keys that S3 lists at most per request, and the fewest for which listing is as fast as asking for
+each."""
 LOAD_CPUS = 1.0
 """CPUs of a load task if CPUs score. Ray stops idle workers beyond one per CPU, so with less than
 one CPU per task, workers would be stopped and started all the time."""
@@ -54,6 +62,8 @@ PIXELS_PER_CPU_BATCH = 4 * 256 * 256
 enough to stay in its cache."""
 SCORER_KEPT_BYTES = 1 << 30
 """Freed memory that a scorer keeps: the tensors of most batches fit in it."""
+SCORES_KEPT = 16_384
+"""Pairs whose scores a scorer keeps for other rows with the same images, about 8 MB."""
 BLOCKS_IN_FLIGHT = 2
 """Blocks that Ray gives a scorer: one is scored, the other one waits. Ray's own default."""
 ROWS_PER_GPU_BLOCK = 64

@@ -3,24 +3,27 @@
 import logging
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.runs.errors import FaultError, RowError
 from pipeline.runs.records import ModelInfo
-from pipeline.runs.schema import SCORE_FIELDS, Status, result_schema
+from pipeline.runs.schema import REUSE_FIELD, SCORE_FIELDS, Status, result_schema
 from pipeline.runs.storage import describe, local_copy
 from pipeline.scoring.config import ModelSourceConfig
+from pipeline.scoring.known_scores import SHA256
 from pipeline.scoring.resources import (
     BLOCKS_IN_FLIGHT,
     PIXELS_PER_CPU_BATCH,
     SCORER_KEPT_BYTES,
+    SCORES_KEPT,
     keep_freed_memory,
 )
 from pipeline.scoring.suspects import Suspects, is_repeated
@@ -78,12 +81,19 @@ def measures_of(model: SPIPS) -> dict[str, str]:
     return {column: name for column, name in MEASURES.items() if name not in left_out}
 
 
+Content = tuple[str, str]
+"""The sha256 of reference and distorted image."""
+
+
 class PairScorer:
     """The score stage, a callable from a block of loaded rows to a block of results.
 
-    Reads reference_pixels, distorted_pixels, height_px, width_px, status and error. Adds the
-    scores, model_digest, run_id and run_attempt; updates status and error; drops the pixels. Each
-    row in is one row out.
+    Reads reference_pixels, distorted_pixels, reference_sha256, distorted_sha256, height_px,
+    width_px, status and error. Adds the scores of rows with pixels, model_digest, run_id and
+    run_attempt; updates status and error; drops the pixels. Each row in is one row out.
+
+    Rows whose images have the same bytes are scored once, of those that a scorer gets within
+    SCORES_KEPT different pairs.
     """
 
     def __init__(
@@ -132,6 +142,7 @@ class PairScorer:
             "run_attempt": pa.scalar(run_attempt, pa.int32()),
         }
         self.schema = result_schema(pass_through)
+        self.kept: dict[Content, NDArray[np.float32]] = {}
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Return the rows with their scores, in their order."""
@@ -144,9 +155,13 @@ class PairScorer:
     def score(self, rows: pa.Table) -> pa.Table:
         """Return the rows with their scores, in their order, whatever a pair raises."""
         status, error = (rows.column(name).to_pylist() for name in ("status", "error"))
-        scores = {field.name: np.full(rows.num_rows, np.nan, np.float32) for field in SCORE_FIELDS}
+        scores = {  # those of an earlier run, NaN elsewhere
+            field.name: rows.column(field.name).to_numpy().astype(np.float32)
+            for field in SCORE_FIELDS
+        }
+        chosen, copies = self._choose(rows, scores)
         # A list: on a GPU, all batches are queued before the first result is awaited.
-        batches = [one for batch in self._batches(rows) for one in self._score(rows, batch)]
+        batches = [one for batch in self._batches(rows, chosen) for one in self._score(rows, batch)]
         for indices, values in batches:
             if isinstance(values, RowError):
                 status[indices[0]], error[indices[0]] = values.status.value, f"pair: {values}"
@@ -154,6 +169,11 @@ class PairScorer:
             for column, of_column in zip(self.measures, values.cpu().numpy(), strict=True):
                 scores[column][indices] = of_column
         self._mark_non_finite(scores, status, error)
+        for index, source in copies.items():
+            status[index], error[index] = status[source], error[source]
+            for values in scores.values():
+                values[index] = values[source]
+        self._keep(chosen, status, scores)
         is_null = np.array([state != Status.OK for state in status], dtype=bool)
         columns = {name: rows.column(name) for name in rows.column_names}
         columns |= {
@@ -162,15 +182,54 @@ class PairScorer:
         }
         columns |= {"status": pa.array(status, pa.string()), "error": pa.array(error, pa.string())}
         columns |= {name: pa.repeat(v, rows.num_rows) for name, v in self.lineage.items()}
+        reused_from = columns[REUSE_FIELD.name]  # a retry can reuse scores of its own run
+        is_own = pc.equal(reused_from, self.lineage["run_id"])
+        columns[REUSE_FIELD.name] = pc.if_else(is_own, pa.scalar(None, pa.string()), reused_from)
         return pa.table({name: columns[name] for name in self.schema.names}, schema=self.schema)
 
-    def _batches(self, rows: pa.Table) -> Iterator[list[int]]:
-        """Yield the indices of loaded rows in batches of one size, up to the pixel budget."""
+    def _choose(
+        self, rows: pa.Table, scores: Mapping[str, NDArray[np.float32]]
+    ) -> tuple[dict[int, Content | None], dict[int, int]]:
+        """Return which rows to score, with their content, and which rows repeat one of these.
+
+        The scores of other rows with pixels are taken from those that are kept.
+        """
+        has_pixels = rows.column("reference_pixels").is_valid().to_pylist()
+        sha256 = (rows.column(name).to_pylist() for name in SHA256)
+        chosen: dict[int, Content | None] = {}
+        copies: dict[int, int] = {}
+        first: dict[Content, int] = {}
+        for index, content in enumerate(zip(*sha256, strict=True)):
+            if not has_pixels[index]:
+                continue
+            if None in content:
+                chosen[index] = None
+            elif content in self.kept:
+                for name, value in zip(self.measures, self.kept[content], strict=True):
+                    scores[name][index] = value
+            elif content in first:
+                copies[index] = first[content]
+            else:
+                chosen[index], first[content] = content, index
+        return chosen, copies
+
+    def _keep(
+        self, chosen: Mapping[int, Content | None], status: Sequence[str],
+        scores: Mapping[str, NDArray[np.float32]],
+    ) -> None:  # fmt: skip
+        """Keep the scores of rows for others with the same images."""
+        for index, content in chosen.items():
+            if content is not None and status[index] == Status.OK:
+                self.kept[content] = np.array([scores[name][index] for name in self.measures])
+        for content in list(self.kept)[: max(0, len(self.kept) - SCORES_KEPT)]:
+            del self.kept[content]
+
+    def _batches(self, rows: pa.Table, chosen: Iterable[int]) -> Iterator[list[int]]:
+        """Yield the indices of chosen rows in batches of one size, up to the pixel budget."""
         by_size: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-        sizes = (rows.column(name).to_pylist() for name in ("height_px", "width_px"))
-        for index, size in enumerate(zip(*sizes, strict=True)):
-            if size[0] is not None:
-                by_size[size].append(index)
+        height_px, width_px = (rows.column(name).to_pylist() for name in ("height_px", "width_px"))
+        for index in chosen:
+            by_size[height_px[index], width_px[index]].append(index)
         for (height_px, width_px), indices in by_size.items():
             length = max(1, self.pixels_per_batch // (height_px * width_px))
             for start in range(0, len(indices), length):

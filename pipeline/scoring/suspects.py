@@ -50,7 +50,7 @@ class Suspects:
             row: as the load stage makes it.
             score: function that scores loaded rows.
         """
-        if row.column("status")[0].as_py() != Status.OK:
+        if not row.column("reference_pixels")[0].is_valid:  # it needs no scorer
             return score(row)
         pair_id = row.column(self.pair_id_column)[0].as_py()
         path = f"{self.path}/{hashlib.sha256(pair_id.encode()).hexdigest()}"

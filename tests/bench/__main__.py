@@ -22,6 +22,7 @@ PARTS = {
     "e": "references that pairs share",
     "f": "scale-out simulated",
     "g": "memory by the manifest's length",
+    "h": "a second night that reuses the first",
     "i": "scoring in a GPU's memory",
     "j": "the score stage on a GPU",
     "k": "loading, and a GPU's decoder",
@@ -48,6 +49,10 @@ def measure(part: str, folder: Path, weights: str | None) -> Table:
         from tests.bench.memory import by_length
 
         return by_length(folder)
+    if part == "h":
+        from tests.bench.reuse import second_night
+
+        return second_night(folder)
     if part in GPU_PARTS:
         from tests.bench import gpu
 

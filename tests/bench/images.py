@@ -52,31 +52,38 @@ def batch(num_pairs: int, side_px: int) -> tuple[Tensor, Tensor]:
 def write_manifest(
     folder: Path, num_rows: int, *, side_px: int, pairs_per_reference: int = 1, num_files: int = 320
 ) -> Path:
-    """Write JPEG pairs and a manifest that names them in turns.
+    """Write JPEG pairs and their manifest.
+
+    The bytes of each pair are its own, so that no scorer can use scores again.
 
     Args:
         folder: for images and manifest.
         num_rows: of the manifest.
         side_px: side of the square images.
         pairs_per_reference: pairs that follow each other with one reference.
-        num_files: distorted images to make; a longer manifest names them again.
+        num_files: pictures to make; a longer manifest has them again, in files with other bytes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     references, distorted = [], []
     for number in range(num_files):
         image = cut(number // pairs_per_reference, side_px)
-        path = folder / f"r{number // pairs_per_reference}.jpg"
         if number % pairs_per_reference == 0:
-            path.write_bytes(jpeg(image, 95))
-        references.append(str(path))
-        path = folder / f"d{number}.jpg"
-        path.write_bytes(jpeg(image, JPEG_QUALITIES[number % len(JPEG_QUALITIES)]))
-        distorted.append(str(path))
-    ids = [f"{row:08d}" for row in range(num_rows)]
+            references.append(jpeg(image, 95))
+        distorted.append(jpeg(image, JPEG_QUALITIES[number % len(JPEG_QUALITIES)]))
+
+    def write(name: str, contents: list[bytes], number: int) -> str:
+        path = folder / f"{name}{number}.jpg"
+        if not path.exists():  # decoders ignore what follows the image
+            tail = b"" if number < len(contents) else b"%d" % number
+            path.write_bytes(contents[number % len(contents)] + tail)
+        return str(path)
+
     columns = {
-        "pair_id": ids,
-        "reference_uri": [references[row % num_files] for row in range(num_rows)],
-        "distorted_uri": [distorted[row % num_files] for row in range(num_rows)],
+        "pair_id": [f"{row:08d}" for row in range(num_rows)],
+        "reference_uri": [
+            write("r", references, row // pairs_per_reference) for row in range(num_rows)
+        ],
+        "distorted_uri": [write("d", distorted, row) for row in range(num_rows)],
     }
     manifest = folder / f"manifest-{num_rows}.parquet"
     pq.write_table(pa.table(columns), manifest)

@@ -1,5 +1,6 @@
 """The job in its own process: killed, interrupted, submitted to a cluster, reading from S3."""
 
+import logging
 import os
 import shutil
 import signal
@@ -142,6 +143,30 @@ def test_a_run_from_s3_to_s3_keeps_every_row_and_no_secret(one_s3_store, images,
                       "--output.run_id=run", "--failure.max_failed_fraction=0.1")  # fmt: skip
     assert "this run is finished" in again.communicate()[0]
     assert again.returncode == 0
+
+
+@pytest.mark.parametrize("s3_store", ["moto"], indirect=True)
+def test_a_second_night_on_s3_gets_only_the_images_that_changed(s3_store, images, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "werkzeug")  # a line for each request
+    fs, root = fsspec.filesystem("s3"), s3_store.bucket
+    fs.pipe({f"{root}/images/{name}": content for name, content in images.items()})
+    manifest = write_manifest(tmp_path / "pairs.parquet", make_rows(f"{root}/images", 20))
+    got = {}
+    for run_id, more in (("one", ()), ("two", ("--reuse-from=newest",))):
+        caplog.clear()
+        job = start_job(f"--manifest.uri={manifest}", f"--output.uri={tmp_path}/out",
+                        f"--output.run_id={run_id}", *more)  # fmt: skip
+        printed = job.communicate()[0]
+        assert job.returncode == 0, printed
+        lines = [record.getMessage() for record in caplog.records if record.name == "werkzeug"]
+        got[run_id] = [line for line in lines if "GET /" in line and ".png HTTP" in line]
+        assert len([line for line in lines if "list-type=2" in line]) <= 4
+        fs.pipe(f"{root}/images/d0_0.png", images["d0_0.png"] + b"\0")
+    assert len(got["one"]) - len(got["two"]) >= 25 - 2  # both plans load the same few as a test
+    assert any("/d0_0.png" in line for line in got["two"])
+    results = open_scores(f"{tmp_path}/out/run-two").to_table().sort_by("pair_id")
+    assert results["reused_from"].to_pylist() == [None] + ["one"] * 19
+    assert results["distorted_tag"][0].as_py().startswith(f"{len(images['d0_0.png']) + 1} ")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.runs.schema import SCORE_FIELDS, result_schema
+from pipeline.runs.schema import IMAGE_FIELDS, REUSE_FIELD, SCORE_FIELDS, result_schema
 
 SCORES = (
     "spips_score", "tradition_score", "percept_score", "semantic_score", "psnr_db", "ssim",
@@ -148,7 +148,7 @@ def write_run_0_2(
         "distorted_uri": pa.array(images[1:]),
     }
     newest = result_schema(pa.schema([(name, pa.string()) for name in columns]))
-    later = {field.name for field in SCORE_FIELDS} - set(SCORES)
+    later = {field.name for field in (*SCORE_FIELDS, *IMAGE_FIELDS, REUSE_FIELD)} - set(SCORES)
     schema = pa.schema([field for field in newest if field.name not in later])
     columns |= {name: pa.array([0.5, None], pa.float32()) for name in SCORES}
     columns |= {name: pa.array([96, None], pa.int32()) for name in ("height_px", "width_px")}

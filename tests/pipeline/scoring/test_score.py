@@ -12,7 +12,7 @@ import torch
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.schema import loaded_schema, result_schema
 from pipeline.scoring.config import ModelSourceConfig
-from pipeline.scoring.score import PairScorer, load_model
+from pipeline.scoring.score import MEASURES, PairScorer, load_model
 from spips_core import SPIPS, CheckpointError, ModelConfig
 
 REPOSITORY = Path(__file__).parents[3]
@@ -53,8 +53,8 @@ def make_rows(num_rows: int, sizes=((96, 100),), broken=()) -> pa.Table:
             "reference_pixels": reference.tobytes() if is_ok else None,
             "distorted_pixels": distorted.tobytes() if is_ok else None,
         }
-        for name, value in row.items():
-            columns[name].append(value)
+        for name, values in columns.items():
+            values.append(row.get(name))
     return pa.table(columns, schema=loaded_schema(PASS_THROUGH))
 
 
@@ -354,3 +354,59 @@ def test_a_gpu_scores_as_the_cpu_does(scorer):
     on_gpu = pa.concat_tables([gpu_scorer(rows.slice(0, 7)), gpu_scorer(rows.slice(7))]).to_pandas()
     on_cpu = scorer(rows).to_pandas()
     assert np.abs(on_gpu["spips_score"] / on_cpu["spips_score"] - 1).max() < 1e-4
+
+
+def with_contents(rows: pa.Table, contents: list[str]) -> pa.Table:
+    """Return loaded rows whose images have these hashes."""
+    for name in ("reference_sha256", "distorted_sha256"):
+        index = rows.schema.get_field_index(name)
+        rows = rows.set_column(index, rows.schema.field(name), pa.array(contents))
+    return rows
+
+
+def test_the_same_images_are_scored_once_within_a_block_and_across_blocks(monkeypatch):
+    scorer, rows = make_scorer(), make_rows(4).take([0, 1, 1, 2, 0, 3, 2])
+    expected = scorer.score(rows).select(["spips_score", "psnr_db", "status"])
+    num_scored = []
+    compare = scorer.model.compare
+
+    def count(*encoded):
+        result = compare(*encoded)
+        num_scored.append(len(result.score))
+        return result
+
+    monkeypatch.setattr(scorer.model, "compare", count)
+    marked = with_contents(rows, list("0112032"))
+    for num_new in (4, 0):
+        num_scored.clear()
+        assert scorer.score(marked).select(expected.column_names).equals(expected)
+        assert sum(num_scored) == num_new
+
+
+def test_rows_with_the_images_of_one_that_fails_fail_alike(monkeypatch):
+    scorer, rows = make_scorer(), make_rows(2, sizes=((96, 100), (96, 104))).take([0, 0, 1])
+    monkeypatch.setattr(scorer.model, "compare", lambda *_: 1 / 0)
+    result = scorer.score(with_contents(rows, list("001")))
+    assert result["status"].to_pylist() == ["crashed"] * 3
+    assert result["error"][0] == result["error"][1]
+    assert not scorer.kept
+
+
+def test_a_scorer_keeps_a_bounded_number_of_scores(monkeypatch):
+    monkeypatch.setattr("pipeline.scoring.score.SCORES_KEPT", 3)
+    scorer = make_scorer()
+    scorer.score(with_contents(make_rows(5), list("01234")))
+    assert [content for content, _ in scorer.kept] == list("234")
+
+
+def test_rows_with_scores_of_an_earlier_run_pass_as_they_are():
+    rows = make_rows(2).to_pylist()
+    gone = {"reference_pixels": None, "distorted_pixels": None}
+    known = dict.fromkeys(MEASURES, 0.25) | {"psnr_db": float("inf")}
+    rows[1] |= {**gone, **known, "reused_from": "before"}
+    rows.append(rows[1] | {"pair_id": "own", "reused_from": "run"})
+    result = make_scorer().score(pa.Table.from_pylist(rows, schema=loaded_schema(PASS_THROUGH)))
+    assert result["spips_score"].to_pylist()[1:] == [0.25, 0.25]
+    assert result["psnr_db"].to_pylist()[1:] == [float("inf")] * 2
+    assert result["status"].to_pylist() == ["ok"] * 3
+    assert result["reused_from"].to_pylist() == [None, "before", None]

@@ -93,3 +93,10 @@ def test_it_is_appended_to_what_other_steps_wrote(record, tmp_path):
     assert path.read_text() == f"before\n{to_summary(record, PAGE)}\n"
     problem = append_summary(str(tmp_path), record, PAGE)
     assert problem.startswith("GITHUB_STEP_SUMMARY: expected a file to append to, got IsADirectory")
+
+
+def test_it_counts_the_rows_with_scores_of_earlier_runs(record):
+    assert "earlier runs" not in to_summary(record, PAGE)
+    run = record.run.model_copy(update={"reused_rows": 7})
+    text = to_summary(record.model_copy(update={"run": run}), PAGE)
+    assert "400 rows, 0.00 % failed, 7 with scores of earlier runs. Report" in text

@@ -10,6 +10,9 @@ import pyarrow.compute as pc
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.schema import RETRIED_STATUSES
 from pipeline.runs.storage import STORE_ERRORS, open_fs
+from pipeline.runs.uris import is_local
+from pipeline.scoring.attempts import find_changed, why_no_rescan
+from pipeline.scoring.config import ImagesConfig
 
 MAX_ROWS = 100_000
 """Rows whose images are looked at."""
@@ -18,8 +21,15 @@ NUM_SAMPLED = 100
 THREADS = 32
 
 
-def advise(run: FinishedRun) -> Iterator[str]:
+def advise(run: FinishedRun, rules: ImagesConfig) -> Iterator[str]:
     """Yield a line if failed rows can be retried, and a line if images changed since the run.
+
+    Where results have tags, local images are compared with them. Others are looked at for the time
+    of their last change.
+
+    Args:
+        run: the run.
+        rules: which images are accepted.
 
     Raises:
         OSError, or another of STORE_ERRORS: a result file is lost, or the store fails.
@@ -27,22 +37,40 @@ def advise(run: FinishedRun) -> Iterator[str]:
     num_failed = sum(run.record.counts_by_status.get(status, 0) for status in RETRIED_STATUSES)
     if num_failed:
         yield f"note: --retry-failed scores {num_failed} failed rows again"
+    has_tags = not why_no_rescan(run)
+    if has_tags:
+        yield from _compare_tags(run, rules)
     scored_s = _when_scored(run)
-    local = [uri for uri in scored_s if uri.startswith(("/", "file:///"))]
+    local = [uri for uri in scored_s if is_local(uri)]
     others = sorted(scored_s.keys() - {*local})
-    chosen = [*local, *others[:: len(others) // NUM_SAMPLED + 1]]
+    chosen = [*([] if has_tags else local), *others[:: len(others) // NUM_SAMPLED + 1]]
 
-    def find_changed(uris: Sequence[str]) -> list[str]:
+    def find_modified(uris: Sequence[str]) -> list[str]:
         return [uri for uri in uris if _modified_s(uri) > scored_s[uri]]
 
     with ThreadPoolExecutor(THREADS) as pool:
-        parts = pool.map(find_changed, [chosen[i::THREADS] for i in range(THREADS)])
+        parts = pool.map(find_modified, [chosen[i::THREADS] for i in range(THREADS)])
         changed = [uri for part in parts for uri in part]
     if changed:
         yield (
             f"warning: {len(changed)} of {len(chosen)} images that were looked at have changed "
             f"since this run started, for example {min(changed)}; its results are of the images "
-            "before; to score the new ones, give another output.run_id"
+            "before; to score the new ones, "
+            + ("add --rescan" if has_tags else "give another output.run_id")
+        )
+
+
+def _compare_tags(run: FinishedRun, rules: ImagesConfig) -> Iterator[str]:
+    """Yield a line if local images of the first MAX_ROWS rows have other tags now."""
+    num_changed = num_rows = 0
+    for num_looked, changed in find_changed(run, rules, is_quick=True):
+        num_rows, num_changed = num_rows + num_looked, num_changed + len(changed)
+        if num_rows >= MAX_ROWS:
+            break
+    if num_changed:
+        yield (
+            f"warning: the images of {num_changed} of {num_rows} rows that were looked at have "
+            "changed since they were scored; --rescan scores these rows again"
         )
 
 

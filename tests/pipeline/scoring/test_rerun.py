@@ -5,7 +5,11 @@ import fsspec
 import pytest
 
 from pipeline.runs.finished import open_run
-from pipeline.runs.rerun import NUM_SAMPLED, advise
+from pipeline.scoring import tags
+from pipeline.scoring.attempts import find_changed
+from pipeline.scoring.config import ImagesConfig
+from pipeline.scoring.known_scores import TAGS
+from pipeline.scoring.rerun import NUM_SAMPLED, advise
 
 NOW = datetime.now(UTC)  # when the tests are collected, which can be an hour before they run
 
@@ -17,9 +21,9 @@ def advise_on(write_run, folder, minutes: int, statuses=("ok", "ok", "missing"),
         {"pair_id": [f"p{i}" for i in range(len(statuses))], "status": list(statuses),
          "reference_uri": [f"{folder}/r.png"] * len(statuses),
          "distorted_uri": [f"{folder}/d{i}.png" for i in range(len(statuses))]},
-        f"run{minutes}", finished_at=started_at, **options,
+        f"run{minutes}", finished_at=started_at, absent=TAGS, **options,
     )  # fmt: skip
-    return list(advise(open_run(run)))
+    return list(advise(open_run(run), ImagesConfig()))
 
 
 def test_images_that_changed_since_the_run_are_counted_on_any_store(write_run, folder):
@@ -62,4 +66,36 @@ def test_of_remote_images_a_sample_is_looked_at(write_run, one_s3_store):
 def test_images_that_cannot_be_looked_at_are_not_reported(write_run, uri):
     columns = {"pair_id": ["a"], "reference_uri": [uri], "distorted_uri": [uri]}
     run = write_run(columns, finished_at=(NOW - timedelta(days=1)).isoformat(timespec="seconds"))
-    assert list(advise(open_run(run))) == []
+    assert list(advise(open_run(run), ImagesConfig())) == []
+
+
+def test_local_images_with_other_tags_than_recorded_are_counted_by_row(
+    write_run, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tags, "UNSETTLED_S", 0.0)
+    names = ("r", "d0", "d1", "d2")
+    files = {name: str(tmp_path / f"{name}.png") for name in names}
+    for file in files.values():
+        (tmp_path / file).write_bytes(b"image")
+    now = tags.tags_of(files.values())
+    distorted = [files[name] for name in ("d0", "d1", "d2")]
+    run = open_run(
+        write_run(
+            {"pair_id": ["a", "b", "c"], "status": ["ok", "ok", "missing"],
+             "reference_uri": [files["r"]] * 3, "distorted_uri": distorted,
+             "reference_tag": [now[files["r"]]] * 3,
+             "distorted_tag": [now[uri] for uri in distorted]}
+        )
+    )  # fmt: skip
+    retry = "note: --retry-failed scores 1 failed rows again"
+    assert list(advise(run, ImagesConfig())) == [retry]
+    (tmp_path / "d1.png").touch()
+    (tmp_path / "d2.png").unlink()
+    warning = list(advise(run, ImagesConfig()))[1]
+    assert warning.startswith("warning: the images of 1 of 2 rows that were looked at have changed")
+    (tmp_path / "r.png").write_bytes(b"other")
+    assert "images of 2 of 2 rows" in list(advise(run, ImagesConfig()))[1]
+    changed = [row for _, rows in find_changed(run, ImagesConfig()) for row in rows.to_pylist()]
+    assert [row["pair_id"] for row in changed] == ["a", "b", "c"]
+    outside = ImagesConfig(allowed_uri_prefixes=["/nowhere"])  # is not even looked at
+    assert list(advise(run, outside)) == [retry]
