@@ -17,6 +17,12 @@ from pipeline.runs.uris import redact
 Config = TypeVar("Config", bound=BaseModel)
 
 
+def find_examples() -> Path:
+    """Return the folder of example settings files: conf/ of a checkout, or its installed copy."""
+    installed = Path(__file__).with_name("conf")
+    return installed if installed.is_dir() else Path(__file__).parents[1] / "conf"
+
+
 def load_config(
     config_class: type[Config],
     parser: argparse.ArgumentParser,

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pyarrow import ArrowException
 from pydantic import BaseModel
 
-from jobs.config import load_config
+from jobs.config import find_examples, load_config
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.storage import STORE_ERRORS, describe
 
@@ -80,6 +80,7 @@ def make_parser(command: str, description: str | None) -> argparse.ArgumentParse
     return argparse.ArgumentParser(
         prog=command,
         description=description,
+        epilog=f"examples of settings files: {find_examples()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,7 @@ def test_each_command_explains_itself_with_an_example(command, capfd):
     assert f"\n  spips {command} " in out
     assert "tuple" not in out
     assert "JSON" not in out
+    assert (Path(out.split()[-1]) / "debug").is_dir()
 
 
 def test_a_command_gets_its_arguments_and_gives_its_exit_code(tmp_path, capfd):
