@@ -2,9 +2,11 @@
 
 import importlib
 import importlib.metadata
+import os
 import sys
 from collections.abc import Sequence
 
+from jobs.completion import complete_commands, typed_words
 from jobs.run_job import DONE, WRONG
 from pipeline.runs.errors import did_you_mean
 
@@ -31,11 +33,16 @@ spips COMMAND --help explains a command's settings. Its file in jobs/ takes the 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command (None: the process's command line); return the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if typed := typed_words():
+        given = typed[1:2]
+        os.environ["_ARGCOMPLETE"] = "2"  # the command's own words begin with the second
     name, rest = (given[0], given[1:]) if given else ("", [])
     if name in COMMANDS:
         job = importlib.import_module(f"jobs.{COMMANDS[name][0]}")
         code: int = job.main(rest)
         return code
+    if typed:
+        complete_commands(COMMANDS)
     if name in ("-V", "--version"):
         sys.stdout.write(f"spips {importlib.metadata.version('spips')}\n")
         return DONE

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from jobs.completion import complete_options
 from jobs.settings_options import add_settings, overrides_of
 from pipeline.runs.errors import ContractError, did_you_mean
 from pipeline.runs.uris import redact
@@ -46,6 +47,7 @@ def load_config(
     """
     parser.allow_abbrev = False
     add_settings(parser, config_class, positional)
+    complete_options(parser)
     # Otherwise an argument after the options would not be seen.
     options, unknown = parser.parse_known_intermixed_args(arguments)
     names = [name for action in parser._actions for name in action.option_strings]

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from jobs.completion import complete_options
 from jobs.run_job import DONE, exit_code_of, make_parser, prepare_process, say
 from pipeline.runs.errors import ContractError, FaultError, did_you_mean
 from pipeline.runs.schema import Status
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", default="embedded", help="a packaged name, or a path")
     parser.add_argument("--backbone-weights", metavar="FILE", help="the trunk's weights")
     parser.add_argument("--lpips", action="store_true", help="also print LPIPS of the same trunk")
+    complete_options(parser)
     options = parser.parse_args(arguments)
     prepare_process()
     images = [_absolute(uri) for uri in (options.reference, options.distorted)]

@@ -4,6 +4,7 @@ import argparse
 import types
 from collections.abc import Iterator
 from datetime import date
+from functools import partial
 from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
@@ -72,10 +73,12 @@ def add_settings(
         section = name.rpartition(".")[0]
         if section not in groups:
             groups[section] = parser.add_argument_group(f"settings of {section or 'the job'}")
-        groups[section].add_argument(
+        option = groups[section].add_argument(
             f"--{name}", *SHORT.get(name, ()), metavar=_metavar(field.annotation),
             default=argparse.SUPPRESS, help=_help(field).replace("%", "%%"),
         )  # fmt: skip
+        if choices := _choices(field.annotation):
+            option.completer = partial(_complete, choices)  # argcomplete's attribute
 
 
 def overrides_of(
@@ -145,12 +148,26 @@ def _alternatives(annotation: Any) -> list[Any]:
     return [] if annotation is type(None) else [annotation]
 
 
+def _choices(annotation: Any) -> tuple[str, ...]:
+    """Return the values that a field, or an entry of its list, can have; none if any text can."""
+    for kind in _alternatives(annotation):
+        if kind is bool:
+            return ("true", "false")
+        if get_origin(kind) is Literal:
+            return tuple(map(str, get_args(kind)))
+        if get_origin(kind) is tuple:
+            return _choices(get_args(kind)[0])
+    return ()
+
+
+def _complete(choices: tuple[str, ...], **_: object) -> tuple[str, ...]:
+    return choices
+
+
 def _metavar(annotation: Any) -> str:
     (kind,) = _alternatives(annotation)
-    if get_origin(kind) is Literal:
-        return "{" + ",".join(map(str, get_args(kind))) + "}"
-    if kind is bool:
-        return "{true,false}"
+    if get_origin(kind) is not tuple and (choices := _choices(kind)):
+        return "{" + ",".join(choices) + "}"
     if get_origin(kind) is dict:
         return YAML_KEYS
     return METAVARS[get_origin(kind) or kind]
@@ -160,9 +177,8 @@ def _help(field: FieldInfo) -> str:
     """Return a field's description, the values of its list, an example and the default."""
     text = (field.description or "").rstrip(".") + "."
     for kind in _alternatives(field.annotation):
-        for inner in get_args(kind) if get_origin(kind) is tuple else ():
-            if get_origin(inner) is Literal:
-                text += f" Values: {', '.join(get_args(inner))}."
+        if get_origin(kind) is tuple and (choices := _choices(kind)):
+            text += f" Values: {', '.join(choices)}."
     for example in field.examples or ():
         text += f" Example: '{_as_yaml(example)}'."
     if field.is_required():
