@@ -5,6 +5,7 @@ programs junit.xml, summary.md and metrics.prom. The last line printed is the ve
 
 environment variables:
   GITHUB_STEP_SUMMARY  file that summary.md is appended to; GitHub sets it
+  SPIPS_PUSH_GATEWAY   URL of a Prometheus push gateway, which gets metrics.prom
   SPIPS_WEBHOOK_URL    URL that the verdict is posted to, as Slack reads it, if the exit code is 4
 
 for example:
@@ -48,13 +49,18 @@ def _audit(config: AuditScoresConfig, *, allow_different_models: bool) -> int:
     # Imported here because torch and matplotlib take seconds; --help should not wait for them.
     from pipeline.audits.audit import audit
     from pipeline.audits.baseline import open_runs
+    from pipeline.audits.exports.metrics import to_metrics
     from pipeline.audits.exports.summary import append_summary
     from pipeline.audits.exports.webhook import check_webhook, post_verdict
     from pipeline.audits.gates import headline_of
     from pipeline.audits.report import describe_audit, page_uri, write_report
     from pipeline.audits.tables import open_tables, reported_as_faults
+    from pipeline.runs.metrics import check_gateway, push_metrics
 
-    summary, webhook = map(os.environ.get, ("GITHUB_STEP_SUMMARY", "SPIPS_WEBHOOK_URL"))
+    names = ("GITHUB_STEP_SUMMARY", "SPIPS_PUSH_GATEWAY", "SPIPS_WEBHOOK_URL")
+    summary, gateway, webhook = map(os.environ.get, names)
+    if gateway:
+        check_gateway(gateway)
     if webhook:
         check_webhook(webhook)
     run, baseline, notes = open_runs(config, allow_different_models=allow_different_models)
@@ -71,6 +77,8 @@ def _audit(config: AuditScoresConfig, *, allow_different_models: bool) -> int:
         num_failed += found.record.num_without_baseline
     headline, page = headline_of(found.record), page_uri(config)
     problems = [append_summary(summary, found.record, page)] if summary else []
+    if gateway:
+        problems.append(push_metrics(gateway, "spips_audit", to_metrics(found.record)))
     if num_failed and webhook:
         problems.append(post_verdict(webhook, headline, page))
     for problem in filter(None, problems):  # the report is written, and the exit code stands

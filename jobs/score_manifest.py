@@ -3,6 +3,9 @@
 for example:
   spips score pairs.parquet -o scores/
 
+environment variables:
+  SPIPS_PUSH_GATEWAY  URL of a Prometheus push gateway, which gets the figures of the finished run
+
 exit codes:
   0    done, now or by an earlier run of the same command
   1    fault: fix the cause and run the same command again; it resumes
@@ -11,6 +14,7 @@ exit codes:
   130  interrupted; the same command resumes
 """
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -71,11 +75,14 @@ def _score(
 ) -> int:  # fmt: skip
     # torch and ray take seconds to import; --help and a wrong config need not wait for them.
     from pipeline.runs.finished import FinishedRun
-    from pipeline.runs.summary import summarise
+    from pipeline.runs.metrics import check_gateway, push_metrics, to_metrics
+    from pipeline.runs.summary import score_figures, summarise
     from pipeline.scoring.delta_output import check_delta, write_delta
     from pipeline.scoring.plan import describe_plan, make_plan
     from pipeline.scoring.rerun import advise
 
+    if gateway := os.environ.get("SPIPS_PUSH_GATEWAY"):
+        check_gateway(gateway)
     with say_if_slow("note: still checking the manifest and a few of its images"):
         plan = make_plan(config, retry_failed=retry_failed, rescan=rescan)
     if config.output.delta_uri:
@@ -102,6 +109,10 @@ def _score(
         say(write_delta(run, config.output.delta_uri))
     for line in summarise(run):
         say(line)
+    if gateway:
+        content = to_metrics(run.record, score_figures(run.scores))
+        if problem := push_metrics(gateway, "spips_score", content):
+            sys.stderr.write(f"warning: {problem}\n")  # the results are published
     if show is not None:
         show(plan.folder.path)
     return _judge_failed(config, run.record)

@@ -334,10 +334,12 @@ class Webhook:
 
     Attributes:
         received: path, content type and content of each request.
+        authorization: that of the last request.
         status: what it answers with.
     """
 
     received: list[tuple[str, str, bytes]] = field(default_factory=list)
+    authorization: str | None = None
     status: int = 200
     port: int = 0
     stop: Any = None
@@ -358,6 +360,7 @@ def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Webhook]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             content = self.rfile.read(int(self.headers["Content-Length"]))
+            hook.authorization = self.headers["Authorization"]
             hook.received.append((self.path, self.headers["Content-Type"], content))
             self.send_response(hook.status, f"no {self.path}")  # servers repeat the request
             self.send_header("Location", hook.url)
@@ -365,6 +368,9 @@ def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Webhook]:
             self.end_headers()
 
         def do_GET(self) -> None:
+            self.do_POST()
+
+        def do_PUT(self) -> None:
             self.do_POST()
 
         def log_message(self, *_: object) -> None:

@@ -7,6 +7,7 @@
     superseded/attempt-2/   files of scores/ as they were before attempt 2 was merged into them
     checkpoint/attempt-1/   Ray Data's record of an attempt's finished rows, for resuming
     suspects/attempt-1/     rows that were alone in a scorer when it died
+    metrics.prom            written after scoring: counts and figures for Prometheus
     run.json                written after scoring: plan.json plus counts, attempts and timings
     _SUCCESS                empty, written last; a folder without it is unfinished
     lock.json               exists while a process writes here
@@ -98,6 +99,10 @@ class RunFolder:
         """Write lock.json."""
         self.write("lock.json", record.model_dump(mode="json"))
 
+    def write_metrics(self, content: bytes) -> None:
+        """Write metrics.prom."""
+        self._write_whole("metrics.prom", content)
+
     def write_success(self) -> None:
         """Write _SUCCESS, which makes the run a finished one."""
         self.write("_SUCCESS", None)
@@ -115,8 +120,11 @@ class RunFolder:
     def write(self, name: str, content: Json | None) -> None:
         """Write a JSON file of the folder in one step; None writes an empty file."""
         text = "" if content is None else json.dumps(content, indent=2, allow_nan=False) + "\n"
+        self._write_whole(name, text.encode())
+
+    def _write_whole(self, name: str, content: bytes) -> None:
         try:
-            write_whole(self.fs, f"{self.path}/{name}", text.encode())
+            write_whole(self.fs, f"{self.path}/{name}", content)
         except STORE_ERRORS as error:
             raise FaultError(f"{self.uri}/{name} cannot be written: {describe(error)}") from error
 

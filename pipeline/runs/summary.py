@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pyarrow.compute as pc
+import pyarrow.dataset
 
 from pipeline.runs.finished import FIRST_SCORE, FinishedRun
 from pipeline.runs.run import PREFIX
@@ -25,10 +26,8 @@ def summarise(run: FinishedRun) -> Iterator[str]:
             yield f"{status:<14}{count:>10}"
     if run.record.reused_rows:
         yield describe_reused(run.record.reused_rows)
-    scores = run.scores.to_table(columns=[FIRST_SCORE]).column(0).drop_null().to_numpy()
-    if len(scores):
-        mean, p95 = scores.mean(dtype=np.float64), np.quantile(scores, 0.95)
-        yield f"score     mean {mean:.4f}, p95 {p95:.4f}"
+    if figures := score_figures(run.scores):
+        yield f"score     mean {figures['mean']:.4f}, p95 {figures['p95']:.4f}"
     attempt = run.record.attempts[-1]
     if attempt.rows_per_s:
         yield f"speed     {attempt.rows_per_s:,.1f} rows/s in {attempt.elapsed_s:,.0f} s"
@@ -50,6 +49,20 @@ def describe_reused(reused_rows: Mapping[str, int]) -> str:
     first, *others = reused_rows
     more = f" and {counted(len(others), 'other run')}" if others else ""
     return f"reused    {sum(reused_rows.values()):,} rows of {PREFIX}{first}{more}"
+
+
+def score_figures(rows: pyarrow.dataset.Dataset) -> dict[str, float]:
+    """Return mean and p95 of the score, by name; nothing if no row has a score.
+
+    Raises:
+        OSError, or another of STORE_ERRORS: a result file is lost, or the store fails.
+    """
+    scores = rows.to_table(columns=[FIRST_SCORE]).column(0).drop_null().to_numpy()
+    if not len(scores):
+        return {}
+    return {
+        "mean": float(scores.mean(dtype=np.float64)), "p95": float(np.quantile(scores, 0.95)),
+    }  # fmt: skip
 
 
 def counted(number: int, noun: str) -> str:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from ipaddress import IPv6Address
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
 
 from fsspec.implementations.local import LocalFileSystem
 
@@ -100,6 +100,18 @@ def _exploded(host: str) -> str:
         return IPv6Address(host).exploded
     except ValueError:
         return host
+
+
+def http_host(url: str) -> str | None:
+    """Return the host and port of an http(s) URL, or None for any other text."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return None
+    if parts.scheme not in ("http", "https") or not host:
+        return None
+    return f"{host}:{port}" if port else host
 
 
 def is_chain(uri: str) -> bool:

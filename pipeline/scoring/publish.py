@@ -22,6 +22,7 @@ from ray.exceptions import RayError
 from pipeline.runs.errors import FaultError
 from pipeline.runs.finished import count_by_status, count_reused
 from pipeline.runs.lock import RunLock
+from pipeline.runs.metrics import to_metrics
 from pipeline.runs.records import AttemptRecord, RunRecord
 from pipeline.runs.run import RunFolder, open_run_folder
 from pipeline.runs.schema import Status
@@ -32,6 +33,7 @@ from pipeline.runs.storage import (
     is_transient,
     write_whole,
 )
+from pipeline.runs.summary import score_figures
 from pipeline.scoring.graph import run_graph
 from pipeline.scoring.manifest import hash_array, hash_ids
 from pipeline.scoring.plan import Plan
@@ -159,6 +161,7 @@ def publish(
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     lock.check()
+    folder.write_metrics(to_metrics(record, score_figures(rows)))
     folder.write_run(record)
     folder.write_success()
     return record

@@ -16,8 +16,8 @@ VERDICT = "Failed: all rows: p95 of spips_score 0.2, allowed 0.1"
 @pytest.fixture
 def audited(write_run, tmp_path, monkeypatch):
     """A function that audits a run of two pairs in this process, and returns its exit code."""
-    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
-    monkeypatch.delenv("SPIPS_WEBHOOK_URL", raising=False)
+    for name in ("GITHUB_STEP_SUMMARY", "SPIPS_PUSH_GATEWAY", "SPIPS_WEBHOOK_URL"):
+        monkeypatch.delenv(name, raising=False)
     run = write_run({"pair_id": ["a", "b"], "spips_score": [0.2, 0.2]})
     arguments = [f"--scores.uri={run}", f"--output.uri={tmp_path}/audit",
                  "--report.pairs_per_sheet=0"]  # fmt: skip
@@ -86,3 +86,20 @@ def test_the_summary_is_appended_to_github_s_file(audited, tmp_path, monkeypatch
     assert audited(KEPT) == DONE
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("warning: GITHUB_STEP_SUMMARY: expected a file to append to, got ")
+
+
+def test_a_push_gateway_gets_every_audit_s_metrics_and_cannot_change_its_exit_code(
+    audited, webhook, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setenv("SPIPS_PUSH_GATEWAY", f"http://127.0.0.1:{webhook.port}")
+    assert audited(KEPT) == DONE
+    ((path, _, content),) = webhook.received
+    assert path == "/metrics/job/spips_audit"
+    assert f"{content.decode()}# EOF\n" == (tmp_path / "audit/metrics.prom").read_text()
+    assert capfd.readouterr().err == ""
+    webhook.stop()
+    assert audited(BROKEN) == GATE_BROKEN
+    assert capfd.readouterr().err == (
+        f"warning: SPIPS_PUSH_GATEWAY: expected 127.0.0.1:{webhook.port} to take the metrics, "
+        "got URLError\n"
+    )

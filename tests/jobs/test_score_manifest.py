@@ -115,6 +115,33 @@ def test_a_finished_run_is_written_to_a_delta_table_once(finished, manifest, tmp
     assert [row["pair_id"] for row in rows] == read(finished)["pair_id"].to_pylist()
 
 
+def test_a_push_gateway_gets_what_is_in_metrics_prom_and_may_be_away(
+    finished, manifest, webhook, monkeypatch, capfd
+):
+    monkeypatch.setenv("SPIPS_PUSH_GATEWAY", f"http://127.0.0.1:{webhook.port}")
+    assert score(manifest, finished) == DONE
+    ((path, _, content),) = webhook.received
+    assert path == "/metrics/job/spips_score"
+    (written,) = finished.glob("run-*/metrics.prom")
+    assert f"{content.decode()}# EOF\n" == written.read_text()
+    assert 'spips_score_rows{status="ok"} 60.0\n' in written.read_text()
+    webhook.stop()
+    assert score(manifest, finished) == DONE
+    assert capfd.readouterr().err == (
+        f"warning: SPIPS_PUSH_GATEWAY: expected 127.0.0.1:{webhook.port} to take the metrics, "
+        "got URLError\n"
+    )
+
+
+def test_an_address_that_is_no_push_gateway_s_is_refused_before_anything_is_written(
+    manifest, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setenv("SPIPS_PUSH_GATEWAY", "gateway")
+    assert score(manifest, tmp_path / "out") == WRONG
+    assert capfd.readouterr().err.startswith("error: SPIPS_PUSH_GATEWAY: expected a URL such as ")
+    assert not (tmp_path / "out").exists()
+
+
 def test_failed_rows_are_retried_and_their_new_results_replace_the_old_ones(
     image_folder, tmp_path, capfd
 ):

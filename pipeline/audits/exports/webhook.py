@@ -6,11 +6,11 @@ Whoever knows a webhook's URL can post to it, so messages name only its host.
 import asyncio
 import html
 from http import HTTPStatus
-from urllib.parse import urlsplit
 
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
 from pipeline.runs.errors import ContractError
+from pipeline.runs.uris import http_host
 
 LONGEST_ANSWER_S = 10
 
@@ -21,7 +21,7 @@ def check_webhook(url: str) -> None:
     Raises:
         ContractError: it is no http(s) URL.
     """
-    if not _host_of(url):
+    if not http_host(url):
         raise ContractError(
             "SPIPS_WEBHOOK_URL: expected a URL such as https://hooks.example.com/services/..., "
             "got a text without https:// or http://, or without a host"
@@ -48,7 +48,7 @@ def post_verdict(url: str, headline: str, page_uri: str) -> str:
         if status < HTTPStatus.MULTIPLE_CHOICES:
             return ""
         got = f"HTTP status {status}"
-    return f"SPIPS_WEBHOOK_URL: expected {_host_of(url)} to take the verdict, got {got}"
+    return f"SPIPS_WEBHOOK_URL: expected {http_host(url)} to take the verdict, got {got}"
 
 
 async def _post(url: str, content: dict[str, str]) -> int:
@@ -59,15 +59,3 @@ async def _post(url: str, content: dict[str, str]) -> int:
         session.post(url, json=content, allow_redirects=False) as response,
     ):
         return response.status
-
-
-def _host_of(url: str) -> str | None:
-    """Return the host and port of an http(s) URL, or None for any other text."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        return None
-    if parts.scheme not in ("http", "https") or not host:
-        return None
-    return f"{host}:{port}" if port else host
