@@ -19,6 +19,7 @@ from pipeline.runs.schema import REUSE_FIELD, SCORE_FIELDS, Status, result_schem
 from pipeline.runs.storage import describe, local_copy
 from pipeline.scoring.config import ModelSourceConfig
 from pipeline.scoring.known_scores import SHA256
+from pipeline.scoring.live_metrics import RowCounter
 from pipeline.scoring.resources import (
     BLOCKS_IN_FLIGHT,
     PIXELS_PER_CPU_BATCH,
@@ -130,6 +131,7 @@ class PairScorer:
             pixels_per_batch = min(pixels_per_batch, PIXELS_PER_CPU_BATCH)
         self.pixels_per_batch = pixels_per_batch
         self.suspects = suspects
+        self.counter = None if suspects is None else RowCounter(run_id)
         # When a scorer dies, Ray gives the blocks that it had to its successor.
         self.num_suspicious_blocks = BLOCKS_IN_FLIGHT if is_repeated() else 0
         self.model = _prepare_model(source, expected_digest, use_gpu, compile_kernels)
@@ -146,6 +148,12 @@ class PairScorer:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Return the rows with their scores, in their order."""
+        scored = self._score_block(rows)
+        if self.counter is not None:
+            self.counter.add(scored)
+        return scored
+
+    def _score_block(self, rows: pa.Table) -> pa.Table:
         if self.suspects is None or not self.num_suspicious_blocks:
             return self.score(rows)
         self.num_suspicious_blocks -= 1

@@ -1,6 +1,9 @@
 import json
 import re
 import shutil
+import time
+import urllib.request
+from collections import Counter
 from pathlib import Path
 
 import duckdb
@@ -11,8 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 from deltalake import DeltaTable
+from prometheus_client.parser import text_string_to_metric_families
 from ray.data import DataContext
 
+from jobs import audit_scores
 from jobs.run_job import DONE, FAULT, TOO_MANY_FAILED, WRONG
 from pipeline.runs.finished import open_run, open_scores
 from pipeline.runs.schema import Status, result_schema
@@ -22,7 +27,7 @@ from pipeline.scoring.graph import execution_context, score_pairs
 from pipeline.scoring.plan import make_plan
 from pipeline.scoring.resources import Scorers
 from spips_core import SPIPS, ModelConfig
-from tests.jobs.conftest import listing, make_rows, read, score, write_manifest
+from tests.jobs.conftest import REPOSITORY, listing, make_rows, read, score, write_manifest
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -58,14 +63,21 @@ def plant(rows: pa.Table, folder: Path) -> tuple[pa.Table, list[str]]:
     return rows.set_column(2, "distorted_uri", pa.array(uris)), expected
 
 
-def test_each_row_comes_back_once_with_its_status(image_folder, tmp_path, finished):
+@pytest.fixture(scope="module")
+def planted(ray_cluster, image_folder, tmp_path_factory) -> tuple[pa.Table, list[str], Path]:
+    """A manifest with rows of each status, their expected statuses, and the folder of its run."""
     rows, expected = plant(make_rows(str(image_folder), 260), image_folder)
-    path = write_manifest(tmp_path / "pairs.parquet", rows)
+    folder = tmp_path_factory.mktemp("planted")
+    path = write_manifest(folder / "pairs.parquet", rows)
     arguments = [f"--images.allowed_uri_prefixes={image_folder}", "--failure.max_failed_fraction=1"]
     arguments += ["--output.rows_per_file=200"]
-    assert score(path, tmp_path / "out", *arguments) == DONE
+    assert score(path, folder / "out", *arguments) == DONE
+    return rows, expected, folder / "out"
 
-    results = read(tmp_path / "out")
+
+def test_each_row_comes_back_once_with_its_status(planted, finished):
+    rows, expected, output = planted
+    results = read(output)
     assert results.schema.equals(result_schema(rows.schema))
     assert results["pair_id"].to_pylist() == rows["pair_id"].to_pylist()
     assert results["status"].to_pylist() == expected
@@ -75,7 +87,7 @@ def test_each_row_comes_back_once_with_its_status(image_folder, tmp_path, finish
         assert (row["error"] == "") == (row["status"] == "ok")
         assert (row["spips_score"] is None) == (row["status"] != "ok")
 
-    (run,) = (tmp_path / "out").glob("run-*")
+    (run,) = output.glob("run-*")
     files = list((run / "scores").rglob("*.parquet"))
     assert len(files) == 2
     assert max(pq.read_metadata(file).num_rows for file in files) <= 200
@@ -131,6 +143,50 @@ def test_a_push_gateway_gets_what_is_in_metrics_prom_and_may_be_away(
         f"warning: SPIPS_PUSH_GATEWAY: expected 127.0.0.1:{webhook.port} to take the metrics, "
         "got URLError\n"
     )
+
+
+def scrape() -> dict[tuple[str, ...], float]:
+    """What Ray's metrics endpoint says of this project: values by name, run and status."""
+    (node,) = ray.nodes()
+    url = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    values: dict[tuple[str, ...], float] = {}
+    for sample in (one for family in families for one in family.samples):
+        if "spips" in sample.name:
+            key = (sample.name, sample.labels["run_id"], sample.labels["status"])
+            values[key] = values.get(key, 0) + sample.value
+    return values
+
+
+def test_ray_counts_rows_by_status_and_the_grafana_board_reads_what_is_exported(
+    planted, finished, tmp_path
+):
+    _, expected, output = planted
+    (run,) = output.glob("run-*")
+    deadline_s = time.monotonic() + 120
+    counted: dict[str, float] = {}
+    while not counted and time.monotonic() < deadline_s:  # Ray collects them every ten seconds
+        time.sleep(1)
+        exported = scrape()
+        counted = {
+            status: n for (_, run_id, status), n in exported.items() if run.name == f"run-{run_id}"
+        }
+    assert counted == Counter(expected)
+
+    gates = "--gates=[{column: spips_score, figure: p95, at_most: 0.9}]"
+    audit_scores.main([f"--scores.uri={finished}", f"--output.uri={tmp_path}/audit", gates,
+                       "--report.pairs_per_sheet=0"])  # fmt: skip
+    files = [tmp_path / "audit/metrics.prom", *finished.glob("run-*/metrics.prom")]
+    names = {name for name, _, _ in exported}
+    names |= set(re.findall(r"^(spips_\w+)", "".join(map(Path.read_text, files)), re.MULTILINE))
+    board = json.loads((REPOSITORY / "conf/nightly/grafana.json").read_text())
+    queries = [query["expr"] for panel in board["panels"] for query in panel["targets"]]
+    queries += [one["definition"] for one in board["templating"]["list"] if one["type"] == "query"]
+    used = [re.findall(r"\b(?:ray_)?spips_\w+", re.sub('"[^"]*"', "", query)) for query in queries]
+    assert len(queries) > 10
+    assert all(used)
+    assert not {name for some in used for name in some} - names
 
 
 def test_an_address_that_is_no_push_gateway_s_is_refused_before_anything_is_written(
