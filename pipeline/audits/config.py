@@ -133,6 +133,12 @@ class ReportConfig(Section):
         384, ge=64, le=1024, description="Longest side of an image in the report, in pixels."
     )
     seed: int = Field(0, ge=0, description="Seed of the random sample and of the bootstrap.")
+    mlflow_experiment: str | None = Field(
+        None,
+        min_length=1,
+        description="MLflow experiment to which figures and report are logged, with the extra "
+        "spips[mlflow] and MLFLOW_TRACKING_URI in the environment. null: none.",
+    )
 
 
 class AuditOutputConfig(Section):

@@ -1,6 +1,7 @@
 """The audit's command: its last line, and whom it tells."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -103,3 +104,22 @@ def test_a_push_gateway_gets_every_audit_s_metrics_and_cannot_change_its_exit_co
         f"warning: SPIPS_PUSH_GATEWAY: expected 127.0.0.1:{webhook.port} to take the metrics, "
         "got URLError\n"
     )
+
+
+def test_an_audit_for_mlflow_is_logged_with_its_report(audited, tmp_path, monkeypatch, capfd):
+    mlflow = pytest.importorskip("mlflow")
+    experiment = "--report.mlflow_experiment=nightly"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert audited(KEPT, experiment) == WRONG
+    assert "MLFLOW_TRACKING_URI" in capfd.readouterr().err
+    assert not (tmp_path / "audit").exists()
+    store = (tmp_path / "mlruns").as_uri()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    assert audited(BROKEN, experiment) == GATE_BROKEN
+    assert "warning" not in capfd.readouterr().err
+    client = mlflow.MlflowClient(store)
+    (run,) = client.search_runs([client.get_experiment_by_name("nightly").experiment_id])
+    assert run.data.tags["spips.verdict"] in VERDICT
+    logged = client.download_artifacts(run.info.run_id, "audit.html")
+    assert Path(logged).read_bytes() == (tmp_path / "audit/audit.html").read_bytes()
