@@ -1,11 +1,13 @@
 """Make a manifest, which `spips score` reads, of folders of images or of a list or data set.
 
-Of folders, files are a pair if their paths are equal without suffix, or as --match says. A list or
+Of folders, files are a pair if their paths are equal without suffix, or as --match says. With
+--frames they are videos, or two video files, of which frames are sampled. A list or
 data set is .csv, .tsv, .jsonl, .ndjson, Parquet, tars, or a folder of Hugging Face's save_to_disk.
 
 for example:
   spips manifest targets/ model_a/ model_b/ -o pairs.parquet
   spips manifest pairs.csv -o pairs.parquet
+  spips manifest target.mp4 model_a=output.mp4 -o pairs.parquet --frames 1
 
 exit codes:
   0    done
@@ -27,6 +29,7 @@ from pipeline.runs.uris import one_line
 
 SHORT_OPTIONS = {
     "--match": ("folders.match", "REGEX"),
+    "--frames": ("folders.frames_every_s", "SECONDS"),
     "--reference-column": ("source.reference_column", "NAME"),
     "--distorted-column": ("source.distorted_column", "NAME"),
     "--pair-id-column": ("source.pair_id_column", "NAME"),

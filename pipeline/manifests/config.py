@@ -32,6 +32,14 @@ class FoldersConfig(Section):
         "two files are a pair if their paths are equal without the suffix.",
     )
 
+    frames_every_s: float | None = Field(
+        None,
+        ge=0.001,
+        description="The files are videos, with the extra spips[video]: sample a frame of both at "
+        "0 s and then every so many seconds, into PNG files beside the manifest. References and "
+        "candidates can also be single files.",
+    )
+
     @field_validator("match")
     @classmethod
     def _has_named_groups(cls, match: str | None) -> str | None:
@@ -120,8 +128,9 @@ class MakeManifestConfig(Section):
         if source.uri is None and (folders.references is None or not folders.candidates):
             missing = "candidates" if folders.references is not None else "references"
             raise ValueError(f"{expected}, got no folders.{missing}")
-        if source.uri is not None and folders.match is not None:
-            raise ValueError("expected folders with folders.match, got source.uri")
+        for name in ("match", "frames_every_s"):
+            if source.uri is not None and getattr(folders, name) is not None:
+                raise ValueError(f"expected folders with folders.{name}, got source.uri")
         named = [name for name in type(source).model_fields if getattr(source, name) is not None]
         if source.uri is None and named:
             raise ValueError(f"expected source.uri with source.{named[0]}, got folders")

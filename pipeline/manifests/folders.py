@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import pyarrow as pa
 
@@ -20,13 +21,18 @@ IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif"}
 )
 """What the names of images end in, in lower or upper case."""
+VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".y4m", ".ts"})
+Kind = Literal["images", "videos"]
+SUFFIXES: dict[Kind, frozenset[str]] = {"images": IMAGE_SUFFIXES, "videos": VIDEO_SUFFIXES}
 Key = tuple[str, ...]
 """What the two files of a pair have in common: the path without suffix, or named groups."""
+VIDEO_KEY = ("video",)
+"""Of videos that are given as single files."""
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The images of a folder.
+    """The images of a folder, or its videos.
 
     Attributes:
         name: the model, or "references".
@@ -52,13 +58,14 @@ def pair_folders(config: FoldersConfig) -> tuple[pa.Table, list[str]]:
         FaultError: a store is away.
     """
     expression = re.compile(config.match) if config.match is not None else None
+    kind: Kind = "images" if config.frames_every_s is None else "videos"
     named = [_split_name(candidate) for candidate in config.candidates]
     wanted = [("folders.references", "references", str(config.references))]
     wanted += [("folders.candidates", name, uri) for name, uri in named]
     folders, problems = [], _check_names([name for name, _ in named])
     for setting, name, uri in wanted:
         try:
-            folders.append(_open_folder(setting, name, uri, expression))
+            folders.append(_open_folder(setting, name, uri, expression, kind))
         except ContractError as error:
             problems += error.problems
     if problems:
@@ -71,7 +78,11 @@ def pair_folders(config: FoldersConfig) -> tuple[pa.Table, list[str]]:
     if problems:
         raise ContractError(*problems)
     groups = list(expression.groupindex) if expression else []
-    return _make_rows(references, candidates, groups), notes
+    rows = _make_rows(references, candidates, groups)
+    if kind == "videos":
+        names = [id_.partition("/")[2] for id_ in rows["pair_id"].to_pylist()]
+        rows = rows.append_column("video", pa.array(names, pa.string()))
+    return rows, notes
 
 
 def _split_name(candidate: str) -> tuple[str, str]:
@@ -93,9 +104,9 @@ def _check_names(names: Sequence[str]) -> list[str]:
 
 
 def _open_folder(
-    setting: str, name: str, uri: str, expression: re.Pattern[str] | None
+    setting: str, name: str, uri: str, expression: re.Pattern[str] | None, kind: Kind
 ) -> ImageFolder:
-    """Return a folder's images.
+    """Return a folder's images, or its videos; a single video has the key VIDEO_KEY.
 
     Raises:
         ContractError: there is no such folder, it has no images, or several of one key.
@@ -103,6 +114,9 @@ def _open_folder(
     """
     fs, root, base = open_place(setting, uri)
     try:
+        if kind == "videos" and fs.isfile(root):
+            folder, _, file = base.rpartition("/")
+            return ImageFolder(name, folder, {VIDEO_KEY: file}, ())
         if not fs.isdir(root):
             got = "a file" if fs.exists(root) else "nothing"
             raise ContractError(f"{setting}: expected a folder, got {got} at {base}")
@@ -112,7 +126,7 @@ def _open_folder(
     images: list[str] = []
     others: list[str] = []
     for path in paths:
-        (images if _is_image(path) else others).append(path)
+        (images if _is_of(kind, path) else others).append(path)
     by_key: dict[Key, list[str]] = {}
     unmatched = []
     for path in images:
@@ -121,18 +135,18 @@ def _open_folder(
             unmatched.append(path)
         else:
             by_key.setdefault(key, []).append(path)
-    notes = _note(name, others, "left out, not named as images are")
+    notes = _note(name, others, f"left out, not named as {kind} are")
     notes += _note(name, unmatched, "left out, where folders.match finds nothing")
-    problems = _check_images(by_key, images, others)
+    problems = _check_images(by_key, images, others, kind)
     if problems:
         raise ContractError(*(f"{setting}: {problem} at {base}" for problem in problems))
     return ImageFolder(name, base, {key: path for key, [path] in by_key.items()}, tuple(notes))
 
 
-def _is_image(path: str) -> bool:
-    """Return whether a path is an image's; a Mac's ._a.png is none."""
+def _is_of(kind: Kind, path: str) -> bool:
+    """Return whether a path is an image's or a video's; a Mac's ._a.png is none."""
     is_hidden = path.startswith(".") or "/." in path
-    return posixpath.splitext(path)[1].lower() in IMAGE_SUFFIXES and not is_hidden
+    return posixpath.splitext(path)[1].lower() in SUFFIXES[kind] and not is_hidden
 
 
 def _find_key(path: str, expression: re.Pattern[str] | None) -> Key | None:
@@ -148,18 +162,18 @@ def _find_key(path: str, expression: re.Pattern[str] | None) -> Key | None:
 
 
 def _check_images(
-    by_key: dict[Key, list[str]], images: Sequence[str], others: Sequence[str]
+    by_key: dict[Key, list[str]], images: Sequence[str], others: Sequence[str], kind: Kind
 ) -> list[str]:
     if not images:
         got = f"only {list_first(others)}" if others else "none"
-        return [f"expected images ({' '.join(sorted(IMAGE_SUFFIXES))}), got {got}"]
+        return [f"expected {kind} ({' '.join(sorted(SUFFIXES[kind]))}), got {got}"]
     if not by_key:
         found = list_first(images)
-        return [f"expected images that folders.match describes, got none among {found}"]
+        return [f"expected {kind} that folders.match describes, got none among {found}"]
     problems = []
     repeated = {key: paths for key, paths in by_key.items() if len(paths) > 1}
     for key, paths in islice(repeated.items(), MAX_NAMED):
-        problems.append(f"expected one image for {_name(key)!r}, got {list_first(paths)}")
+        problems.append(f"expected one {kind[:-1]} for {_name(key)!r}, got {list_first(paths)}")
     if len(repeated) > MAX_NAMED:
         problems.append(f"expected one image for each name, got several for {len(repeated)} names")
     wrong = [path for path in images if not _is_utf8(path)]
@@ -179,7 +193,7 @@ def _is_utf8(path: str) -> bool:
 
 
 def _check_pairs(references: ImageFolder, candidate: ImageFolder) -> list[str]:
-    if candidate.uri == references.uri:
+    if (candidate.uri, candidate.images) == (references.uri, references.images):
         return [
             f"folders.candidates: expected other folders than the references', got {candidate.uri}"
         ]

@@ -13,6 +13,7 @@ from fsspec import AbstractFileSystem
 from pipeline.manifests.columns import arrange, choose_columns, describe_left_out
 from pipeline.manifests.config import MakeManifestConfig, ManifestOutputConfig
 from pipeline.manifests.folders import pair_folders
+from pipeline.manifests.frames import sample_frames
 from pipeline.manifests.opening import open_source
 from pipeline.manifests.source import list_first, open_place
 from pipeline.runs.errors import ContractError
@@ -65,6 +66,9 @@ def make_manifest(config: MakeManifestConfig) -> Summary:
     fs, path, uri = _open_output(config.output)
     if config.source.uri is None:
         rows, notes = pair_folders(config.folders)
+        if config.folders.frames_every_s is not None:
+            every_s, overwrite = config.folders.frames_every_s, config.output.overwrite
+            rows = sample_frames(rows, every_s, uri, overwrite=overwrite)
         counts = _write(fs, path, [rows])
     else:
         given = config.source.uri
