@@ -15,7 +15,7 @@ exit codes:
 import sys
 from collections.abc import Sequence
 
-from jobs.run_job import DONE, VERBOSE, make_parser, run_job, say, start_ray
+from jobs.run_job import DONE, VERBOSE, check_cluster, make_parser, run_job, say, start_ray
 from pipeline.filters.config import FilterScoresConfig
 from pipeline.runs.errors import ContractError
 
@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _filter(config: FilterScoresConfig, *, dry_run: bool, verbose: bool) -> int:
     # Imported here because ray takes seconds; --help and a wrong config should not wait for it.
+    from ray.data import DataContext
     from ray.exceptions import RayError
 
     from pipeline.audits.tables import reported_as_faults
@@ -64,12 +65,14 @@ def _filter(config: FilterScoresConfig, *, dry_run: bool, verbose: bool) -> int:
         if dry_run:
             say("dry run: nothing was written")
             return DONE
+        check_cluster()  # before the lock makes the output folder
         with lock_run(folder) as lock:
             lock.check()
             if open_output(config, run)[1] == "finished":  # by a process that just ended
                 say(finished)
                 return DONE
             start_ray(verbose=verbose)
+            DataContext.get_current().enable_progress_bars = verbose
             write_filtered(config, folder, run, rules, summary, source)
         say(f"{folder.uri}/manifest, {folder.uri}/rejects, {folder.uri}/summary.json")
         return DONE

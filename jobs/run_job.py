@@ -140,7 +140,7 @@ def start_ray(*, verbose: bool, dashboard: bool = False) -> list[dict[str, float
         logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     with _signals_noted():
         if os.environ.get("RAY_ADDRESS"):  # set in submitted jobs
-            _check_cluster(os.environ["RAY_ADDRESS"])
+            check_cluster()
             ray.init(ignore_reinit_error=True, logging_level=level)
         else:  # without "local", Ray would wait for a dead cluster that left its address behind
             ray.init(
@@ -182,12 +182,15 @@ def _signals_noted() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _check_cluster(address: str) -> None:
-    """Check that a cluster answers; Ray would wait minutes for one that does not.
+def check_cluster() -> None:
+    """Check that the cluster of RAY_ADDRESS answers; Ray would wait minutes for one that does not.
 
     Raises:
         FaultError: nothing answers there.
     """
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        return
     from ray._private.services import canonicalize_bootstrap_address
 
     try:

@@ -27,6 +27,7 @@ from jobs.run_job import (
     DONE,
     TOO_MANY_FAILED,
     VERBOSE,
+    check_cluster,
     make_parser,
     run_job,
     say,
@@ -37,6 +38,7 @@ from pipeline.runs.records import RunRecord
 from pipeline.scoring.config import ScoreManifestConfig
 
 if TYPE_CHECKING:
+    from pipeline.runs.finished import FinishedRun
     from pipeline.scoring.plan import Plan
 
 FLAGS = {
@@ -109,10 +111,7 @@ def _score(
         say(write_delta(run, config.output.delta_uri))
     for line in summarise(run):
         say(line)
-    if gateway:
-        content = to_metrics(run.record, score_figures(run.scores))
-        if problem := push_metrics(gateway, "spips_score", content):
-            sys.stderr.write(f"warning: {problem}\n")  # the results are published
+    _push(run, gateway)
     if show is not None:
         show(plan.folder.path)
     return _judge_failed(config, run.record)
@@ -125,6 +124,7 @@ def _run(config: ScoreManifestConfig, plan: "Plan", *, verbose: bool) -> RunReco
     from pipeline.scoring.resources import choose_scorers, describe_scorers
     from pipeline.scoring.reuse import adopt_kernels
 
+    check_cluster()  # before the lock makes the run's folder
     with lock_run(plan.folder) as lock:
         scorers = choose_scorers(config.compute, start_ray(verbose=verbose), plan.attempt.num_rows)
         scorers, earlier = adopt_kernels(scorers, plan.earlier, config.compute.compile)
@@ -136,6 +136,18 @@ def _run(config: ScoreManifestConfig, plan: "Plan", *, verbose: bool) -> RunReco
         record = score_and_publish(plan, scorers, lock)
     say(f"results   {plan.folder.uri}")
     return record
+
+
+def _push(run: "FinishedRun", gateway: str | None) -> None:
+    """Push the figures of a run to a gateway, if any; warn if it does not take them."""
+    if not gateway:
+        return
+    from pipeline.runs.metrics import push_metrics, to_metrics
+    from pipeline.runs.summary import score_figures
+
+    content = to_metrics(run.record, score_figures(run.scores))
+    if problem := push_metrics(gateway, "spips_score", content):
+        sys.stderr.write(f"warning: {problem}\n")  # the results are published
 
 
 def _judge_failed(config: ScoreManifestConfig, record: RunRecord) -> int:

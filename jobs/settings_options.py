@@ -28,12 +28,14 @@ def settings_of(
 ) -> Iterator[tuple[str, FieldInfo, bool]]:
     """Yield each setting of a settings class: section.field, its field, and if it must be given.
 
-    A section that may be null needs none of its settings.
+    A section that may be null needs none of its settings, and is a setting itself.
     """
     for name, field in config_class.model_fields.items():
         kinds = _alternatives(field.annotation)
-        if len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], BaseModel):
+        if len(kinds) == 1 and _is_section(kinds[0]):
             must_be_there = is_needed and (kinds[0] is field.annotation)
+            if kinds[0] is not field.annotation:
+                yield f"{section}{name}", field, False
             yield from settings_of(kinds[0], f"{section}{name}.", is_needed=must_be_there)
         else:
             yield f"{section}{name}", field, is_needed and field.is_required()
@@ -105,6 +107,10 @@ def overrides_of(
         values[setting] = given[dest]
     overrides: dict[str, Any] = {}
     for name, text in values.items():
+        whole = next((one for one in values if name.startswith(f"{one}.")), None)
+        if whole is not None:
+            problems.append(f"command line: expected --{whole} or --{name}, got both")
+            continue
         try:
             value = _parse(text, settings[name].annotation)
         except yaml.YAMLError as error:
@@ -132,7 +138,7 @@ def _parse(text: str, annotation: Any) -> Any:
     if text == "null":
         return None
     kinds = {get_origin(kind) or kind for kind in _alternatives(annotation)}
-    if not kinds & {tuple, dict}:
+    if not kinds & {tuple, dict} and not any(map(_is_section, kinds)):
         return text
     if tuple in kinds and not text.lstrip().startswith(("[", "{")):
         return [part.strip() for part in text.split(",")]
@@ -146,6 +152,10 @@ def _alternatives(annotation: Any) -> list[Any]:
     if hasattr(annotation, "__metadata__"):  # Annotated[type, ...]
         return _alternatives(annotation.__origin__)
     return [] if annotation is type(None) else [annotation]
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:
@@ -168,7 +178,7 @@ def _metavar(annotation: Any) -> str:
     (kind,) = _alternatives(annotation)
     if get_origin(kind) is not tuple and (choices := _choices(kind)):
         return "{" + ",".join(choices) + "}"
-    if get_origin(kind) is dict:
+    if get_origin(kind) is dict or _is_section(kind):
         return YAML_KEYS
     return METAVARS[get_origin(kind) or kind]
 

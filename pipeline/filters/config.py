@@ -84,5 +84,6 @@ class FilterScoresConfig(Section):
         None,
         description="Of the rows that keep the status and the bounds, keep only the best ones of "
         "each reference. null: keep all.",
+        examples=[{"n": 1}],
     )
     output: FilterOutputConfig

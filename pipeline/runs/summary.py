@@ -8,7 +8,7 @@ import pyarrow.dataset
 
 from pipeline.runs.finished import FIRST_SCORE, FinishedRun
 from pipeline.runs.run import PREFIX
-from pipeline.runs.schema import Status
+from pipeline.runs.schema import RETRIED_STATUSES, Status
 from pipeline.runs.uris import one_line, redact
 
 NUM_FAILURES = 3
@@ -37,6 +37,9 @@ def summarise(run: FinishedRun) -> Iterator[str]:
     for row in run.scores.head(NUM_FAILURES, columns=columns, filter=failed).to_pylist():
         pair_id, status, error = row.values()
         yield f"failed    {redact(one_line(pair_id))}: {status}: {error}"
+    num_retried = sum(run.record.counts_by_status.get(status, 0) for status in RETRIED_STATUSES)
+    if num_retried:
+        yield f"retry     --retry-failed scores {counted(num_retried, 'failed row')} again"
     yield f"next      spips audit {run.uri} -o audit/"
 
 

@@ -22,7 +22,7 @@ THREADS = 32
 
 
 def advise(run: FinishedRun, rules: ImagesConfig) -> Iterator[str]:
-    """Yield a line if failed rows can be retried, and a line if images changed since the run.
+    """Yield a line if images changed since the run.
 
     Where results have tags, local images are compared with them. Others are looked at for the time
     of their last change.
@@ -34,9 +34,6 @@ def advise(run: FinishedRun, rules: ImagesConfig) -> Iterator[str]:
     Raises:
         OSError, or another of STORE_ERRORS: a result file is lost, or the store fails.
     """
-    num_failed = sum(run.record.counts_by_status.get(status, 0) for status in RETRIED_STATUSES)
-    if num_failed:
-        yield f"note: --retry-failed scores {num_failed} failed rows again"
     has_tags = not why_no_rescan(run)
     if has_tags:
         yield from _compare_tags(run, rules)

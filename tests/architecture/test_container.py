@@ -65,4 +65,6 @@ def test_the_image_lies_where_kuberay_s_examples_look_for_it():
 def test_the_user_of_the_image_is_not_root():
     (user,) = commands_of("USER")
     assert user.isdecimal()
-    assert any(f" --uid {user} " in line for line in commands_of("RUN") if line.startswith("useradd"))
+    assert any(
+        f" --uid {user} " in line for line in commands_of("RUN") if line.startswith("useradd")
+    )

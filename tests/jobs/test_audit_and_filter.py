@@ -47,7 +47,9 @@ def test_a_run_is_audited_and_what_is_kept_can_be_scored_again(run, tmp_path, ca
     bounds = '--bounds=[{"column": "spips_score", "at_most_quantile": 0.5}]'
     assert filter_scores.main([*filtered, bounds, "--dry-run"]) == DONE
     assert not (tmp_path / "kept").exists()
+    capfd.readouterr()
     assert filter_scores.main([*filtered, bounds]) == DONE
+    assert capfd.readouterr().err == ""  # no bars of Ray
     again = ["--config=conf/debug/score_manifest.yaml", f"--manifest.uri={tmp_path}/kept/manifest",
              f"--output.uri={tmp_path}/again"]  # fmt: skip
     assert score_manifest.main(again) == DONE

@@ -91,11 +91,12 @@ def test_a_stop_while_ray_starts_ends_the_job(arguments, tmp_path, seconds):
         ("nowhere", "expected a Ray cluster at nowhere, got ValueError"),
     ],
 )
-def test_a_cluster_that_does_not_answer_is_a_fault(arguments, address, problem):
+def test_a_cluster_that_does_not_answer_is_a_fault(arguments, tmp_path, address, problem):
     job = start_job(*arguments, RAY_ADDRESS=address)
     printed = job.communicate()[0]
     assert job.returncode == 1
     assert f"fault: RAY_ADDRESS: {problem}" in printed
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_second_process_is_kept_out_of_a_run(arguments, tmp_path):

@@ -78,6 +78,8 @@ def test_input_and_output_have_short_forms_at_any_place(arguments):
         ("--rules=[{column: c, at_most: 1}]", {"rules": [{"column": "c", "at_most": 1}]}),
         ("--levels={c: [0.1, 0.2]}", {"levels": {"c": [0.1, 0.2]}}),
         ("--extra.at_most=3", {"extra": {"at_most": "3"}}),
+        ("--extra={column: c, at_most: 3}", {"extra": {"column": "c", "at_most": 3}}),
+        ("--extra=null", {"extra": None}),
         ("--strict=false", {"strict": "false"}),
         ("--source.uri=007", {"source": {"uri": "007"}}),
         ("--source.night=2026-11-20", {"source": {"night": "2026-11-20"}}),
@@ -125,3 +127,10 @@ def test_help_shows_values_examples_and_defaults_as_they_are_written():
 def test_a_name_without_a_similar_one_gets_no_question():
     assert did_you_mean("scroe", ["score", "audit"]) == "; did you mean score?"
     assert did_you_mean("zzz", ["score", "audit"]) == ""
+
+
+def test_a_section_that_may_be_null_is_given_whole_or_by_its_settings():
+    with pytest.raises(ContractError) as caught:
+        overrides("--extra={column: c}", "--extra.at_most=3")
+    (problem,) = caught.value.problems
+    assert problem == "command line: expected --extra or --extra.at_most, got both"

@@ -31,7 +31,13 @@ def test_a_run_ends_with_counts_scores_the_first_failures_and_the_next_command(w
     assert [line for line in lines if line.startswith("failed")] == [
         f"failed    p{number + 3}: missing: no file {number}" for number in range(NUM_FAILURES)
     ]
+    assert lines[-2] == "retry     --retry-failed scores 4 failed rows again"
     assert lines[-1] == f"next      spips audit {run.uri} -o audit/"
+
+
+def test_a_run_whose_failed_rows_would_fail_again_has_no_line_about_a_retry(write_run):
+    run = open_run(write_run(columns_of([None], ["too_small"], ["expected 96 px"])))
+    assert not [line for line in summarise(run) if line.startswith("retry")]
 
 
 def test_a_run_without_scores_has_no_line_about_them(write_run):
