@@ -77,8 +77,8 @@ def _score(
 ) -> int:  # fmt: skip
     # torch and ray take seconds to import; --help and a wrong config need not wait for them.
     from pipeline.runs.finished import FinishedRun
-    from pipeline.runs.metrics import check_gateway, push_metrics, to_metrics
-    from pipeline.runs.summary import score_figures, summarise
+    from pipeline.runs.metrics import check_gateway
+    from pipeline.runs.summary import summarise
     from pipeline.scoring.delta_output import check_delta, write_delta
     from pipeline.scoring.plan import describe_plan, make_plan
     from pipeline.scoring.rerun import advise

@@ -29,7 +29,8 @@ from pipeline.runs.schema import Status
 from pipeline.runs.uris import redact
 from pipeline.scoring.config import ImagesConfig, ModelSourceConfig
 from pipeline.scoring.load import load_pairs
-from pipeline.scoring.score import images_of, load_model
+from pipeline.scoring.pixels import images_of
+from pipeline.scoring.score import load_model
 from spips_core import SPIPS, SpipsError
 
 COLOURS = {"ink": "#010101", "muted": "#020202", "run": "#030303", "baseline": "#040404"}

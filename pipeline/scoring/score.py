@@ -1,7 +1,6 @@
 """The score stage: the only file of pipeline/scoring that imports torch and the model."""
 
 import logging
-import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -20,6 +19,7 @@ from pipeline.runs.storage import describe, local_copy
 from pipeline.scoring.config import ModelSourceConfig
 from pipeline.scoring.known_scores import SHA256
 from pipeline.scoring.live_metrics import RowCounter
+from pipeline.scoring.pixels import images_of
 from pipeline.scoring.resources import (
     BLOCKS_IN_FLIGHT,
     PIXELS_PER_CPU_BATCH,
@@ -333,26 +333,3 @@ def is_out_of_memory(error: Exception) -> bool:
     """Return whether an allocation failed, in CUDA or its libraries, in torch or in NumPy."""
     messages = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
     return isinstance(error, MemoryError) or any(message in str(error) for message in messages)
-
-
-def images_of(rows: pa.Table, column: str, indices: Sequence[int]) -> list[Tensor]:
-    """Return loaded images without copying them; nobody may write into them.
-
-    Args:
-        rows: as the load stage makes them, with height_px and width_px.
-        column: reference_pixels or distorted_pixels.
-        indices: the images' rows.
-
-    Returns:
-        Tensors (3, H, W) uint8. Channels are innermost in memory, as decoded.
-    """
-    sizes = [rows.column(name) for name in ("height_px", "width_px")]
-    pixels = rows.column(column)
-    images = []
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        for index in indices:
-            size = [of_rows[index].as_py() for of_rows in sizes]
-            image = np.frombuffer(pixels[index].as_buffer(), np.uint8).reshape(*size, 3)
-            images.append(torch.from_numpy(image).permute(2, 0, 1))
-    return images
