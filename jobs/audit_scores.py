@@ -69,12 +69,12 @@ def _audit(config: AuditScoresConfig, *, allow_different_models: bool) -> int:
     from pipeline.audits.tables import open_tables, reported_as_faults
 
     _check_listeners(config)
-    run, baseline, notes = open_runs(config, allow_different_models=allow_different_models)
+    run, baseline, notes, nights = open_runs(config, allow_different_models=allow_different_models)
     with (
         reported_as_faults(),
         open_tables(run, baseline, config.group_by, config.compare.reference_column) as tables,
     ):
-        found = audit(config, tables, run, baseline, notes)
+        found = audit(config, tables, run, baseline, notes, nights)
     say(describe_audit(found.record))
     for uri, num_bytes in write_report(found, run, config).items():
         say(f"{uri}  {num_bytes / 1e6:.2f} MB")

@@ -19,7 +19,8 @@ python jobs/score_manifest.py --config conf/score_manifest.yaml \
 [[ $alarm -eq 0 || $alarm -eq 3 ]] || exit "$alarm" # 3: the results are published all the same
 
 python jobs/audit_scores.py --config conf/nightly/audit_scores.yaml \
-    --scores.uri="$run" --baseline.uri="$store/scores" --output.uri="$store/audits/$night" \
+    --scores.uri="$run" --baseline.uri="$store/scores" \
+    --baseline.audits_uri="$store/audits" --output.uri="$store/audits/$night" \
     "${@:4}"
 
 python jobs/filter_scores.py --config conf/nightly/filter_scores.yaml \

@@ -25,6 +25,8 @@ from pipeline.audits.distribution import (
 from pipeline.audits.gates import check_columns, judge, state_verdict, worst_first
 from pipeline.audits.keys import to_keys
 from pipeline.audits.leaderboard import make_leaderboard
+from pipeline.audits.nights import QUANTILES
+from pipeline.audits.noise_gates import note_two_states, read_history
 from pipeline.audits.records import (
     SCORE,
     SIDES,
@@ -35,14 +37,14 @@ from pipeline.audits.records import (
     Key,
     ShareAbove,
     Side,
-    StatusCounts,
     StreamContribution,
     TrendPoint,
     label_of,
     show_value,
 )
 from pipeline.audits.spread import Spread, warn_of_few
-from pipeline.audits.tables import QUANTILES, Differences, Order, ScoreTables, Values
+from pipeline.audits.statuses import count_statuses
+from pipeline.audits.tables import Differences, Order, ScoreTables, Values
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.schema import Status
 
@@ -89,21 +91,26 @@ class Audit:
 def audit(
     config: AuditScoresConfig, tables: ScoreTables, run: FinishedRun,
     baseline: Sequence[FinishedRun], notes: Sequence[str] = (),
+    nights: Sequence[FinishedRun] = (),
 ) -> Audit:  # fmt: skip
     """Compute every figure, compare with the baseline, and judge the gates. Add to the notes.
+
+    The nights are the good ones before this run, oldest first, from which gates learn the noise.
 
     Raises:
         ContractError: a gate names a column in which the run has no values, though rows are ok; or
             the models that `compare_by` names cannot be compared.
     """
     leaderboard, more_notes = make_leaderboard(config, tables, run)
-    statuses = [row for side in SIDES for row in _count_statuses(tables, side)]
+    level = config.report.confidence
+    statuses = [row for side in SIDES for row in count_statuses(tables, side, level)]
     if statuses[0].counts[Status.OK]:  # Otherwise no column has values, and the report says so.
         check_columns(config.gates, tables.columns, run)
     samples = _measure(config, tables)
     figures = [sample.figures for sample in samples.values()]
     changes = list(_compare(config.report, tables, samples)) if baseline else []
-    gates = worst_first(judge(config, figures, changes, statuses))
+    history, of_nights = read_history(config, tables, nights, statuses[0].rows)
+    gates = worst_first(judge(config, figures, changes, statuses, history))
     of_score = samples.get(("run", (), SCORE))
     few = warn_of_few(of_score.figures.references) if of_score else []
     vanished = {row.group for row in statuses if row.of == "baseline"}
@@ -111,11 +118,11 @@ def audit(
     record = AuditRecord(
         passed=all(gate.state == "kept" for gate in gates), verdict=state_verdict(gates),
         change=_name_change(changes),
-        notes=[*notes, *more_notes, *few,
+        notes=[*notes, *more_notes, *few, *of_nights, *note_two_states(gates),
                *(f"group {label_of(group)} is in the baseline but not in this run"
                          for group in tables.groups if group in vanished)],
         run=describe_run(run), baseline=[describe_run(one) for one in baseline],
-        group_by=tables.group_by, confidence=config.report.confidence,
+        group_by=tables.group_by, confidence=level,
         gates=gates, statuses=statuses, failures=list(_pick_failures(tables, run)),
         figures=figures, changes=changes, streams=list(_contributions(run, changes)),
         trend=list(_trend(tables, run, baseline, samples)), leaderboard=leaderboard,
@@ -126,15 +133,6 @@ def audit(
         if column == SCORE
     }
     return Audit(record, distributions, _pick_sheets(config.report, tables, run))
-
-
-def _count_statuses(tables: ScoreTables, side: Side) -> Iterator[StatusCounts]:
-    for group, counts in tables.count_statuses(side).items():
-        rows = sum(counts.values())
-        yield StatusCounts(
-            of=side, group=group, rows=rows, failed_fraction=(rows - counts[Status.OK]) / rows,
-            counts=counts,
-        )  # fmt: skip
 
 
 def _measure(config: AuditScoresConfig, tables: ScoreTables) -> Samples:

@@ -1,10 +1,14 @@
 """Settings of the audit job, and what those of the filter job share with them."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from pipeline.runs.settings import Section, Uri
+
+MIN_NIGHTS = 5
+"""Gates learn the noise from at least so many nights; of fewer, the interval would be too wide."""
+NOISE: Literal["noise"] = "noise"
 
 Value = Annotated[float, Field(ge=-1e38, le=1e38)]
 """A bound on float32 values."""
@@ -16,6 +20,17 @@ def _check_each_once(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _check_change(value: object) -> object:
+    """Check a bound on a change, so that a wrong one is one problem, not one for each type."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value != NOISE and not (is_number and 0 <= value <= 1e38):  # type: ignore[operator]
+        raise ValueError(f"expected a number of at least 0, or {NOISE}")
+    return value
+
+
+Change = Annotated[float | Literal["noise"], BeforeValidator(_check_change)]
+"""A bound on a rise or fall; noise is learned from earlier nights."""
+
 Columns = Annotated[tuple[str, ...], AfterValidator(_check_each_once)]
 
 Column = Literal[
@@ -23,6 +38,16 @@ Column = Literal[
     "psnr_db", "ssim", "ms_ssim", "lpips",
 ]  # fmt: skip
 Figure = Literal["mean", "median", "p5", "p95", "p99", "share_above", "failed_fraction"]
+
+
+class FigureName(NamedTuple):
+    """Which figure; column and threshold are None where the figure has none."""
+
+    column: str | None
+    figure: str
+    threshold: float | None = None
+
+
 GATE_BOUNDS = ("at_most", "at_least", "rise_at_most", "fall_at_most")
 
 
@@ -46,6 +71,30 @@ class BaselineConfig(Section):
     last_runs: int = Field(
         7, gt=0, description="Number of runs to take from a folder of runs. They count together."
     )
+    audits_uri: Uri | None = Field(
+        None,
+        description="Folder of audits, each in a folder of its run's id. From a folder of runs, "
+        "those whose audit broke a gate are left out. null: none are.",
+    )
+    accept: tuple[str, ...] = Field(
+        (),
+        description="Ids of runs that count though their audit broke a gate. One alone makes a "
+        "second state of the model for gates of noise.",
+    )
+
+
+class NoiseConfig(Section):
+    """What gates of noise learn from."""
+
+    nights: int = Field(
+        14, ge=MIN_NIGHTS, le=100,
+        description="Number of good nights to learn from, the newest of a folder of runs.",
+    )  # fmt: skip
+    false_alarm_rate: float = Field(
+        0.05, gt=0, lt=0.5,
+        description="Share of nights of an unchanged model in which a gate of noise may break, all "
+        "of its groups together.",
+    )  # fmt: skip
 
 
 class GateConfig(Section):
@@ -63,12 +112,20 @@ class GateConfig(Section):
     )
     at_most: Value | None = Field(None, description="Broken if the figure is above this.")
     at_least: Value | None = Field(None, description="Broken if the figure is below this.")
-    rise_at_most: Value | None = Field(
-        None, ge=0, description="Broken if the mean rose from the baseline by more than this."
+    rise_at_most: Change | None = Field(
+        None,
+        description="Broken if the mean rose from the baseline by more than this. noise: if the "
+        "figure rose by more than it varies between good nights.",
     )
-    fall_at_most: Value | None = Field(
-        None, ge=0, description="Broken if the mean fell from the baseline by more than this."
+    fall_at_most: Change | None = Field(
+        None,
+        description="Broken if the mean fell from the baseline by more than this. noise: if the "
+        "figure fell by more than it varies between good nights.",
     )
+    otherwise: Value | None = Field(
+        None, ge=0,
+        description=f"For noise: the bound if there are fewer than {MIN_NIGHTS} nights.",
+    )  # fmt: skip
     each_group: bool = Field(False, description="Judge each group instead of all rows together.")
     with_confidence: bool = Field(
         False,
@@ -79,7 +136,13 @@ class GateConfig(Section):
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
         given = given_bound(self, GATE_BOUNDS)
-        if self.compares and self.figure != "mean":
+        if self.is_noise != (self.otherwise is not None):
+            got = "none" if self.is_noise else f"one with {given}: {getattr(self, given)}"
+            raise ValueError(f"expected otherwise, a fixed bound for fewer than {MIN_NIGHTS} "
+                             f"nights, for {NOISE} and for nothing else, got {got}")  # fmt: skip
+        if self.is_noise and self.with_confidence:
+            raise ValueError(f"expected with_confidence for a fixed bound, got it for {NOISE}")
+        if self.compares and not self.is_noise and self.figure != "mean":
             raise ValueError(f"expected figure mean with {given}, got {self.figure}")
         if (self.column is None) != (self.figure == "failed_fraction"):
             raise ValueError(f"expected a column for every figure except failed_fraction, got "
@@ -90,9 +153,25 @@ class GateConfig(Section):
 
     @property
     def bound(self) -> tuple[str, float]:
-        """Name and value of the bound."""
+        """Name and value of the bound; for noise, that of too few nights."""
         name = given_bound(self, GATE_BOUNDS)
-        return name, float(getattr(self, name))
+        value = self.otherwise if self.is_noise else getattr(self, name)
+        return name, float(value or 0)
+
+    @property
+    def figure_name(self) -> FigureName:
+        """What the gate bounds."""
+        return FigureName(self.column, self.figure, self.threshold)
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether the bound is learned from earlier nights."""
+        return NOISE in (self.rise_at_most, self.fall_at_most)
+
+    @property
+    def falls(self) -> bool:
+        """Whether the gate bounds a fall."""
+        return self.fall_at_most is not None
 
     @property
     def compares(self) -> bool:
@@ -155,6 +234,7 @@ class AuditScoresConfig(Section):
 
     scores: RunConfig
     baseline: BaselineConfig = BaselineConfig()
+    noise: NoiseConfig = NoiseConfig()
     group_by: Columns = Field(
         (),
         description="Pass-through columns of texts, numbers, flags, dates or times; each "
@@ -195,6 +275,35 @@ class AuditScoresConfig(Section):
         listed = {t for name, values in self.thresholds.items() if name == column for t in values}
         gated = {gate.threshold for gate in self.gates if gate.column == column}
         return sorted(listed | {t for t in gated if t is not None})
+
+
+class RerunsConfig(Section):
+    """Runs of an unchanged model on the same pairs."""
+
+    uris: tuple[Uri, ...] = Field(
+        min_length=1,
+        description="Folders of finished runs, at least two, or folders of runs, of which all "
+        "count; any fsspec URI.",
+    )
+
+
+class MeasureNoiseConfig(Section):
+    """All settings of jobs/measure_noise.py."""
+
+    scores: RerunsConfig
+    columns: Annotated[tuple[Column, ...], Field(min_length=1)] = Field(
+        ("spips_score",), description="Score columns."
+    )
+    figures: Annotated[
+        tuple[Literal["mean", "median", "p5", "p95", "p99"], ...], Field(min_length=1)
+    ] = Field(("mean", "median", "p95"), description="Figures of each column.")
+    group_by: Columns = Field(
+        (), description="Pass-through columns; each combination of their values is a group."
+    )
+    false_alarm_rate: float = Field(
+        0.05, gt=0, lt=0.5,
+        description="Share of nights of an unchanged model in which a gate may break.",
+    )  # fmt: skip
 
 
 def given_bound(section: Section, names: tuple[str, ...]) -> str:

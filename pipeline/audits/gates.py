@@ -1,13 +1,14 @@
 """Gates: bounds that a run's figures must keep."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
 
-from pipeline.audits.config import AuditScoresConfig, GateConfig
-from pipeline.audits.distribution import MIN_ROWS, Estimate, share_interval
+from pipeline.audits.config import MIN_NIGHTS, AuditScoresConfig, GateConfig
+from pipeline.audits.distribution import MIN_ROWS, Estimate
+from pipeline.audits.noise_gates import NO_HISTORY, History, hold_against_nights
 from pipeline.audits.records import (
     NOTHING_BEFORE,
     AuditRecord,
@@ -20,7 +21,6 @@ from pipeline.audits.records import (
 )
 from pipeline.runs.errors import ContractError
 from pipeline.runs.finished import FinishedRun
-from pipeline.runs.schema import Status
 from pipeline.runs.summary import counted
 
 NO_VALUE_AT_ALL = "no row has a value"
@@ -30,6 +30,8 @@ WORDS = {
     "at_most": "at most", "at_least": "at least",
     "rise_at_most": "rises by at most", "fall_at_most": "falls by at most",
 }  # fmt: skip
+SHARES = ("share_above", "failed_fraction")
+"""Figures that change by a row at least."""
 OUTCOMES = {"broken": "failed", "not judged": "not judged", "kept": "passed"}
 """What an audit's worst gate makes of the audit."""
 STATES = tuple(OUTCOMES)
@@ -50,14 +52,15 @@ def check_columns(gates: Sequence[GateConfig], columns: Sequence[str], run: Fini
 
 def judge(
     config: AuditScoresConfig, figures: Sequence[Figures], changes: Sequence[Change],
-    statuses: Sequence[StatusCounts],
+    statuses: Sequence[StatusCounts], history: History = NO_HISTORY,
 ) -> Iterator[GateVerdict]:  # fmt: skip
     """Yield the verdict of each gate, for all rows or for each group of the run.
 
     If no row of the run has a value, the gate is broken. It is not judged if only its group has
     none, if there is nothing to compare with, or if it is beyond its bound and needs an interval,
     which too few rows do not make.
-    Figures and status counts of the baseline are ignored.
+    Figures and status counts of the baseline are ignored. A gate of noise breaks in the history's
+    share of nights, all its groups together.
     """
     of_run = {(row.group, row.column): row for row in figures if row.of == "run"}
     rises = {(change.group, change.column): change.rise for change in changes}
@@ -65,34 +68,51 @@ def judge(
     has_groups = any(row.group for row in of_groups)
     confidence = config.report.confidence
     for gate in config.gates:
-        for row in of_groups:
-            if bool(row.group) != (gate.each_group and has_groups):
-                continue
-            place = row.group, str(gate.column)
-            figure: Estimate | str
-            if gate.column is None:
-                num_failed = row.rows - row.counts[Status.OK]
-                interval = share_interval(num_failed / row.rows, row.rows, confidence)
-                figure = Estimate.of(row.failed_fraction, interval, row.rows)
-            elif place not in of_run:
-                figure = NO_VALUE if ((), gate.column) in of_run else NO_VALUE_AT_ALL
-            elif gate.compares:
-                figure = rises.get(place, NOTHING_BEFORE)
-            elif gate.figure == "share_above":
-                shares = of_run[place].share_above
-                figure = next(share for share in shares if share.threshold == gate.threshold)
+        judged = [row for row in of_groups if bool(row.group) == (gate.each_group and has_groups)]
+        of_group = history._replace(rate=history.rate / max(len(judged), 1))
+        for row in judged:
+            figure = _figure_of(gate, row, of_run, rises)
+            if gate.is_noise and isinstance(figure, Estimate):
+                place = row.group, str(gate.column)
+                num_rows = of_run[place].rows if place in of_run else row.rows
+                step = 1 / num_rows if gate.figure in SHARES else 0.0
+                yield hold_against_nights(
+                    _blank(gate, row.group), gate, row.group, (figure.value, step), of_group
+                )
             else:
-                figure = of_run[place].by_name[gate.figure]
-            yield _hold(gate, row.group, figure, confidence)
+                yield _hold(gate, row.group, figure, confidence)
+
+
+def _figure_of(
+    gate: GateConfig, row: StatusCounts, of_run: Mapping[tuple[Key, str], Figures],
+    rises: Mapping[tuple[Key, str], Estimate],
+) -> Estimate | str:  # fmt: skip
+    """Return what a gate bounds in a group, or why there is none; for noise, tonight's figure."""
+    place = row.group, str(gate.column)
+    if gate.column is None:
+        return Estimate(value=row.failed_fraction, low=row.failed_low, high=row.failed_high)
+    if place not in of_run:
+        return NO_VALUE if ((), gate.column) in of_run else NO_VALUE_AT_ALL
+    if gate.compares and not gate.is_noise:
+        return rises.get(place, NOTHING_BEFORE)
+    if gate.figure == "share_above":
+        shares = of_run[place].share_above
+        return next(share for share in shares if share.threshold == gate.threshold)
+    return of_run[place].by_name[gate.figure]
+
+
+def _blank(gate: GateConfig, group: Key) -> partial[GateVerdict]:
+    """Return what makes a gate's verdict of what is not known before it is judged."""
+    return partial(
+        GateVerdict, rule=_rule(gate), column=gate.column, figure=gate.figure,
+        threshold=gate.threshold, group=group, bound_kind=gate.bound[0],
+    )  # fmt: skip
 
 
 def _hold(gate: GateConfig, group: Key, figure: Estimate | str, confidence: float) -> GateVerdict:
     """Compare a figure with the gate's bound; a text says why there is no figure."""
     name, bound = gate.bound
-    verdict = partial(
-        GateVerdict, rule=_rule(gate), column=gate.column, figure=gate.figure,
-        threshold=gate.threshold, group=group, bound_kind=name, bound=bound,
-    )  # fmt: skip
+    verdict = partial(_blank(gate, group), bound=bound)
     if isinstance(figure, str):
         state = "broken" if figure == NO_VALUE_AT_ALL else "not judged"
         return verdict(state=state, reason=figure)
@@ -120,7 +140,7 @@ def _hold(gate: GateConfig, group: Key, figure: Estimate | str, confidence: floa
 def _margin(gate: GateConfig, value: float) -> float:
     """Return how far a value is from the gate's bound; negative beyond it."""
     name, bound = gate.bound
-    if gate.figure not in ("failed_fraction", "share_above"):
+    if gate.figure not in SHARES:
         # The figures are of float32 values. As float32, the score 0.3 keeps the bound 0.3.
         value, bound = float(np.float32(value)), float(np.float32(bound))
     return value - bound if name == "at_least" else bound - value
@@ -130,6 +150,9 @@ def _rule(gate: GateConfig) -> str:
     """Return a gate in words."""
     name, bound = gate.bound
     rule = f"{_subject(gate)} {WORDS[name]} {show_number(bound, 12)}"
+    if gate.is_noise:
+        least = f"{show_number(bound, 12)} before there are {MIN_NIGHTS} nights"
+        return f"{_subject(gate)} {WORDS[name]} the noise of earlier nights, {least}"
     return f"{rule}, with confidence" if gate.with_confidence else rule
 
 
@@ -189,12 +212,13 @@ def describe_gate(gate: GateVerdict) -> str:
     if gate.value is None:
         return f"{subject} is {gate.state}: {gate.reason}"
     verb = {"rise_at_most": " rose by", "fall_at_most": " fell by"}.get(gate.bound_kind, "")
-    if gate.threshold is not None:
+    if gate.threshold is not None and not verb:
         verb = " is"  # otherwise the value would follow the threshold
     limit = "required" if gate.bound_kind == "at_least" else "allowed"
     unjudged = f", not judged: {gate.reason}" if gate.state == "not judged" else ""
     bound = show_number(gate.bound, 12)
-    return f"{subject}{verb} {show_gate_value(gate)}, {limit} {bound}{unjudged}"
+    learned = f" by the noise of {counted(len(gate.noise.nights), 'night')}" if gate.noise else ""
+    return f"{subject}{verb} {show_gate_value(gate)}, {limit} {bound}{learned}{unjudged}"
 
 
 def show_gate_value(gate: GateVerdict) -> str:

@@ -10,6 +10,7 @@ from typing import Literal
 import pyarrow as pa
 
 from pipeline.audits.distribution import Estimate, Real
+from pipeline.audits.noise import Noise
 from pipeline.runs.records import Record
 from pipeline.runs.schema import Status
 from pipeline.runs.uris import redact
@@ -66,6 +67,8 @@ class StatusCounts(Record):
     group: Key
     rows: int
     failed_fraction: float  # share of the rows that are not ok, 0 to 1
+    failed_low: float | None = None  # the ends of its interval; None before version 4
+    failed_high: float | None = None
     counts: dict[Status, int]
 
 
@@ -124,6 +127,7 @@ class GateVerdict(Record):
     bound_kind: Literal["at_most", "at_least", "rise_at_most", "fall_at_most"]
     bound: float
     margin: Real | None = None  # from the value to the bound; negative beyond the bound
+    noise: Noise | None = None  # what the bound was learned from, for gates of noise
 
 
 class RunDescription(Record):
@@ -254,7 +258,7 @@ class AuditRecord(Record):
         leaderboard: None without `compare_by`, or without scores to compare.
     """
 
-    version: int = 3
+    version: int = 4
     passed: bool
     verdict: str
     change: Literal["worse", "better", "no change seen", "too few pairs", "not compared"]

@@ -135,7 +135,10 @@ def describe_audit(record: AuditRecord) -> str:
                 interval = f"{record.confidence:.0%} interval {rise.low:+.5f} to {rise.high:+.5f}"
             lines.append(f"change     {record.change}: mean {rise.value:+.5f} ({interval})")
     for gate in record.gates:
-        got = gate.reason or f"{gate.value:.5g}, margin {gate.margin:.3g}"
+        got = gate.reason
+        if gate.value is not None and (gate.low is None or not got):  # else the reason has both
+            numbers = f"{gate.value:.5g}, margin {gate.margin:.3g}"
+            got = f"{numbers}; {got}" if got else numbers
         lines.append(f"{gate.state:<10} {gate.rule} ({label_of(gate.group)}): {got}")
     lines += _describe_leaderboard(record.leaderboard)
     lines += [f"note       {note}" for note in record.notes]

@@ -4,7 +4,7 @@ Batches of rows are copied into a database file. DuckDB then groups, joins and s
 rows exactly, in bounded memory.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import compress
 from pathlib import Path
@@ -16,8 +16,10 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.audits.candidates import Candidates
+from pipeline.audits.config import FigureName
 from pipeline.audits.distribution import BINS_PER_OCTAVE, SMALLEST_MAGNITUDE, Distribution
 from pipeline.audits.keys import problems_of_keys, reference_column_of, stream
+from pipeline.audits.nights import QUANTILES, Night, measure_night
 from pipeline.audits.records import SCORE, Key, Side
 from pipeline.audits.spread import BLOCKS, Spread, measure_spreads
 from pipeline.runs.errors import ContractError, FaultError
@@ -28,7 +30,6 @@ from pipeline.runs.storage import describe
 MEMORY_LIMIT = "800MB"
 MAX_GROUPS = 1000
 VALUE_COLUMNS = tuple(field.name for field in SCORE_FIELDS)
-QUANTILES = {"p5": 0.05, "median": 0.5, "p95": 0.95, "p99": 0.99}
 
 MEAN = "coalesce(avg(x) FILTER (isfinite(x)), avg(x))"
 DIFFERENCE = "CASE WHEN run.{0} = base.{0} THEN 0 ELSE run.{0} - base.{0} END AS {0}"
@@ -189,6 +190,17 @@ class ScoreTables:
         numbered = {numbers[group]: values for group, values in limits.items()}
         found = measure_spreads(self._connection, table, column, numbered) if limits else {}
         return {self.groups[number]: spread for number, spread in found.items()}
+
+    def failed_spreads(self, table: Side) -> dict[Key, Spread]:
+        """Return how the rows of groups that are not ok depend on their references."""
+        groups = self.count_statuses(table)
+        return self.spreads(table, "(status <> 'ok')::TINYINT", dict.fromkeys(groups, (0.0,)))
+
+    def measure_nights(
+        self, nights: Sequence[FinishedRun], names: Collection[FigureName]
+    ) -> list[Night]:
+        """Return figures of each night by group; see `measure_night`."""
+        return [measure_night(self._connection, one, names, self.group_by) for one in nights]
 
     def distributions(
         self, table: Literal["run", "baseline", "paired"], column: str

@@ -38,6 +38,8 @@ def _to_case(gate: GateVerdict) -> TestCase:
         if gate.value is not None:
             failure.text = (f"interval {show_number(gate.low)} to {show_number(gate.high)}, "
                             f"margin {show_number(gate.margin)}")  # fmt: skip
+            if gate.noise is not None:
+                failure.text = f"{gate.reason}; margin {show_number(gate.margin)}"
         case.result = failure
     elif gate.state == "not judged":
         case.result = Skipped(gate.reason, "not judged")

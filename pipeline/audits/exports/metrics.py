@@ -68,7 +68,13 @@ def _add_gates(record: AuditRecord, names: Names, registry: CollectorRegistry) -
                    (*place, "state"), registry=registry)  # fmt: skip
     margins = Gauge("spips_gate_margin", "Distance from the value to the bound, negative beyond it",
                     place, registry=registry)  # fmt: skip
+    bounds = Gauge("spips_gate_bound", "Bound of the gate", place, registry=registry)
+    nights = Gauge("spips_gate_noise_nights", "Nights from which the bound was learned", place,
+                   registry=registry)  # fmt: skip
     for gate in record.gates:
+        bounds.labels(gate.rule, names[gate.group]).set(gate.bound)
+        if gate.noise is not None:
+            nights.labels(gate.rule, names[gate.group]).set(len(gate.noise.nights))
         for state in STATES:
             states.labels(gate.rule, names[gate.group], state).set(state == gate.state)
         if gate.margin is not None:

@@ -37,14 +37,14 @@ def run_audit(run, earlier=None, *, allow_different_models=False, **settings):
         {"scores": {"uri": run}, "baseline": {"uri": earlier}, "output": {"uri": "unused"},
          "report": {"bootstrap_samples": 200}} | settings
     )  # fmt: skip
-    opened, others, notes = open_runs(config, allow_different_models=allow_different_models)
+    opened, others, notes, nights = open_runs(config, allow_different_models=allow_different_models)
     with open_tables(opened, others, config.group_by) as tables:
-        return audit(config, tables, opened, others, notes)
+        return audit(config, tables, opened, others, notes, nights)
 
 
-def problems_of(run, baseline=None, **settings):
+def problems_of(run, earlier=None, **settings):
     with pytest.raises(ContractError) as caught:
-        run_audit(run, baseline, **settings)
+        run_audit(run, earlier, **settings)
     return caught.value.problems
 
 

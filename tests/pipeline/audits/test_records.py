@@ -27,7 +27,7 @@ def test_audit_json_begins_with_its_version_and_is_read_back_as_the_same_record(
     text = record.to_json()
     assert AuditRecord.model_validate_json(text) == record
     content = json.loads(text)
-    assert next(iter(content.items())) == ("version", 3)
+    assert next(iter(content.items())) == ("version", 4)
     assert content["verdict"] == record.verdict
     assert content["figures"][0]["mean"].keys() == {"value", "low", "high"}
     assert content["statuses"][0]["counts"]["missing"] == 2

@@ -76,7 +76,7 @@ def report(write_run, tmp_path):
         {"scores": {"uri": run}, "baseline": {"uri": before}, "group_by": ["maker"],
          "compare_by": "maker", "output": {"uri": str(tmp_path / "audit")}, "gates": gates}
     )  # fmt: skip
-    opened, baseline, notes = open_runs(config, allow_different_models=False)
+    opened, baseline, notes, _ = open_runs(config, allow_different_models=False)
     with open_tables(opened, baseline, config.group_by) as tables:
         found = audit(config, tables, opened, baseline, notes)
     write_report(found, opened, config)
