@@ -15,6 +15,7 @@ COMMANDS = {
     "score": ("score_manifest", "score every pair of a manifest"),
     "pair": ("score_pair", "score one pair, and draw heat maps"),
     "audit": ("audit_scores", "write a report of a run, and check gates"),
+    "noise": ("measure_noise", "measure how much the figures of an unchanged model vary"),
     "filter": ("filter_scores", "keep the pairs within bounds"),
     "train": ("train", "fit a model to people's ratings"),
     "evaluate": ("evaluate", "compare models and other metrics with people's ratings"),

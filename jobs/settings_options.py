@@ -60,8 +60,11 @@ def add_settings(
     if positional is not None:
         metavar, setting = positional
         text = f"short for --{setting}={metavar}"
-        parser.add_argument("positional", metavar=metavar, nargs="?", help=text)
-        usage.append(metavar)
+        kinds = _alternatives(settings[setting].annotation)
+        takes_many = any(get_origin(kind) is tuple for kind in kinds)
+        nargs = "*" if takes_many else "?"
+        parser.add_argument("positional", metavar=metavar, nargs=nargs, help=text)
+        usage.append(f"{metavar} ..." if takes_many else metavar)
         required -= {setting}
     if OUTPUT in required:
         text = f"short for --{OUTPUT}=URI"
@@ -100,7 +103,7 @@ def overrides_of(
     if positional is not None:
         shorts["positional"] = (positional[1], positional[0])
     for dest, (setting, shown) in shorts.items():
-        if given.get(dest) is None:
+        if not given.get(dest):
             continue
         if setting in values:
             problems.append(f"command line: expected {shown} or --{setting}, got both")
@@ -112,7 +115,7 @@ def overrides_of(
             problems.append(f"command line: expected --{whole} or --{name}, got both")
             continue
         try:
-            value = _parse(text, settings[name].annotation)
+            value = text if isinstance(text, list) else _parse(text, settings[name].annotation)
         except yaml.YAMLError as error:
             cause = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
             problems.append(

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from jobs.config import load_config
-from pipeline.audits.config import AuditScoresConfig
+from pipeline.audits.config import AuditScoresConfig, MeasureNoiseConfig
 from pipeline.filters.config import FilterScoresConfig, StatusName
 from pipeline.learning.config import DistillTrunkConfig, EvaluateConfig, TrainConfig
 from pipeline.manifests.config import MakeManifestConfig
@@ -25,6 +25,7 @@ JOBS = {
     "score_manifest": (ScoreManifestConfig, {"manifest": {"uri": "in"}, "output": {"uri": "out"}}),
     "audit_scores": (AuditScoresConfig, {"scores": {"uri": "in"}, "output": {"uri": "out"}}),
     "filter_scores": (FilterScoresConfig, {"scores": {"uri": "in"}, "output": {"uri": "out"}}),
+    "measure_noise": (MeasureNoiseConfig, {"scores": {"uris": ["in"]}}),
     "make_manifest": (
         MakeManifestConfig,
         {"source": {"uri": "in"}, "output": {"uri": "m.parquet"}},
