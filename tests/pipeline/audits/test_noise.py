@@ -72,7 +72,7 @@ def flip(generator, num_nights, apart):
 
 @pytest.mark.parametrize("apart", [5, 10, 40])
 def test_a_model_that_flips_between_two_states_breaks_no_gate(apart):
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(apart)
     nights = [flip(generator, 7, apart) for _ in range(50)]
     assert sum(breaks(figures[:-1], figures[-1]) for figures in nights) == 0
 
