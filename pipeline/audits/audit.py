@@ -3,12 +3,10 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product, starmap
-from typing import Any, get_args
+from itertools import product
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -23,7 +21,6 @@ from pipeline.audits.distribution import (
     share_interval,
 )
 from pipeline.audits.gates import check_columns, judge, state_verdict, worst_first
-from pipeline.audits.keys import to_keys
 from pipeline.audits.leaderboard import make_leaderboard
 from pipeline.audits.nights import QUANTILES
 from pipeline.audits.noise_gates import note_two_states, read_history
@@ -42,9 +39,10 @@ from pipeline.audits.records import (
     label_of,
     show_value,
 )
+from pipeline.audits.sheets import PickedPair, pick_sheets, read_rows
 from pipeline.audits.spread import Spread, warn_of_few
 from pipeline.audits.statuses import count_statuses
-from pipeline.audits.tables import Differences, Order, ScoreTables, Values
+from pipeline.audits.tables import QUANTILES, Differences, Order, ScoreTables, Values
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.schema import Status
 
@@ -69,23 +67,12 @@ Samples = dict[tuple[Side, Key, str], Sample]
 
 
 @dataclass(frozen=True)
-class PickedPair:
-    """A pair that the report shows."""
-
-    pair_id: str
-    uris: tuple[str, str] | None  # of the images; None if the manifest holds their bytes
-    rise: float | None  # of the score; None if the baseline does not have the pair
-    scores: dict[str, float]  # by column; columns without a value are left out
-    group: dict[str, str | None]  # values of the `group_by` columns, by column
-
-
-@dataclass(frozen=True)
 class Audit:
     """What an audit found: the content of audit.json and what the page shows besides."""
 
     record: AuditRecord
     distributions: dict[tuple[Side, Key], Distribution]  # of the score
-    sheets: dict[Order, list[PickedPair]]  # the pairs of each contact sheet
+    sheets: dict[str, list[PickedPair]]  # the pairs of each contact sheet, by its title
 
 
 def audit(
@@ -116,8 +103,8 @@ def audit(
     vanished = {row.group for row in statuses if row.of == "baseline"}
     vanished -= {row.group for row in statuses if row.of == "run"}
     record = AuditRecord(
-        passed=all(gate.state == "kept" for gate in gates), verdict=state_verdict(gates),
-        change=_name_change(changes),
+        passed=all(gate.state == "kept" for gate in gates), change=_name_change(changes),
+        verdict=state_verdict(gates, statuses[0]),
         notes=[*notes, *more_notes, *few, *of_nights, *note_two_states(gates),
                *(f"group {label_of(group)} is in the baseline but not in this run"
                          for group in tables.groups if group in vanished)],
@@ -132,7 +119,7 @@ def audit(
         for (side, group, column), sample in samples.items()
         if column == SCORE
     }
-    return Audit(record, distributions, _pick_sheets(config.report, tables, run))
+    return Audit(record, distributions, pick_sheets(config, tables, gates, run, baseline))
 
 
 def _measure(config: AuditScoresConfig, tables: ScoreTables) -> Samples:
@@ -295,49 +282,6 @@ def _trend(
 def _pick_failures(tables: ScoreTables, run: FinishedRun) -> Iterator[Failure]:
     """Yield examples of rows without a score, by status."""
     picked = tables.pick_failures(NUM_FAILURES)
-    rows = _read_rows(run, ["error"], (), [pair_id for _, pair_id in picked])
+    rows = read_rows(run, ["error"], (), [pair_id for _, pair_id in picked])
     for status, pair_id in picked:
         yield Failure(status=status, pair_id=show_value(pair_id), error=rows[pair_id]["error"])
-
-
-def _pick_sheets(
-    report: ReportConfig, tables: ScoreTables, run: FinishedRun
-) -> dict[Order, list[PickedPair]]:
-    """Return the pairs of each contact sheet that has any."""
-    if not report.pairs_per_sheet:
-        return {}
-    picked: dict[Order, dict[str, float | None]] = {
-        order: tables.pick_pairs(order, report.pairs_per_sheet, report.seed)
-        for order in get_args(Order)
-    }
-    columns = [*run.score_columns, *(run.image_columns or ())]
-    ids = sorted({id_ for pairs in picked.values() for id_ in pairs})
-    rows = _read_rows(run, columns, tables.group_by, ids)
-
-    def make_pair(pair_id: str, rise: float | None) -> PickedPair:
-        row = rows[pair_id]
-        uris = None
-        if run.image_columns is not None:
-            reference, distorted = run.image_columns
-            uris = str(row[reference]), str(row[distorted])
-        scores = {name: row[name] for name in run.score_columns if row[name] is not None}
-        group = {name: row[name] for name in tables.group_by}
-        return PickedPair(pair_id, uris, rise, scores, group)
-
-    return {
-        order: list(starmap(make_pair, pairs.items())) for order, pairs in picked.items() if pairs
-    }
-
-
-def _read_rows(
-    run: FinishedRun, columns: Sequence[str], group_by: Sequence[str], pair_ids: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """Return some columns of the results of a few pairs, and the keys of others, by pair_id."""
-    if not pair_ids:
-        return {}
-    id_column = run.pair_id_column
-    chosen = pc.field(id_column).cast(pa.string()).isin(pair_ids)
-    rows = run.scores.scanner(columns=[*{id_column, *columns, *group_by}], filter=chosen).to_table()
-    for name in group_by:
-        rows = rows.set_column(rows.schema.get_field_index(name), name, to_keys(rows.column(name)))
-    return {str(row[id_column]): row for row in rows.to_pylist()}

@@ -56,10 +56,13 @@ class Candidates:
         self.models = [ModelRows(*row) for row in rows]
 
     def _copy(self, run: FinishedRun, column: str, reference: str) -> None:
-        self._connection.register("source", stream(run, [SCORE, "status"], [column, reference]))
+        self._connection.register(
+            "source", stream(run, [SCORE, "status", run.pair_id_column], [column, reference])
+        )
         self._connection.execute(
             "CREATE TABLE candidates AS SELECT key0 AS model, key1 AS reference, "
-            "CASE WHEN c1 = 'ok' THEN c0::DOUBLE END AS score FROM source WHERE key1 IS NOT NULL"
+            "CASE WHEN c1 = 'ok' THEN c0::DOUBLE END AS score, c2 AS pair_id "
+            "FROM source WHERE key1 IS NOT NULL"
         )
         self._connection.unregister("source")
 

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from pipeline.audits.links import check_template
 from pipeline.runs.settings import Section, Uri
 
 MIN_NIGHTS = 5
@@ -206,10 +207,19 @@ class ReportConfig(Section):
         1000, ge=100, description="Number of bootstrap draws for the intervals of means."
     )
     pairs_per_sheet: int = Field(
-        8, ge=0, le=50, description="Pairs on each contact sheet: worst, most changed, random."
+        8,
+        ge=0,
+        le=100,
+        description="Pairs on each contact sheet: worst, most changed, random. 0: no sheets.",
     )
     image_side_px: int = Field(
         384, ge=64, le=1024, description="Longest side of an image in the report, in pixels."
+    )
+    link_template: Annotated[str, AfterValidator(check_template)] | None = Field(
+        None,
+        description="Link to images in stores that a browser cannot open, such as "
+        "https://console.example.com/s3/{bucket}/{key} for s3://bucket/key; {scheme} is s3. "
+        "null: their URIs are no links.",
     )
     seed: int = Field(0, ge=0, description="Seed of the random sample and of the bootstrap.")
     mlflow_experiment: str | None = Field(

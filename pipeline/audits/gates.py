@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.audits.config import MIN_NIGHTS, AuditScoresConfig, GateConfig
 from pipeline.audits.distribution import MIN_ROWS, Estimate
 from pipeline.audits.noise_gates import NO_HISTORY, History, hold_against_nights
+from pipeline.audits.numbers import show_estimate, show_number
 from pipeline.audits.records import (
     NOTHING_BEFORE,
     AuditRecord,
@@ -191,8 +192,16 @@ def headline_of(record: AuditRecord) -> str:
     return f"{outcome}: {record.verdict}" if outcome else record.verdict
 
 
-def state_verdict(gates: Sequence[GateVerdict]) -> str:
-    """Return the verdict of gates, worst first: the worst one, and how many others are bad."""
+def state_verdict(gates: Sequence[GateVerdict], rows: StatusCounts) -> str:
+    """Return the verdict of gates, worst first: the worst one, and how many others are bad.
+
+    Without gates it says so; without any score, how many rows failed.
+    """
+    if not rows.counts[Status.OK] and outcome_of(gates) != OUTCOMES["kept"]:
+        all_rows = f"{'all ' if rows.rows > 1 else ''}{counted(rows.rows, 'row')}"
+        num_broken = sum(gate.state == "broken" for gate in gates)
+        broken = f"; {counted(num_broken, 'gate')} {'is' if num_broken == 1 else 'are'} broken"
+        return f"no row has a score: {all_rows} failed{broken if num_broken else ''}"
     if not gates:
         return "no gate is set"
     worst, *others = gates
@@ -210,7 +219,7 @@ def describe_gate(gate: GateVerdict) -> str:
     """Return what a gate found, such as "model_b: p95 of spips_score 0.4, allowed 0.35"."""
     subject = f"{label_of(gate.group)}: {_subject(gate)}"
     if gate.value is None:
-        return f"{subject} is {gate.state}: {gate.reason}"
+        return f"{subject}: {gate.reason}"
     verb = {"rise_at_most": " rose by", "fall_at_most": " fell by"}.get(gate.bound_kind, "")
     if gate.threshold is not None and not verb:
         verb = " is"  # otherwise the value would follow the threshold
@@ -223,20 +232,13 @@ def describe_gate(gate: GateVerdict) -> str:
 
 def show_gate_value(gate: GateVerdict) -> str:
     """Return a gate's value with so many digits that they show on which side of the bound it is."""
-    text = show_number(gate.value)
-    if gate.value is None or gate.margin == 0:
-        return text
-    for digits in range(5, 18):  # 17 digits tell any two numbers apart
+    if gate.value is None:
+        return show_number(None)
+    if gate.margin == 0:
+        return show_number(gate.bound, 12)
+    text = show_estimate(Estimate(value=gate.value, low=gate.low, high=gate.high))
+    for digits in range(4, 18):  # 17 digits tell any two numbers apart
         if np.sign(float(text) - gate.bound) == np.sign(gate.value - gate.bound):
             break
         text = show_number(gate.value, digits)
     return text
-
-
-def show_number(value: float | None, digits: int = 4) -> str:
-    """Return a number for people: significant digits, without zeros at the end."""
-    if value is None:
-        return "–"  # noqa: RUF001 - an en dash stands for nothing
-    if 10**digits - 0.5 <= abs(value) < 1e15:  # otherwise as 1.2e+04
-        return f"{value:.0f}"
-    return f"{value + 0.0:.{digits}g}"  # + 0.0 makes 0 of -0

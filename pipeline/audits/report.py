@@ -1,7 +1,7 @@
 """The report of an audit: an HTML page that opens offline, the record's files, and a few lines."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from urllib.parse import quote
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -9,15 +9,34 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.audits.audit import Audit
+from pipeline.audits.charts import Scale, draw_distributions, draw_trend
 from pipeline.audits.config import AuditScoresConfig
 from pipeline.audits.distribution import MIN_ROWS, Estimate
 from pipeline.audits.exports.junit import to_junit
 from pipeline.audits.exports.metrics import to_metrics
 from pipeline.audits.exports.summary import to_summary
-from pipeline.audits.gates import headline_of, outcome_of, show_gate_value, show_number
-from pipeline.audits.pictures import ShownPair, draw_distributions, draw_trend, show_pairs
-from pipeline.audits.records import SCORE, AuditRecord, Leaderboard, label_of, show_value
-from pipeline.audits.tables import Order
+from pipeline.audits.gates import headline_of, outcome_of, show_gate_value
+from pipeline.audits.heat_table import make_heat_table
+from pipeline.audits.links import link_of
+from pipeline.audits.numbers import (
+    decimals_of,
+    long_night_name,
+    show_estimate,
+    show_fixed,
+    show_interval,
+    show_number,
+    show_share,
+)
+from pipeline.audits.pictures import ShownPair, show_pairs
+from pipeline.audits.records import (
+    SCORE,
+    SIDES,
+    AuditRecord,
+    GateVerdict,
+    Leaderboard,
+    label_of,
+    show_value,
+)
 from pipeline.runs.errors import FaultError
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.storage import STORE_ERRORS, describe, open_store, write_whole
@@ -27,11 +46,15 @@ from pipeline.runs.uris import redact
 MAX_CHARTS = 12
 MAX_MODELS_WITH_RATES = 6
 """With more models, only the page and audit.json have the win rates."""
-SHEET_TITLES: dict[Order, str] = {
+SHEET_TITLES = {
     "worst": "Worst pairs", "most changed": "Most changed pairs", "random": "A random sample",
 }  # fmt: skip
-LINKABLE = ("https://", "http://", "s3://", "gs://", "file:///", "/")
-"""URIs that begin with one of these become links. All other texts of a manifest stay text."""
+SHEET_TEXTS = {
+    SHEET_TITLES["worst"]: "The pairs with the highest spips_score.",
+    SHEET_TITLES["most changed"]: "The pairs whose spips_score rose or fell by most.",
+}
+NUM_GATES = 200
+"""Gates on the page, worst first; audit.json has all."""
 
 
 def write_report(audit: Audit, run: FinishedRun, config: AuditScoresConfig) -> dict[str, int]:
@@ -44,7 +67,7 @@ def write_report(audit: Audit, run: FinishedRun, config: AuditScoresConfig) -> d
     parquet = pa.BufferOutputStream()
     pyarrow.parquet.write_table(audit.record.to_table(), parquet)
     files = {
-        "audit.html": render(audit, sheets, notes).encode(),
+        "audit.html": render(audit, sheets, notes, config.report.link_template).encode(),
         "audit.parquet": parquet.getvalue().to_pybytes(),
         "junit.xml": to_junit(audit.record),
         "summary.md": to_summary(audit.record, page_uri(config)).encode(),
@@ -66,7 +89,10 @@ def page_uri(config: AuditScoresConfig) -> str:
     return redact(f"{config.output.uri.rstrip('/')}/audit.html")
 
 
-def render(audit: Audit, sheets: Mapping[Order, Sequence[ShownPair]], notes: Sequence[str]) -> str:
+def render(
+    audit: Audit, sheets: Mapping[str, Sequence[ShownPair]], notes: Sequence[str],
+    link_template: str | None = None,
+) -> str:  # fmt: skip
     """Return the page, with the pairs of each contact sheet and notes added to the audit's."""
     environment = Environment(
         loader=PackageLoader("pipeline.audits"), autoescape=True, undefined=StrictUndefined,
@@ -75,8 +101,12 @@ def render(audit: Audit, sheets: Mapping[Order, Sequence[ShownPair]], notes: Seq
     environment.filters |= {
         "number": show_number,
         "gate_value": show_gate_value,
-        "share": _share,
-        "link": _link,
+        "estimate": show_estimate,
+        "interval": show_interval,
+        "distance": _show_distance,
+        "share": show_share,
+        "link": partial(link_of, template=link_template),
+        "long_night": long_night_name,
         "group": label_of,
         "name": show_value,
         "counted": counted,
@@ -95,26 +125,47 @@ def render(audit: Audit, sheets: Mapping[Order, Sequence[ShownPair]], notes: Seq
         changes={row.column: row for row in record.changes if not row.group},
         streams=[row for row in record.streams if not row.group],
         score_figures={row.group: row for row in figures if row.column == SCORE},
-        score_changes={row.group: row for row in record.changes if row.column == SCORE},
+        heat=make_heat_table(record),
+        num_gates=NUM_GATES,
         trend_charts=[(title, Markup(svg)) for title, svg in trend.items()],  # noqa: S704 - ours
         distribution_charts=_distribution_charts(audit),
-        sheets=[(SHEET_TITLES[name], pairs) for name, pairs in sheets.items()],
+        sheets=[(SHEET_TITLES.get(name, name), pairs) for name, pairs in sheets.items()],
+        sheet_texts=SHEET_TEXTS,
     )
 
 
-def _distribution_charts(audit: Audit) -> list[tuple[str, Markup]]:
-    """Return charts, with titles, of all rows and of the groups whose score changed most."""
+def _show_distance(gate: GateVerdict) -> str:
+    """Return how far a gate's value is from its bound, with the digits of the value."""
+    margin, decimals = abs(gate.margin or 0.0), decimals_of(gate.low, gate.high)
+    return show_number(margin, 2) if decimals is None else show_fixed(margin, decimals)
+
+
+def _distribution_charts(audit: Audit) -> list[tuple[str, Markup, list[str]]]:
+    """Return charts of all rows and of the groups whose score changed most.
+
+    Each has a title, and in words the outliers that it does not show.
+    """
     changes = {row.group: row for row in audit.record.changes if row.column == SCORE}
     rises = {group: abs(row.rise.value) for group, row in changes.items()}
     groups = [row.group for row in audit.record.statuses if row.of == "run"]
     groups.sort(key=lambda group: (bool(group), -rises.get(group, 0.0)))
+    found = {
+        group: {side: audit.distributions.get((side, group)) for side in SIDES}
+        for group in groups[:MAX_CHARTS]
+        if ("run", group) in audit.distributions
+    }
+    if not found:
+        return []
+    scale = Scale.of([one for sides in found.values() for one in sides.values() if one])
     charts = []
-    for number, group in enumerate(groups[:MAX_CHARTS]):
-        run = audit.distributions.get(("run", group))
-        if run is not None:
-            baseline = audit.distributions.get(("baseline", group))
-            svg = draw_distributions(run, baseline, f"distribution{number}")
-            charts.append((label_of(group), Markup(svg)))  # noqa: S704 - ours
+    for number, (group, sides) in enumerate(found.items()):
+        svg = draw_distributions(sides, scale, f"distribution{number}")
+        outliers = [
+            f"Not drawn: {text}{' (baseline)' if side == 'baseline' else ''}."
+            for side, sample in sides.items()
+            if sample and (text := scale.name_outliers(sample))
+        ]
+        charts.append((label_of(group), Markup(svg), outliers))  # noqa: S704 - ours
     return charts
 
 
@@ -170,14 +221,3 @@ def _with_ends(figure: Estimate | None, form: str) -> str:
     if figure is None or figure.low is None:
         return "-" if figure is None else f"{figure.value:{form}}"
     return f"{figure.value:{form}} ({figure.low:{form}} to {figure.high:{form}})"
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2%}"  # noqa: RUF001
-
-
-def _link(uri: str) -> str | None:
-    """Return the target of a source's link, or None if the source must not become a link."""
-    if not uri.startswith(LINKABLE) or uri.startswith("//") or "***" in uri:
-        return None
-    return f"file://{quote(uri)}" if uri.startswith("/") else uri

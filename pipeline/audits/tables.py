@@ -36,6 +36,7 @@ DIFFERENCE = "CASE WHEN run.{0} = base.{0} THEN 0 ELSE run.{0} - base.{0} END AS
 """Images that are identical in both runs have an infinite psnr_db twice: it did not change."""
 
 Order = Literal["worst", "most changed", "random"]
+Sign = Literal["<", "<=", ">", ">="]
 LARGEST = 2.0**200
 """The bin of infinite values begins here, far above every finite float32."""
 _FIRST_BIN = 1 - int(np.log2(SMALLEST_MAGNITUDE)) * BINS_PER_OCTAVE
@@ -241,13 +242,43 @@ class ScoreTables:
             "most changed": "abs(rise) DESC",
             "random": f"hash(run.pair_id || '{int(seed)}')",
         }[order]
-        only = "AND rise <> 0" if order == "most changed" else ""
+        return self._pick("rise <> 0" if order == "most changed" else "true", by, num_pairs)
+
+    def pick_nearest(
+        self, group: Key, column: str, sign: Sign, limit: float,
+        num_pairs: int,
+    ) -> dict[str, float | None]:  # fmt: skip
+        """Return the ok pairs of a group nearest to a limit on one side, as `pick_pairs` does."""
+        side = f"run.{column} {sign} '{limit!r}'::DOUBLE AND NOT isnan(run.{column})"
+        if group:
+            side += f" AND run.g = {self.groups.index(group)}"
+        by = f"run.{column} {'DESC' if sign.startswith('<') else 'ASC'}"
+        return self._pick(side, by, num_pairs)
+
+    def _pick(self, condition: str, by: str, num_pairs: int) -> dict[str, float | None]:
         rows = self._ask(
             f"SELECT run.pair_id, paired.{SCORE} AS rise FROM run "
-            f"LEFT JOIN paired USING (pair_id) WHERE status = 'ok' {only} "
+            f"LEFT JOIN paired USING (pair_id) WHERE status = 'ok' AND {condition} "
             f"ORDER BY {by}, run.pair_id LIMIT {int(num_pairs)}"
         )
         return dict(rows)
+
+    def pick_siblings(self, pair_ids: Sequence[str], num_models: int) -> dict[str, list[str]]:
+        """Return the best other models' pairs of each pair's reference, best first, by pair_id.
+
+        Of several pairs of a model the best one counts. Needs a call of `candidates` before it.
+        """
+        self._connection.register("chosen", pa.table({"pair_id": pa.array(pair_ids, pa.string())}))
+        rows = self._ask(
+            "SELECT pair_id, list(other ORDER BY score, other) FROM ("
+            "SELECT own.pair_id, other.pair_id AS other, other.score AS score FROM chosen "
+            "JOIN candidates AS own USING (pair_id) JOIN candidates AS other USING (reference) "
+            "WHERE own.model IS DISTINCT FROM other.model AND other.score IS NOT NULL "
+            "QUALIFY row_number() OVER (PARTITION BY own.pair_id, other.model "
+            "ORDER BY other.score, other.pair_id) = 1) GROUP BY pair_id"
+        )
+        self._connection.unregister("chosen")
+        return {pair_id: others[:num_models] for pair_id, others in rows}
 
     def candidates(self, run: FinishedRun, column: str, reference: str) -> Candidates:
         """Copy the run's rows for a comparison of the models in a column; see `Candidates`."""

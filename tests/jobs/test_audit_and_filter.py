@@ -97,7 +97,7 @@ def test_a_gate_without_a_baseline_fails_unless_the_settings_let_it_pass(
                  f"--output.uri={tmp_path}/audit", "--report.pairs_per_sheet=0"]  # fmt: skip
     for code, more in ((GATE_BROKEN, ()), (DONE, ("--gates_unjudged=pass",))):
         assert audit_scores.main([*arguments, f"--gates={json.dumps(gates)}", *more]) == code
-        verdict = "Not judged: all rows: mean of spips_score is not judged: nothing to compare with"
+        verdict = "Not judged: all rows: mean of spips_score: nothing to compare with"
         assert capfd.readouterr().out.endswith(f"verdict    {verdict}\n")
         assert json.loads((tmp_path / "audit/audit.json").read_text())["passed"] is False
         page = (tmp_path / "audit/audit.html").read_text()

@@ -50,7 +50,7 @@ def test_a_webhook_hears_of_broken_gates_and_of_those_that_fail_unjudged(
     assert audited(RISE, baseline) == GATE_BROKEN
     texts = [json.loads(content)["text"] for _, _, content in webhook.received]
     assert texts[0] == f"{VERDICT}\n{tmp_path}/audit/audit.html"
-    assert texts[1].startswith("Not judged: all rows: mean of spips_score is not judged: ")
+    assert texts[1].startswith("Not judged: all rows: mean of spips_score: ")
 
 
 def test_a_webhook_that_fails_is_one_warning_and_the_exit_code_stands(

@@ -4,7 +4,8 @@ import io
 
 from junitparser import Failure, JUnitXml, Skipped, TestCase, TestSuite
 
-from pipeline.audits.gates import describe_gate, show_number
+from pipeline.audits.gates import describe_gate
+from pipeline.audits.numbers import show_number
 from pipeline.audits.records import AuditRecord, GateVerdict, label_of
 
 CLASS_NAME = "spips.gates"

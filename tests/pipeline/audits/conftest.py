@@ -1,7 +1,10 @@
 """Synthetic runs, and audits of them."""
 
+import shutil
+
 import numpy as np
 import pytest
+from playwright.sync_api import sync_playwright
 
 from pipeline.audits.audit import audit
 from pipeline.audits.baseline import open_runs
@@ -9,6 +12,7 @@ from pipeline.audits.config import AuditScoresConfig
 from pipeline.audits.tables import open_tables
 from pipeline.runs.errors import ContractError
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 STREAMS = {"tradition_score": 0.2, "percept_score": 0.3, "semantic_score": 0.5}
 
 
@@ -51,3 +55,15 @@ def problems_of(run, earlier=None, **settings):
 def find(rows, **wanted):
     (row,) = (r for r in rows if all(getattr(r, name) == value for name, value in wanted.items()))
     return row
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A real Chromium; without one, the test is skipped."""
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    with sync_playwright() as playwright:
+        # Chromium does not start its sandbox as root, and containers often run as root.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()

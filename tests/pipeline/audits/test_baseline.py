@@ -120,9 +120,7 @@ def test_the_first_night_has_nothing_to_compare_with_and_says_so(write_run, tmp_
     assert not record.passed
     assert record.gates[0].state == "not judged"
     assert "no earlier run to compare with" in record.notes[0]
-    assert record.verdict == (
-        "all rows: mean of spips_score is not judged: nothing to compare with"
-    )
+    assert record.verdict == ("all rows: mean of spips_score: nothing to compare with")
     assert "on the first night of a series, give --gates_unjudged=pass" in describe_audit(record)
 
 

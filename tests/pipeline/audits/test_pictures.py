@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.audits.pictures import MAX_IMAGE_BYTES, MAX_MAP_BYTES, show_pairs
+from pipeline.audits.pictures import (
+    MAX_IMAGE_BYTES,
+    MAX_MAP_BYTES,
+    NUM_MAPS,
+    PAGE_BYTES,
+    Limits,
+    show_pairs,
+)
+from pipeline.audits.sheets import PickedPair
 from pipeline.runs.finished import open_run
 from spips_core import SPIPS
 from tests.pipeline.audits.conftest import run_audit
@@ -56,3 +64,37 @@ def test_a_pair_whose_images_are_lost_says_why(columns, write_run, tmp_path):
     assert shown.pictures == ()
     assert shown.problem.startswith("missing: ")
     assert shown.uris == (columns["reference_uri"][0], columns["distorted_uri"][0])
+
+
+@pytest.mark.parametrize(("num_pairs", "num_related"), [(1, 0), (8, 1), (300, 1), (312, 6)])
+def test_all_pictures_together_fit_on_the_page(num_pairs, num_related):
+    pair = PickedPair("a", ("/r.png", "/d.png"), None, {}, {}, related=(None,) * num_related)
+    limits = Limits.of({"worst": [pair] * num_pairs}, 384)
+    num_bytes = (2 + num_related) * limits.image_bytes + NUM_MAPS * limits.map_bytes
+    assert num_pairs * num_bytes * 4 / 3 <= PAGE_BYTES
+    assert (limits.image_bytes == MAX_IMAGE_BYTES) == (num_pairs < 300)
+
+
+def test_an_earlier_image_is_shown_unless_it_is_lost_or_was_overwritten(
+    columns, write_run, tmp_path
+):
+    run = write_run(columns, finished_at="2026-01-03T02:00:00+00:00")
+
+    def shown_with(distorted_uri, name):
+        before = write_run(columns | {"distorted_uri": [distorted_uri]}, name)
+        found = run_audit(run, before, report={"pairs_per_sheet": 1, "bootstrap_samples": 100})
+        sheets, _ = show_pairs(found.sheets, open_run(run), 384)
+        return sheets["worst"][0]
+
+    Image.new("RGB", (800, 600)).save(tmp_path / "before.png")
+    shown = shown_with(str(tmp_path / "before.png"), "whole")
+    assert [(picture.name, picture.kind) for picture in shown.pictures] == [
+        ("reference", "reference"), ("before, 2 Jan", "before"), ("now, 3 Jan", "now"),
+    ]  # fmt: skip
+    assert shown.lost == ()
+    shown = shown_with(str(tmp_path / "absent.png"), "lost")
+    assert [picture.kind for picture in shown.pictures] == ["reference", "now"]
+    assert shown.lost[0].startswith("before, 2 Jan: missing: distorted: expected an image, got")
+    shown = shown_with(columns["distorted_uri"][0], "same")
+    (lost,) = shown.lost
+    assert lost.startswith("before, 2 Jan: its image had the same URI as now")

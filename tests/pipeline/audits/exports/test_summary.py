@@ -71,7 +71,7 @@ def test_what_a_manifest_holds_stays_text(record):
 def test_an_audit_without_gates_scores_or_baseline_is_short(write_run):
     columns = {"pair_id": ["a"], "status": ["missing"], "spips_score": [None]}
     headings, (groups,), _ = read(to_summary(run_audit(write_run(columns)).record, PAGE))
-    assert headings == ["no gate is set", "spips_score by group"]
+    assert headings == ["no row has a score: 1 row failed", "spips_score by group"]
     assert groups[1] == ["all rows", "1", "100.00 %", *["\N{EN DASH}"] * 3]
 
 
