@@ -49,7 +49,7 @@ class Row:
 
 @dataclass(frozen=True)
 class HeatTable:
-    """All groups, that of all rows first."""
+    """All groups: that of all rows, those with broken gates, then others; highest mean first."""
 
     heads: tuple[str, ...]
     rows: tuple[Row, ...]
@@ -83,6 +83,10 @@ def make_heat_table(record: AuditRecord) -> HeatTable:
                 for head in heads
             ]
             rows.append(Row(group, counted.rows, tuple(cells)))
+    mean = heads.index("mean")
+    rows.sort(key=lambda row: (
+        not row.is_all, -sum(cell.is_broken for cell in row.cells), -(row.cells[mean].value or 0.0)
+    ))  # fmt: skip
     return HeatTable(tuple(heads), tuple(_colour(heads, rows)))
 
 

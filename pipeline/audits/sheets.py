@@ -96,7 +96,9 @@ def _pick_ids(
     config: AuditScoresConfig, tables: ScoreTables, gates: Sequence[GateVerdict]
 ) -> tuple[dict[str, Rises], dict[tuple[str, str], str]]:
     """Return the pairs of each sheet, and remarks on some by sheet and pair_id."""
-    report, nearest, remarks = config.report, {}, {}
+    report = config.report
+    nearest: dict[str, Rises] = {}
+    remarks: dict[tuple[str, str], str] = {}
     for gate in _bounds_of_scores(gates):
         limit = show_number(_limit_of(gate), 12)
         title = f"Nearest to {gate.column} {limit}: {label_of(gate.group)}"

@@ -19,10 +19,15 @@ for (const table of all("table.sortable")) {
   }));
 }
 
+// Show the whole table of groups, of which a long one hides the end.
+const groups = document.getElementById("groups"), whole = document.getElementById("whole");
+whole?.addEventListener("click", () => { groups.classList.add("whole"); whole.parentElement.remove(); });
+
 // Show only the groups and pairs with a text.
 const search = document.getElementById("search"), found = document.getElementById("found");
 search.addEventListener("input", () => {
   const wanted = search.value.trim().toLowerCase(), counts = [];
+  groups.classList.toggle("whole", wanted !== "" || !whole?.isConnected);
   for (const [noun, selector] of [["group", "#groups tbody.each tr"], ["pair", ".pair"]]) {
     const items = all(selector);
     for (const item of items) item.hidden = !item.firstElementChild.textContent.toLowerCase().includes(wanted);

@@ -4,6 +4,7 @@ The pictures are in build/report. Look at them after a change of the page.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,11 @@ import pytest
 from pipeline.audits.audit import audit
 from pipeline.audits.baseline import open_runs
 from pipeline.audits.config import AuditScoresConfig
-from pipeline.audits.report import NUM_GATES, write_report
+from pipeline.audits.pictures import Limits, Picture, ShownPair, _encode
+from pipeline.audits.report import NUM_GATES, render, write_report
+from pipeline.audits.sheets import MAX_OTHER_MODELS, PickedPair
 from pipeline.audits.tables import open_tables
+from tests.pipeline.audits.conftest import STREAMS, run_audit, scores
 from tests.pipeline.audits.nights import make_night, model
 
 PICTURES = Path(__file__).parents[3] / "build" / "report"
@@ -37,9 +41,9 @@ def nights(tmp_path_factory):
 def make_report(write_run, tmp_path):
     """A function that writes runs and the report of the last one; returns the page's path."""
 
-    def make(nights, digest=None, **settings):
+    def make(nights, **settings):
         for night, columns in nights.items():
-            run = write_run(columns, night, night=night, digest=digest or model().digest,
+            run = write_run(columns, night, night=night, digest=model().digest,
                             finished_at=f"{night}T02:00:00+00:00")  # fmt: skip
         has_baseline = len(nights) > 1
         config = AuditScoresConfig.model_validate(
@@ -70,7 +74,7 @@ def shoot(browser):
         page.screenshot(path=PICTURES / f"{name}_top.png")
         # Pairs out of view are not drawn; here all are.
         page.add_style_tag(content=".pair { content-visibility: visible !important; }")
-        page.screenshot(path=PICTURES / f"{name}.png", full_page=len(page.content()) < 10e6)
+        page.screenshot(path=PICTURES / f"{name}.png", full_page=path.stat().st_size < 10e6)
         assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
         pages.append(page)
         return page
@@ -112,34 +116,55 @@ def test_one_group(nights, make_report, shoot):
     assert page.locator("#groups .heat").count() == 0
 
 
-def test_a_thousand_groups_and_a_hundred_pairs_a_sheet(nights, make_report, shoot):
-    report = {"pairs_per_sheet": 100, "bootstrap_samples": 100}
-    # Without the run's model there are no heat maps, which would take minutes.
-    path = make_report(thousand_groups(nights), "a" * 64, group_by=["prompt"], report=report)
-    assert path.stat().st_size < 24e6  # docs/audit.md says so
-    page = shoot(path, "thousand_groups")
-    assert page.locator("#groups tbody.each tr").count() == 1000
-    assert page.locator("#gates tbody tr").count() == NUM_GATES
-    assert page.locator("#sheet1 .pair").count() == 100
-    timing = page.evaluate("performance.getEntriesByType('navigation')[0].toJSON()")
+def test_a_thousand_groups_and_a_hundred_pairs_a_sheet(write_run, tmp_path, shoot):
+    gate = {"column": "spips_score", "figure": "mean", "at_most": 0.1, "each_group": True}
+    found = run_audit(write_run(scores()), write_run(scores(seed=1), "before"),
+                      group_by=["maker"], gates=[gate])  # fmt: skip
+    page = tmp_path / "audit.html"
+    page.write_text(render(with_groups(found, 1000), full_sheets(100), ()))
+    assert page.stat().st_size < 24e6  # docs/audit.md says so
+    opened = shoot(page, "thousand_groups")
+    assert opened.locator("#groups tbody.each tr").count() == 1000
+    assert opened.locator("#gates tbody tr").count() == NUM_GATES
+    assert opened.locator("#sheet1 .pair").count() == 100
+    timing = opened.evaluate("performance.getEntriesByType('navigation')[0].toJSON()")
     sys.stdout.write(
-        f"{path.stat().st_size / 1e6:.1f} MB, loaded in {timing['loadEventEnd']:.0f} ms\n"
+        f"{page.stat().st_size / 1e6:.1f} MB, loaded in {timing['loadEventEnd']:.0f} ms\n"
     )
 
 
-def thousand_groups(nights):
-    """Return nights in which every pair is there many times, in a thousand groups."""
-    generator = np.random.default_rng(0)
-    found = {}
-    for night, columns in nights.items():
-        rows = np.resize(np.flatnonzero(np.array(columns["status"]) == "ok"), 12_000)
-        scores = np.array(columns["spips_score"], np.float64)[rows]
-        found[night] = {
-            name: [columns[name][i] for i in rows]
-            for name in ("model", "reference_uri", "distorted_uri")
-        } | {
-            "pair_id": [f"{columns['pair_id'][i]}-{n}" for n, i in enumerate(rows)],
-            "prompt": [f"prompt {n % 1000:03}" for n in range(len(rows))],
-            "spips_score": (scores * generator.lognormal(0, 0.2, len(rows))).tolist(),
-        }
-    return found
+def with_groups(found, number):
+    """Return an audit in which its first group is there that many times."""
+    record, first = found.record, ("a",)
+
+    def repeat(rows):
+        copied = [row for row in rows if row.group == first]
+        copies = [
+            row.model_copy(update={"group": (f"prompt {i:04}, in the style of a long name",)})
+            for i in range(number)
+            for row in copied
+        ]
+        return tuple([row for row in rows if not row.group] + copies)
+
+    names = ("statuses", "figures", "changes", "gates")
+    lists = {name: repeat(getattr(record, name)) for name in names}
+    return replace(found, record=record.model_copy(update=lists))
+
+
+def full_sheets(num_pairs):
+    """Return three sheets with as many and as large pictures as they can have."""
+    related = (None,) * (1 + MAX_OTHER_MODELS)
+    pair = PickedPair("p", ("/r.png", "/d.png"), 0.1, {"spips_score": 0.3}, {}, related=related)
+    names = ("worst", "most changed", "random")
+    limits = Limits.of(dict.fromkeys(names, [pair] * num_pairs), 384)
+    noise = np.random.default_rng(0).integers(0, 256, (384, 384, 3), np.uint8)
+    image = _encode(noise, 384, limits.image_bytes)
+    heat = _encode(noise, 192, limits.map_bytes)
+    kinds = ["reference", "before", "now", *["model"] * MAX_OTHER_MODELS]
+    pictures = [Picture(kind, image, kind, 0.3) for kind in kinds]
+    pictures += [Picture(name, heat, "map", brightest=1.0) for name in STREAMS]
+    return {
+        name: [ShownPair(pair, f"{name} {i}", pair.uris, tuple(pictures), "")
+               for i in range(num_pairs)]
+        for name in names
+    }  # fmt: skip
