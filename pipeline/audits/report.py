@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -53,8 +54,8 @@ SHEET_TEXTS = {
     SHEET_TITLES["worst"]: "The pairs with the highest spips_score.",
     SHEET_TITLES["most changed"]: "The pairs whose spips_score rose or fell by most.",
 }
-NUM_GATES = 200
-"""Gates on the page, worst first; audit.json has all."""
+NUM_GATES = (20, 200)
+"""Gates on the page, worst first: at least so many, and at most so many that are not kept."""
 
 
 def write_report(audit: Audit, run: FinishedRun, config: AuditScoresConfig) -> dict[str, int]:
@@ -126,7 +127,7 @@ def render(
         streams=[row for row in record.streams if not row.group],
         score_figures={row.group: row for row in figures if row.column == SCORE},
         heat=make_heat_table(record),
-        num_gates=NUM_GATES,
+        num_gates=int(np.clip(sum(gate.state != "kept" for gate in record.gates), *NUM_GATES)),
         trend_charts=[(title, Markup(svg)) for title, svg in trend.items()],  # noqa: S704 - ours
         distribution_charts=_distribution_charts(audit),
         sheets=[(SHEET_TITLES.get(name, name), pairs) for name, pairs in sheets.items()],
@@ -137,7 +138,8 @@ def render(
 def _show_distance(gate: GateVerdict) -> str:
     """Return how far a gate's value is from its bound, with the digits of the value."""
     margin, decimals = abs(gate.margin or 0.0), decimals_of(gate.low, gate.high)
-    return show_number(margin, 2) if decimals is None else show_fixed(margin, decimals)
+    text = show_number(margin, 2) if decimals is None else show_fixed(margin, decimals)
+    return text if float(text) or not margin else show_number(margin, 2)
 
 
 def _distribution_charts(audit: Audit) -> list[tuple[str, Markup, list[str]]]:
