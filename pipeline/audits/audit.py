@@ -42,7 +42,7 @@ from pipeline.audits.records import (
 from pipeline.audits.sheets import PickedPair, pick_sheets, read_rows
 from pipeline.audits.spread import Spread, warn_of_few
 from pipeline.audits.statuses import count_statuses
-from pipeline.audits.tables import QUANTILES, Differences, Order, ScoreTables, Values
+from pipeline.audits.tables import Differences, ScoreTables, Values
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.schema import Status
 

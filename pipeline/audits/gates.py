@@ -22,6 +22,7 @@ from pipeline.audits.records import (
 )
 from pipeline.runs.errors import ContractError
 from pipeline.runs.finished import FinishedRun
+from pipeline.runs.schema import Status
 from pipeline.runs.summary import counted
 
 NO_VALUE_AT_ALL = "no row has a value"
