@@ -69,8 +69,7 @@ def test_a_rise_beyond_the_noise_breaks_the_gate_and_every_export_says_how_it_wa
     assert gate.value == pytest.approx(0.153 - figures.mean(), abs=1e-7)
     assert gate.margin == pytest.approx(gate.bound - gate.value)
     assert record.verdict == (
-        f"all rows: mean of spips_score rose by {gate.value:.4g}, allowed {gate.bound:.4g} by the "
-        "noise of 7 nights"
+        "all rows: mean of spips_score rose by 0.00289, allowed 0.0007988 by the noise of 7 nights"
     )
     how = "learned from 7 nights, night01 to night07, for 5 % false alarms: mean 0.1501, "
     assert gate.reason.startswith(how)
@@ -144,9 +143,7 @@ def test_fewer_than_five_nights_hold_the_fixed_bound_and_say_so_in_one_note(writ
 def test_a_gate_of_noise_without_any_night_has_nothing_to_compare_with(write_nights):
     record = audit_last(write_nights([0.1])).record
     assert (record.gates[0].state, record.num_without_baseline) == ("not judged", 1)
-    assert record.verdict == (
-        "all rows: mean of spips_score is not judged: nothing to compare with"
-    )
+    assert record.verdict == "all rows: mean of spips_score: nothing to compare with"
 
 
 def test_either_of_two_states_is_accepted_with_a_note_that_names_them(write_nights):

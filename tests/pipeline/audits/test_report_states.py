@@ -53,7 +53,7 @@ def make_report(write_run, tmp_path):
              "report": {"pairs_per_sheet": 3}, "output": {"uri": str(tmp_path / "audit")}}
             | settings
         )  # fmt: skip
-        opened, baseline, notes = open_runs(config, allow_different_models=False)
+        opened, baseline, notes, _ = open_runs(config, allow_different_models=False)
         with open_tables(opened, baseline, config.group_by) as tables:
             found = audit(config, tables, opened, baseline, notes)
         write_report(found, opened, config)
