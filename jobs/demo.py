@@ -10,7 +10,6 @@ exit codes: as of score_manifest.py, which scores the pairs
   130  interrupted; the same command resumes
 """
 
-import os
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
@@ -55,8 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _make_and_score(folder: Path) -> int:
     (folder / "images").mkdir(parents=True, exist_ok=True)
     rows = [*make_pairs(folder / "images"), *make_broken_rows(folder / "images")]
-    for image in (folder / "images").iterdir():
-        os.utime(image, (0, 0))  # a second demo makes the same images: they have not changed
     pa.parquet.write_table(pa.Table.from_pylist(rows), folder / "manifest.parquet")
     return score_manifest.main(
         [
@@ -92,12 +89,12 @@ def make_pairs(folder: Path) -> Iterator[Row]:
     """Write every photograph and its distorted versions, and yield their manifest rows."""
     for photo, image in photographs().items():
         reference = folder / f"{photo}.png"
-        image.save(reference)
+        _save(image, reference)
         for kind in KINDS:
             for level in range(1, NUM_LEVELS + 1):
                 pair_id = f"{photo}-{kind}-{level}"
                 distorted = folder / f"{pair_id}.png"
-                Image.fromarray(distort(np.asarray(image), kind, level)).save(distorted)
+                _save(Image.fromarray(distort(np.asarray(image), kind, level)), distorted)
                 yield {
                     "pair_id": pair_id,
                     "reference_uri": str(reference),
@@ -108,6 +105,20 @@ def make_pairs(folder: Path) -> Iterator[Row]:
                 }
 
 
+def _save(image: Image.Image, path: Path) -> None:
+    """Save an image, unless a demo before has: a file that is written anew has changed."""
+    if path.exists():
+        with Image.open(path) as before:
+            if before.size == image.size and before.tobytes() == image.tobytes():
+                return
+    image.save(path)
+
+
+def _write(path: Path, content: bytes) -> None:
+    if not (path.exists() and path.read_bytes() == content):
+        path.write_bytes(content)
+
+
 def make_broken_rows(folder: Path) -> Iterator[Row]:
     """Write images that cannot be scored, and yield a manifest row for each status.
 
@@ -115,11 +126,11 @@ def make_broken_rows(folder: Path) -> Iterator[Row]:
     """
     photo = folder / "astronaut.png"
     whole = photo.read_bytes()
-    (folder / "truncated.png").write_bytes(whole[: len(whole) // 2])
-    (folder / "bomb.png").write_bytes(empty_png(30_000))
+    _write(folder / "truncated.png", whole[: len(whole) // 2])
+    _write(folder / "bomb.png", empty_png(30_000))
     with Image.open(photo) as image:
-        image.resize((64, 64)).save(folder / "thumbnail.png")
-        image.resize((300, 200)).save(folder / "smaller.png")
+        _save(image.resize((64, 64)), folder / "thumbnail.png")
+        _save(image.resize((300, 200)), folder / "smaller.png")
     for status, reference, distorted in (
         ("missing", photo, folder / "absent.png"),
         ("forbidden", photo, Path("/etc/hostname")),

@@ -88,10 +88,10 @@ def test_local_images_with_other_tags_than_recorded_are_counted_by_row(
     assert list(advise(run, ImagesConfig())) == []
     (tmp_path / "d1.png").touch()
     (tmp_path / "d2.png").unlink()
-    warning = list(advise(run, ImagesConfig()))[0]
+    (warning,) = advise(run, ImagesConfig())
     assert warning.startswith("warning: the images of 1 of 2 rows that were looked at have changed")
     (tmp_path / "r.png").write_bytes(b"other")
-    assert "images of 2 of 2 rows" in list(advise(run, ImagesConfig()))[0]
+    assert "images of 2 of 2 rows" in next(advise(run, ImagesConfig()))
     changed = [row for _, rows in find_changed(run, ImagesConfig()) for row in rows.to_pylist()]
     assert [row["pair_id"] for row in changed] == ["a", "b", "c"]
     outside = ImagesConfig(allowed_uri_prefixes=["/nowhere"])  # is not even looked at
