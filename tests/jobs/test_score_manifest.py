@@ -166,7 +166,8 @@ def test_ray_counts_rows_by_status_and_the_grafana_board_reads_what_is_exported(
     (run,) = output.glob("run-*")
     deadline_s = time.monotonic() + 120
     counted: dict[str, float] = {}
-    while not counted and time.monotonic() < deadline_s:  # Ray collects them every ten seconds
+    # Ray collects them every ten seconds, from one process after the other.
+    while counted != Counter(expected) and time.monotonic() < deadline_s:
         time.sleep(1)
         exported = scrape()
         counted = {
@@ -273,8 +274,8 @@ def test_without_failed_rows_there_is_nothing_to_retry(finished, manifest, capfd
 def test_a_graph_whose_finished_rows_ray_cannot_record_is_a_fault(
     manifest, tmp_path, monkeypatch, capfd
 ):
-    def shuffled(plan, scorers):
-        rows = score_pairs(plan, scorers)
+    def shuffled(plan, scorers, **options):
+        rows = score_pairs(plan, scorers, **options)
         return rows.union(ray.data.from_arrow(rows.take_batch(1, batch_format="pyarrow")))
 
     monkeypatch.setattr("pipeline.scoring.graph.score_pairs", shuffled)
