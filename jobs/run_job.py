@@ -129,6 +129,9 @@ def start_ray(*, verbose: bool, dashboard: bool = False) -> list[dict[str, float
 
     Returns:
         The resources of each living node, such as "CPU" and "GPU".
+
+    Raises:
+        FaultError: Ray's processes do not start, or no cluster answers.
     """
     import ray  # takes seconds
 
@@ -143,12 +146,21 @@ def start_ray(*, verbose: bool, dashboard: bool = False) -> list[dict[str, float
             check_cluster()
             ray.init(ignore_reinit_error=True, logging_level=level)
         else:  # without "local", Ray would wait for a dead cluster that left its address behind
-            ray.init(
-                "local",
-                ignore_reinit_error=True,
-                include_dashboard=dashboard,
-                logging_level=level,
-            )
+            try:
+                ray.init(
+                    "local",
+                    ignore_reinit_error=True,
+                    include_dashboard=dashboard,
+                    logging_level=level,
+                )
+            except Exception as error:
+                # Ray raises a bare one if its processes take over 30 s, as on a busy machine.
+                if type(error) is not Exception:
+                    raise
+                raise FaultError(
+                    f"expected Ray to start on this machine, got: {error} Run the same command "
+                    "again when fewer other programs run"
+                ) from error
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     return [node["Resources"] for node in nodes if node["Alive"]]
 
