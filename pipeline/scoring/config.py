@@ -172,8 +172,9 @@ class ComputeConfig(Section):
     compile: bool | None = Field(
         None,
         description="Compile the kernels when a scorer starts, which takes up to a minute and "
-        "changes scores by less than 1e-5; null: on CPUs, if each scorer has at least 6,000 pairs. "
-        "Without a C++ compiler (on a GPU: without Triton) a warning is logged instead.",
+        "changes scores by less than 1e-5; null: as the run of output.reuse_from did, else on "
+        "CPUs, if each scorer has at least 6,000 pairs. Without a C++ compiler (on a GPU: without "
+        "Triton) a warning is logged instead.",
     )
 
 

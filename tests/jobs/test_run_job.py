@@ -139,3 +139,13 @@ def test_only_what_takes_long_says_that_it_waits(limit_s, expected, monkeypatch,
     with shared.say_if_slow("note: still here"):
         time.sleep(0.5)
     assert capsys.readouterr().err == expected
+
+
+def test_ray_that_does_not_start_is_a_fault_in_one_line(monkeypatch, capsys):
+    def time_out(*_, **__):
+        raise Exception("The current node timed out during startup.")  # noqa: TRY002 - as Ray does
+
+    monkeypatch.setattr("ray.init", time_out)
+    assert exit_code_of(lambda: shared.start_ray(verbose=False)) == FAULT
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("fault: expected Ray to start on this machine, got: The current node")
