@@ -1,4 +1,4 @@
-"""The three kinds of errors: a broken contract, a bad row, a fault."""
+"""The kinds of errors: a broken contract, a bad row, a fault, a graph that failed."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -30,6 +30,10 @@ class RowError(Exception):
 
 class FaultError(Exception):
     """The run cannot go on, or its results cannot be trusted; fix the cause and run it again."""
+
+
+class GraphError(Exception):
+    """Ray gave up on a graph; the message is its cause."""
 
 
 def raise_problems(problems: Sequence[str], faults: Sequence[str]) -> None:

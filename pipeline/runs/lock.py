@@ -34,6 +34,7 @@ class RunLock:
     Attributes:
         folder: the run's folder.
         is_lost: whether another process has taken the folder.
+        succeeds_dead: whether a process that held the folder has died, and not released it.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -53,7 +54,7 @@ class RunLock:
             beats=0,
         )
         self._released = threading.Event()
-        self._wait_for_holder()
+        self.succeeds_dead = self._wait_for_holder()
         self._write()
         self._written_s = time.monotonic()
         self._keeper = threading.Thread(target=self._keep, daemon=True)
@@ -90,15 +91,15 @@ class RunLock:
         self._me = self._me.model_copy(update={"beats": self._me.beats + 1})
         self.folder.write_lock(self._me)
 
-    def _wait_for_holder(self) -> None:
-        """Return when no process holds the folder.
+    def _wait_for_holder(self) -> bool:
+        """Return when no process holds the folder, and whether the last one that did has died.
 
         Raises:
             ContractError: its holder is alive.
         """
         found = self._read()
         if found is None or _is_dead(found):
-            return
+            return found is not None
         sys.stderr.write(
             f"waiting {WATCH_S:.0f} s to see whether another process still writes to "
             f"{self.folder.uri}\n"
@@ -108,9 +109,10 @@ class RunLock:
             time.sleep(1)
             held = self._read()
             if held is None:
-                return
+                return False
             if held != found:
                 raise ContractError(_describe(self.folder, held))
+        return True
 
     def _keep(self) -> None:
         """Rewrite the file until it is released; when it is lost, send this process SIGTERM."""

@@ -68,6 +68,11 @@ class RunFolder:
         """Return the folder of the rows that were alone in a scorer when it died."""
         return f"{self.path}/suspects/attempt-{attempt}"
 
+    def has_suspects(self) -> bool:
+        """Return whether a row was alone in a scorer when it died, in any attempt."""
+        self.fs.invalidate_cache()
+        return bool(self._find(f"{self.path}/suspects"))
+
     def state(self) -> State:
         """Return how far the run is."""
         self.fs.invalidate_cache()  # other machines write here too

@@ -1,4 +1,4 @@
-"""The graph: read -> load -> score -> write, on Ray Data; only this file composes the stages."""
+"""The graph: read -> load -> score -> write, on Ray Data."""
 
 import warnings
 from collections.abc import Callable
@@ -8,11 +8,13 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionOptions, ExecutionResources
 from ray.data.checkpoint import CheckpointConfig
+from ray.exceptions import RayError
 
+from pipeline.runs.errors import GraphError
 from pipeline.runs.schema import result_schema
-from pipeline.runs.storage import arrow_filesystem
+from pipeline.runs.storage import arrow_filesystem, describe
+from pipeline.scoring.graph_progress import GraphProgress
 from pipeline.scoring.known_scores import KnownScores, read_known_scores
-from pipeline.scoring.load import PairLoader
 from pipeline.scoring.manifest import KeepIds
 from pipeline.scoring.plan import Plan
 from pipeline.scoring.progress import ProgressLine
@@ -24,12 +26,11 @@ from pipeline.scoring.resources import (
     LOAD_CPUS,
     LOAD_CPUS_FOR_GPUS,
     ROWS_PER_GPU_BLOCK,
-    ROWS_PER_LOAD_TASK,
-    ROWS_PER_REUSE_TASK,
     Scorers,
 )
 from pipeline.scoring.reuse import find_contradictions
 from pipeline.scoring.score import PairScorer
+from pipeline.scoring.stages import load_stage, rows_per_task, score_arguments
 from pipeline.scoring.suspects import Suspects
 
 RETRIED_STORE_ERRORS = (
@@ -51,19 +52,26 @@ def run_graph(plan: Plan, scorers: Scorers, num_rows_done: int) -> list[str]:
 
     Returns:
         Lines for people on images that contradict the earlier run.
+
+    Raises:
+        GraphError: Ray gave up.
     """
     get_known: Callable[[], KnownScores] | None = None
     if plan.earlier is not None:  # one copy on each machine, which all its processes share
         get_known = _get_from(ray.put(read_known_scores(plan.earlier.run)))
     context = execution_context(plan, scorers)
     context.enable_progress_bars = False
-    show = partial(ProgressLine, PairScorer.__name__, plan.attempt.num_rows, num_rows_done)
+    line = ProgressLine(plan.attempt.num_rows, num_rows_done)
+    show = partial(GraphProgress, PairScorer.__name__, line)
     context.custom_execution_callback_classes = [show]  # type: ignore[list-item]  # it is called
     with DataContext.current(context), warnings.catch_warnings():
         # When Ray cannot record finished rows it only warns, and the run could not be resumed.
         warnings.filterwarnings("error", "You've enabled checkpointing, but", UserWarning)
         path = plan.folder.scores_path(plan.attempt.number)
-        write_results(score_pairs(plan, scorers, get_known=get_known), plan, path)
+        try:
+            write_results(score_pairs(plan, scorers, get_known=get_known), plan, path)
+        except (RayError, UserWarning) as error:
+            raise GraphError(describe(getattr(error, "cause", None) or error)) from error
     if get_known is None:
         return []
     files = plan.folder.score_files(plan.attempt.number)
@@ -98,29 +106,15 @@ def score_pairs(
         score_stage: what Ray starts in each scorer; a benchmark replaces it.
         get_known: returns the scores of an earlier run in any process; None if there is none.
     """
-    config, on_gpus = plan.config, scorers.gpus_per_scorer > 0
-    pixels = config.compute.pixels_per_batch
-    load_stage = PairLoader(
-        config.images, plan.manifest.image_columns, plan.pass_through, pixels, get_known
+    on_gpus = scorers.gpus_per_scorer > 0
+    suspects = Suspects(
+        plan.folder.fs,
+        plan.folder.suspects_path(plan.attempt.number),
+        plan.manifest.pair_id_column,
     )
-    score_arguments = {
-        "source": config.model,
-        "expected_digest": plan.model.digest,
-        "run_id": plan.run_id,
-        "run_attempt": plan.attempt.number,
-        "pass_through": plan.pass_through,
-        "suspects": Suspects(
-            plan.folder.fs,
-            plan.folder.suspects_path(plan.attempt.number),
-            plan.manifest.pair_id_column,
-        ),
-        "pixels_per_batch": pixels,
-        "use_gpu": on_gpus,
-        "compile_kernels": scorers.compile_kernels,
-    }
     rows = _read_pairs(plan).repartition(target_num_rows_per_block=rows_per_task(plan))
     loaded = rows.map_batches(
-        load_stage,
+        load_stage(plan, get_known),
         batch_size=None,
         batch_format="pyarrow",
         # Must differ from the scorer's num_cpus: otherwise Ray Data fuses both stages into one
@@ -129,7 +123,7 @@ def score_pairs(
     )
     return loaded.map_batches(
         score_stage,
-        fn_constructor_kwargs=score_arguments,
+        fn_constructor_kwargs={**score_arguments(plan, scorers), "suspects": suspects},
         # None passes each block of the load stage whole. With GPUs Ray requires a batch size.
         batch_size=ROWS_PER_GPU_BLOCK if on_gpus else None,
         batch_format="pyarrow",
@@ -139,11 +133,6 @@ def score_pairs(
         num_cpus=scorers.cpus_per_scorer,
         num_gpus=scorers.gpus_per_scorer,
     )
-
-
-def rows_per_task(plan: Plan) -> int:
-    """Return how many rows a load task has at most."""
-    return ROWS_PER_LOAD_TASK if plan.earlier is None else ROWS_PER_REUSE_TASK
 
 
 def write_results(rows: Dataset, plan: Plan, path: str) -> None:

@@ -127,11 +127,14 @@ class PairLoader:
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         """Load rows in a worker process that does nothing else."""
         keep_freed_memory(LOADER_KEPT_BYTES)
-        tags = take_tags([rows.column(name) for name in self.image_columns], self.rules)
-        recall = Recall(tags, self.get_known() if self.get_known else None)
         # When it is repeated, one of these rows may have killed the process that had them before.
         load = self.load_apart if is_repeated() else self.load
-        yield from load(rows, recall=recall)
+        yield from load(rows, recall=self.recall(rows))
+
+    def recall(self, rows: pa.Table) -> Recall:
+        """Return what is known of some rows' images; asks their stores for tags."""
+        tags = take_tags([rows.column(name) for name in self.image_columns], self.rules)
+        return Recall(tags, self.get_known() if self.get_known else None)
 
     def load(
         self,

@@ -2,13 +2,10 @@
 
 import importlib.metadata
 import platform
-import random
-from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet
 
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.finished import FinishedRun
@@ -19,11 +16,12 @@ from pipeline.runs.storage import STORE_ERRORS, check_writable, describe, open_s
 from pipeline.runs.summary import counted
 from pipeline.runs.uris import is_relative, redact
 from pipeline.scoring.attempts import Attempt, plan_again
-from pipeline.scoring.config import NEWEST, ImagesConfig, ScoreManifestConfig
-from pipeline.scoring.load import PairLoader
+from pipeline.scoring.config import NEWEST, ScoreManifestConfig
 from pipeline.scoring.manifest import Manifest, open_manifest
 from pipeline.scoring.manifest_files import PARQUET_SUFFIXES
+from pipeline.scoring.resources import PIXELS_PER_PAIR
 from pipeline.scoring.reuse import Earlier, choose_earlier
+from pipeline.scoring.sample import Sample, load_sample
 from pipeline.scoring.score import describe_model, load_model
 from spips_core import packaged_checkpoints
 from spips_core.errors import FetchError, SpipsError
@@ -50,7 +48,7 @@ class Plan:
         folder: the run's folder.
         fingerprints: sha256 of manifest, model and scoring settings, by name, and the night if one
             is given. Two runs with the same fingerprints are the same run.
-        sample: status and error of a few rows that were loaded as a test.
+        sample: a few rows that were loaded as a test.
         attempt: the rows to score.
         earlier: the run whose scores are used again; None scores every row.
         notes: lines for people on that.
@@ -63,7 +61,7 @@ class Plan:
     run_id: str
     folder: RunFolder
     fingerprints: dict[str, str]
-    sample: list[tuple[str, str]]
+    sample: Sample
     attempt: Attempt
     earlier: Earlier | None = None
     notes: tuple[str, ...] = ()
@@ -72,6 +70,11 @@ class Plan:
         """Return whether the run is finished and this attempt has no rows to score again."""
         has_rows = self.attempt.ids is not None and self.attempt.num_rows > 0
         return self.folder.state() == "finished" and not has_rows
+
+    def num_standard_pairs(self) -> float:
+        """Return the attempt's rows as a number of pairs of 256 px; smaller ones count as these."""
+        pixels = max(self.sample.pixels_per_pair or 0, PIXELS_PER_PAIR)
+        return self.attempt.num_rows * pixels / PIXELS_PER_PAIR
 
     def check_sample(self) -> None:
         """Raise an error if no row of the sample could be loaded, which is hardly chance.
@@ -82,13 +85,13 @@ class Plan:
             FaultError: every image was unreadable, as when a store is away.
             ContractError: there were other reasons.
         """
-        statuses = {status for status, _ in self.sample}
+        statuses = {status for status, _ in self.sample.outcomes}
         may_all_fail = self.config.failure.max_failed_fraction == 1
         if not statuses or Status.OK in statuses or self.attempt.ids is not None or may_all_fail:
             return
         problem = (
             f"manifest: expected images that can be loaded, got none in the sample of "
-            f"{counted(len(self.sample), 'row')} above; to score all the same, set "
+            f"{counted(len(self.sample.outcomes), 'row')} above; to score all the same, set "
             "failure.max_failed_fraction to 1"
         )
         raise FaultError(problem) if statuses == {Status.UNREADABLE} else ContractError(problem)
@@ -152,7 +155,9 @@ def make_plan(
         attempt = plan_again(run, config.images, retry_failed=retry_failed, rescan=rescan)
         earlier = Earlier(run, is_required=False) if rescan else None
     has_rows = not is_finished or attempt.ids is not None
-    sample = load_sample(manifest, config.images, pass_through) if has_rows else []
+    sample = Sample([], None)
+    if has_rows:
+        sample = load_sample(manifest, config.images, pass_through)
     # Otherwise the driver keeps the memory in which Arrow read the manifest for the whole run.
     pa.default_memory_pool().release_unused()
     plan = Plan(
@@ -220,7 +225,8 @@ def _redacted(value: Any) -> Any:
 def describe_plan(plan: Plan) -> str:
     """Return the plan as a few lines for people."""
     model = plan.model
-    failed = [error for status, error in plan.sample if status != Status.OK]
+    outcomes = plan.sample.outcomes
+    failed = [error for status, error in outcomes if status != Status.OK]
     trained = "trained" if model.trained else "NOT trained: scores order pairs only roughly"
     if model.dmos_scale is None:
         trained += "; no scale, so expected_dmos is null"
@@ -239,9 +245,9 @@ def describe_plan(plan: Plan) -> str:
         lines.insert(1, f"left out  {len(plan.manifest.left_out)} files beside them whose names do "
                      f"not end in {' or '.join(PARQUET_SUFFIXES)}, such as "
                      f"{redact(plan.manifest.left_out[0])}")  # fmt: skip
-    if plan.sample:
-        num_loaded = len(plan.sample) - len(failed)
-        lines.append(f"sample    {num_loaded} of {len(plan.sample)} rows could be loaded")
+    if outcomes:
+        num_loaded = len(outcomes) - len(failed)
+        lines.append(f"sample    {num_loaded} of {len(outcomes)} rows could be loaded")
         lines += [f"          {error}" for error in failed]
     if plan.earlier is not None:
         lines.append(f"reuse     {plan.earlier.run.uri}")
@@ -251,59 +257,3 @@ def describe_plan(plan: Plan) -> str:
             f"retry     {plan.attempt.num_rows} {plan.attempt.of}, attempt {plan.attempt.number}"
         )
     return "\n".join(lines)
-
-
-SAMPLE_ROWS = 8
-SAMPLE_BYTES = 1 << 24
-"""Most bytes of a row group that are read for its rows: a group can hold gigabytes of images."""
-
-
-def load_sample(
-    manifest: Manifest, rules: ImagesConfig, pass_through: pa.Schema
-) -> list[tuple[str, str]]:
-    """Return status and error of a few random rows.
-
-    Args:
-        manifest: a valid one.
-        rules: which images are accepted.
-        pass_through: schema of the manifest's columns in the results.
-    """
-    choice = random.Random(0)
-    files = Counter(choice.choices(manifest.paths, k=min(SAMPLE_ROWS, manifest.num_rows)))
-    rows = pa.concat_tables(_read_some(manifest, path, num, choice) for path, num in files.items())
-    needed = [
-        f for f in pass_through if f.name in (manifest.pair_id_column, *manifest.image_columns)
-    ]
-    loader = PairLoader(rules, manifest.image_columns, pa.schema(needed), pixels_per_block=1)
-    loaded = pa.concat_tables(loader.load_apart(rows))
-    return list(zip(loaded["status"].to_pylist(), loaded["error"].to_pylist(), strict=True))
-
-
-def _read_some(manifest: Manifest, path: str, num_rows: int, choice: random.Random) -> pa.Table:
-    """Return ids and images of random rows of a file, from the start of one of its row groups."""
-    # Without `pre_buffer`, pages are read one by one.
-    with (
-        manifest.fs.open(path, "rb") as opened,
-        pyarrow.parquet.ParquetFile(opened, buffer_size=1 << 20, pre_buffer=False) as file,
-    ):
-        groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
-        lengths = [group.num_rows for group in groups]
-        names = (manifest.pair_id_column, *manifest.image_columns)
-        columns = [name for name in names if name in file.schema_arrow.names]
-        if not sum(lengths):
-            return manifest.complete(path, file.schema_arrow.empty_table().select(columns), names)
-        (index,) = choice.choices(range(len(groups)), lengths)
-        bytes_per_row = max(1, groups[index].total_byte_size // lengths[index])
-        near = min(lengths[index], max(num_rows, SAMPLE_BYTES // bytes_per_row))
-        wanted = sorted(choice.sample(range(near), min(num_rows, near)))
-        batches, start = [], 0
-        some = max(1, near // SAMPLE_ROWS)
-        for batch in file.iter_batches(some, [index], columns, use_threads=False):
-            here = [row - start for row in wanted if start <= row < start + len(batch)]
-            # First complete them: Arrow cannot take from views.
-            rows = manifest.complete(path, pa.table(batch), names)
-            batches.append(rows.take(pa.array(here, pa.int64())))
-            start += len(batch)
-            if start > wanted[-1]:
-                break
-        return pa.concat_tables(batches)

@@ -5,7 +5,7 @@ stray files aside. A process can be killed at any point: the next one does the s
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -17,9 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset
 import pyarrow.parquet
 from numpy.typing import NDArray
-from ray.exceptions import RayError
 
-from pipeline.runs.errors import FaultError
+from pipeline.runs.errors import FaultError, GraphError
 from pipeline.runs.finished import count_by_status, count_reused
 from pipeline.runs.lock import RunLock
 from pipeline.runs.metrics import to_metrics
@@ -34,14 +33,22 @@ from pipeline.runs.storage import (
     write_whole,
 )
 from pipeline.runs.summary import score_figures
-from pipeline.scoring.graph import run_graph
 from pipeline.scoring.manifest import hash_array, hash_ids
 from pipeline.scoring.plan import Plan
 from pipeline.scoring.resources import Scorers
 
+Score = Callable[[Plan, Scorers, int], list[str]]
+"""Scores an attempt's rows that have no result, whose number is given; returns lines for people."""
 
-def score_and_publish(plan: Plan, scorers: Scorers, lock: RunLock) -> RunRecord:
+
+def score_and_publish(plan: Plan, scorers: Scorers, lock: RunLock, score: Score) -> RunRecord:
     """Score the rows of an attempt that have no result yet, and publish all its results.
+
+    Args:
+        plan: the run.
+        scorers: what scores.
+        lock: of the run's folder.
+        score: `graph.run_graph`, or `in_process.score_in_process`.
 
     Returns:
         The content of run.json.
@@ -63,8 +70,8 @@ def score_and_publish(plan: Plan, scorers: Scorers, lock: RunLock) -> RunRecord:
     notes: list[str] = []
     try:
         if start.num_rows_done < plan.attempt.num_rows:  # else only publishing was interrupted
-            notes = run_graph(plan, scorers, start.num_rows_done)
-    except (RayError, UserWarning, *STORE_ERRORS, pa.ArrowException) as error:
+            notes = score(plan, scorers, start.num_rows_done)
+    except (GraphError, *STORE_ERRORS, pa.ArrowException) as error:
         raise FaultError(
             f"{folder.uri}: {_describe_failure(plan, error)}; finished rows are kept, the same "
             "command resumes"
@@ -73,7 +80,7 @@ def score_and_publish(plan: Plan, scorers: Scorers, lock: RunLock) -> RunRecord:
 
 
 def _describe_failure(plan: Plan, error: Exception) -> str:
-    """Return why the graph failed: a store that is away now, or what Ray says."""
+    """Return why scoring failed: a store that is away now, or what Ray says."""
     for fs, path in (
         (plan.manifest.fs, plan.manifest.paths[0]),
         (plan.folder.fs, plan.folder.path),
@@ -84,7 +91,7 @@ def _describe_failure(plan: Plan, error: Exception) -> str:
         except STORE_ERRORS as problem:
             if is_transient(problem):
                 return f"the store cannot be reached: {describe(problem)}"
-    return describe(getattr(error, "cause", None) or error)
+    return str(error) if isinstance(error, GraphError) else describe(error)
 
 
 @dataclass(frozen=True)

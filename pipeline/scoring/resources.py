@@ -52,11 +52,13 @@ SCORER_CPUS = 0.01
 larger share could leave no node with the whole CPU that Ray's reader waits for."""
 ROOMY_NODE_CPUS = 3
 """From this many CPUs, a node has whole CPUs left beside all shares of SCORER_CPUS."""
+PIXELS_PER_PAIR = 256 * 256
+"""Pixels of a pair (H x W) where a number of pairs stands for their work."""
 PAIRS_PER_SCORER = 500
-"""Starting a scorer takes as long as scoring this many pairs."""
+"""Pairs of 256 px that take as long to score as a scorer takes to start."""
 PAIRS_PER_COMPILATION = 6_000
-"""Pairs per scorer that pay for compiling: it takes 25 to 60 s and saves 10 to 18 ms per pair of
-256 px."""
+"""Pairs of 256 px per scorer that pay for compiling: it takes 25 to 60 s and saves 10 to 18 ms for
+each."""
 PIXELS_PER_CPU_BATCH = 4 * 256 * 256
 """Pixels (pairs x H x W) that a CPU scores together: enough to amortize torch's cost per call, few
 enough to stay in its cache."""
@@ -80,7 +82,7 @@ class Scorers:
     """The scorers of a run: processes that each hold a model.
 
     Attributes:
-        num_scorers: how many.
+        num_scorers: how many; 0 where the job's own process scores.
         gpus_per_scorer: GPUs of each; 0 scores on CPUs.
         cpus_per_scorer: CPUs that Ray reserves for each.
         compile_kernels: whether each compiles its kernels at its start.
@@ -93,18 +95,18 @@ class Scorers:
 
 
 def choose_scorers(
-    compute: ComputeConfig, nodes: Sequence[Mapping[str, float]], num_rows: int
+    compute: ComputeConfig, nodes: Sequence[Mapping[str, float]], num_pairs: float
 ) -> Scorers:
     """Choose what the config leaves to the cluster.
 
     Args:
         compute: the config's section.
         nodes: the resources of each living node, as Ray counts them: "CPU" and "GPU".
-        num_rows: rows to score.
+        num_pairs: the rows to score, as a number of pairs of 256 px.
 
     Returns:
         One scorer per GPU; without GPUs one per CPU, where scorers and load tasks share the CPUs.
-        Fewer for a short manifest.
+        Fewer if there is little to score.
 
     Raises:
         ContractError: no node has the GPUs that the config asks for, and the config gives no
@@ -126,16 +128,18 @@ def choose_scorers(
             f"node, got {gpus_per_scorer:g}; on a cluster that scales, give compute.scorers as "
             "well"
         )
-    num_scorers = compute.scorers or max(1, min(room, num_rows // PAIRS_PER_SCORER))
+    num_scorers = compute.scorers or max(1, min(room, int(num_pairs // PAIRS_PER_SCORER)))
     cpus_per_scorer = SCORER_CPUS if max(cpus, default=0) >= ROOMY_NODE_CPUS else 0.0
     compile_kernels = compute.compile
     if compile_kernels is None:  # whether compiling pays on GPUs has not been measured
-        compile_kernels = not gpus_per_scorer and num_rows >= num_scorers * PAIRS_PER_COMPILATION
+        compile_kernels = not gpus_per_scorer and num_pairs >= num_scorers * PAIRS_PER_COMPILATION
     return Scorers(num_scorers, gpus_per_scorer, cpus_per_scorer, compile_kernels)
 
 
 def describe_scorers(scorers: Scorers) -> str:
     """Return the scorers as a line for people."""
+    if not scorers.num_scorers:
+        return "scorers   none: this process scores, because there are few rows"
     kernels = "compiled" if scorers.compile_kernels else "not compiled"
     gpus = f"{scorers.gpus_per_scorer:g} GPUs each"
     return f"scorers   {scorers.num_scorers} with {gpus}, kernels {kernels}"

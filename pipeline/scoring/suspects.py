@@ -1,6 +1,7 @@
 """Rows that may have killed their scorer: each is tried alone, and given up after some tries."""
 
 import hashlib
+import sys
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,9 +20,8 @@ def is_repeated() -> bool:
 
     A scorer is asked while it starts: Ray Data scores in a thread, which has no task.
     """
-    import ray  # takes seconds, and who loads or scores without Ray need not wait
-
-    if not ray.is_initialized():
+    ray = sys.modules.get("ray")  # who loads or scores without Ray need not wait for its import
+    if ray is None or not ray.is_initialized():
         return False
     worker = ray.get_runtime_context().worker
     return bool(worker.core_worker.get_current_task_attempt_number() > 0)

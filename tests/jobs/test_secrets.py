@@ -115,7 +115,7 @@ def test_no_secret_is_found_in_logs_or_outputs(guarded, images, ray_folder, tmp_
         f"--manifest.uri={root}/pairs.parquet",
         f"--model.checkpoint={root}/m.safetensors",
         f"--model.checkpoint_sha256={hashlib.sha256(model).hexdigest()}",
-        f"--output.uri={tmp_path}/out", "--failure.max_failed_fraction=1",
+        f"--output.uri={tmp_path}/out", "--failure.max_failed_fraction=1", "--compute.scorers=1",
         AWS_SECRET_ACCESS_KEY=key, AWS_SESSION_TOKEN=token, RAY_TMPDIR=ray_folder,
         XDG_CACHE_HOME=str(tmp_path / "cache"),
     )  # fmt: skip

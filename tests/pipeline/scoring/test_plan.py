@@ -27,7 +27,7 @@ def test_a_table_s_version_is_shown_and_recorded(tmp_path):
     plan = plan_of(tmp_path, manifest=uri)
     assert "table     Delta, version 2, the current one" in describe_plan(plan)
     assert plan.record().config["manifest"]["version"] == 2
-    assert {status for status, _ in plan.sample} == {"missing"}
+    assert {status for status, _ in plan.sample.outcomes} == {"missing"}
 
 
 def test_the_same_run_has_the_same_id_and_a_different_manifest_a_different_one(tmp_path):
@@ -37,7 +37,7 @@ def test_the_same_run_has_the_same_id_and_a_different_manifest_a_different_one(t
 
 
 def test_rows_that_cannot_be_loaded_are_reported_and_do_not_stop_the_plan(tmp_path):
-    ((status, error),) = plan_of(tmp_path).sample
+    ((status, error),) = plan_of(tmp_path).sample.outcomes
     assert status == "missing"
     assert "/r.png" in error
 

@@ -29,7 +29,7 @@ from pipeline.scoring.resources import Scorers, choose_scorers
     ],
 )
 def test_scorers_fit_the_cluster_and_leave_room_to_load(nodes, compute, expected):
-    assert choose_scorers(ComputeConfig(**compute), nodes, num_rows=9_000) == expected
+    assert choose_scorers(ComputeConfig(**compute), nodes, num_pairs=9_000) == expected
 
 
 @pytest.mark.parametrize(("num_rows", "compiles"), [(11_999, False), (12_000, True)])

@@ -10,13 +10,13 @@ from PIL import Image
 from pipeline.runs.schema import pass_through_schema
 from pipeline.scoring.config import ImagesConfig, ManifestConfig
 from pipeline.scoring.manifest import open_manifest
-from pipeline.scoring.plan import load_sample
+from pipeline.scoring.sample import load_sample
 
 
 def sample(uri: Path) -> list[tuple[str, str]]:
     manifest = open_manifest(ManifestConfig(uri=str(uri)))
     pass_through = pass_through_schema(manifest.schema, manifest.image_columns)
-    return load_sample(manifest, ImagesConfig(), pass_through)
+    return load_sample(manifest, ImagesConfig(), pass_through).outcomes
 
 
 def write(folder: Path, lengths: list[int]) -> None:
