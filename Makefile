@@ -79,6 +79,13 @@ $(TRAINING)/embedded_trunk.safetensors: | training-data
 scale-picture: $(READY)
 	$(BIN)/python -m docs.draw_expected_dmos
 
+# Trains models without each family of distortions in turn, and tables how well they agree with the
+# jury on all kinds; the families' models and the table are in build/families.
+families-%: training-data
+	$(BIN)/python jobs/train.py --config conf/checkpoints/$*.yaml --output.uri=build/families \
+		--training.num_folds=0 --training.by_family=true
+	$(BIN)/python jobs/evaluate.py --config conf/checkpoints/families/$*.yaml
+
 # Trains the ablations and variants, and makes the tables of docs/evaluation.md.
 VARIANTS := $(foreach b,embedded alexnet squeezenet1_1,$(foreach v,no-semantic no-tradition mlp,$(b)-$(v)))
 VARIANTS += alexnet-none

@@ -120,6 +120,10 @@ class LoopConfig(Section):
     num_folds: int = Field(
         0, ge=0, description="number of further models, each with one fold of references held out"
     )
+    by_family: bool = Field(
+        False,
+        description="train further models, each without one family of synthetic distortions",
+    )
     seed: int = Field(0, ge=0, description="seed of every random number")
 
     @field_validator("num_folds")
@@ -203,7 +207,8 @@ class JudgedModelConfig(Section):
     name: str = Field(description="name of the model in tables", min_length=1)
     checkpoint: str = Field(
         description="name of a packaged checkpoint, or a path; a path with {fold} names num_folds "
-        "models, and each scores the references that it held out"
+        "models, and each scores the references that it held out; a path with {family} names a "
+        "model for each family of distortions, which it has not learned from"
     )
     num_folds: int = Field(1, ge=1, description="number of models if the path contains {fold}")
     backbone_weights: str | None = Field(

@@ -31,6 +31,7 @@ from pipeline.runs.storage import describe as describe_error
 from pipeline.scoring.score import PRECISIONS
 from spips_core.errors import CheckpointError, FetchError, PeerError, SpipsError
 from spips_core.learning.datasets import fold_of
+from spips_core.learning.distortions import DISTORTIONS
 from spips_core.learning.embedding import QualityMeans, embed, make_embedder
 from spips_core.learning.peers import PEERS, Metric, load_peer
 from spips_core.model import SPIPS
@@ -104,7 +105,7 @@ def _open(config: EvaluateConfig) -> Evaluation:
         evaluation.sets.extend(open_sets(config.data))
     except ContractError as error:
         problems += error.problems
-    for chosen in config.models:
+    for chosen in [each for one in config.models for each in _by_family(one)]:
         try:
             evaluation.models.append(_load(chosen))
         except FetchError as error:
@@ -137,6 +138,17 @@ def _problems_of_request(config: EvaluateConfig) -> list[str]:
     except STORE_ERRORS as error:
         problems.append(f"output.uri: {describe_error(error)}")
     return problems
+
+
+def _by_family(chosen: JudgedModelConfig) -> Iterator[JudgedModelConfig]:
+    """Yield a model, or, where its path has {family}, one for each family of distortions."""
+    if "{family}" not in chosen.checkpoint:
+        yield chosen
+        return
+    for family in sorted({distortion.family for distortion in DISTORTIONS.values()}):
+        path = chosen.checkpoint.replace("{family}", family)
+        name = f"{chosen.name} without {family}"
+        yield chosen.model_copy(update={"name": name, "checkpoint": path})
 
 
 def _load(chosen: JudgedModelConfig) -> JudgedModel:

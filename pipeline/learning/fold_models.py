@@ -1,4 +1,7 @@
-"""The models that train side by side: one on all references, and one for each held-out fold."""
+"""The models that train side by side: one on all examples, and others that some are held out from.
+
+Held out is a fold of the references, or in synthetic distortions a family of these.
+"""
 
 import copy
 import json
@@ -30,25 +33,27 @@ BATCHES_FOR_SCALES = 16
 BATCH_SIZE_WITHOUT_GRADIENTS = 32
 STATE, HISTORY = "state.pt", "history.json"
 
+HeldOut = int | str | None
+"""A fold of references, a family of distortions, or nothing."""
+
 
 class FoldModel:
     """One model in training, its optimizer, and the examples that it may see.
 
     Attributes:
-        held_out_fold: the fold that it does not learn from; None if it learns from all.
+        held_out: number of the fold, or name of the family of distortions, that it does not learn
+            from; None if it learns from all.
         seen: for each set, positions in the shard to learn from.
-        held_out: for each set, the other positions.
+        unseen: for each set, the other positions.
         trainee: the model.
     """
 
     def __init__(
-        self, loop: LoopConfig, model: SPIPS, sets: Sequence[TrainingSet], held_out_fold: int | None
+        self, loop: LoopConfig, model: SPIPS, sets: Sequence[TrainingSet], held_out: HeldOut
     ) -> None:
         self._loop, self._sources = loop, [item.source for item in sets]
-        self.held_out_fold = held_out_fold
-        is_held_out = [item.folds == held_out_fold for item in sets]  # None equals no fold
-        self.seen = [np.flatnonzero(~mask) for mask in is_held_out]
-        self.held_out = [np.flatnonzero(mask) for mask in is_held_out]
+        self.held_out = held_out
+        self.seen, self.unseen = split(sets, held_out)
         own = copy.deepcopy(model).to(ray.train.torch.get_device())
         self.trainee = Trainee(
             own, channel_scales(own, self._steps(BATCHES_FOR_SCALES, loop.seed)),
@@ -71,7 +76,7 @@ class FoldModel:
 
     def train_epoch(self, epoch: int, num_steps: int) -> float:
         """Train for one epoch and return the mean loss."""
-        number = 0 if self.held_out_fold is None else self.held_out_fold + 1
+        number = self.held_out + 1 if isinstance(self.held_out, int) else 0
         seed = self._loop.seed + 1_000_003 * epoch + 7919 * number  # the same in a resumed training
         torch.manual_seed(seed)
         steps, factor = self._steps(num_steps, seed), rate_factor(epoch, self._loop.epochs)
@@ -87,16 +92,27 @@ class FoldModel:
         self._optimizer.load_state_dict(state["optimizer"])
 
 
+def split(
+    sets: Sequence[TrainingSet], held_out: HeldOut
+) -> tuple[list[NDArray[np.intp]], list[NDArray[np.intp]]]:
+    """Return for each set the positions that a model may learn from, and the other ones."""
+    by_family = isinstance(held_out, str)
+    labels = [item.families if by_family else item.folds for item in sets]
+    is_unseen = [label == held_out for label in labels]  # no label equals None
+    return [np.flatnonzero(~mask) for mask in is_unseen], [np.flatnonzero(m) for m in is_unseen]
+
+
 def validate(
     fold_models: Sequence[FoldModel], sets: Sequence[TrainingSet], world_size: int
 ) -> dict[str, float]:
     """Return each set's main figure on held-out references, the mean over the folds.
 
-    Workers exchange their scores. Without models there are no figures.
+    Workers exchange their scores. Without folds there are no figures.
     """
     figures: dict[str, float] = {}
-    for number, item in enumerate(sets if fold_models else ()):
-        values = [_held_out_figure(model, number, item, world_size) for model in fold_models]
+    folds = [model for model in fold_models if isinstance(model.held_out, int)]
+    for number, item in enumerate(sets if folds else ()):
+        values = [_held_out_figure(model, number, item, world_size) for model in folds]
         name = f"{item.judged.name}_{MAIN_FIGURE[item.judged.kind]}"
         figures[name] = float(np.nanmean(values))
     return figures
@@ -105,7 +121,7 @@ def validate(
 def _held_out_figure(
     fold_model: FoldModel, number: int, item: TrainingSet, world_size: int
 ) -> float:
-    positions = fold_model.held_out[number]
+    positions = fold_model.unseen[number]
     chosen = _in_batches(positions)
     scores = predict(fold_model.trainee, item.source.batches(chosen)) if chosen else None
     parts: list[Any] = [(scores, item.shard[positions])]
@@ -143,22 +159,30 @@ def finish_models(
             for item, seen in zip(sets, fold_model.seen, strict=True)
             for batch in item.source.batches(_in_batches(seen))
         )
-        model, fold = finish(fold_model.trainee, batches), fold_model.held_out_fold
-        held_out = [name for name, f in zip(rated, folds_of_rated, strict=True) if f == fold]
+        model, held_out = finish(fold_model.trainee, batches), fold_model.held_out
+        fold = held_out if isinstance(held_out, int) else None
+        references = [name for name, f in zip(rated, folds_of_rated, strict=True) if f == fold]
         model.training_record = {
             "mode": config.training.mode,
             "data": ", ".join(f"{s.name} ({len(s.examples)} {s.kind})" for s in judged),
             "held_out_fold": "none" if fold is None else f"{fold} of {num_folds}",
-            "held_out_references": json.dumps(held_out),
+            "held_out_references": json.dumps(references),
+            "held_out_family": held_out if isinstance(held_out, str) else "none",
             "settings": json.dumps(_without_paths(config)),
             "last_epoch": json.dumps(history[-1]),
         }
-        suffix = "" if fold is None else f"-fold{fold}"
+        suffix = _suffix(held_out)
         finished[f"{config.output.name}{suffix}.safetensors"] = model
     scale = _fit_scale(fold_models, list(finished.values()), sets)
     for model in finished.values():
         model.dmos_scale = scale
     return finished
+
+
+def _suffix(held_out: HeldOut) -> str:
+    if held_out is None:
+        return ""
+    return f"-fold{held_out}" if isinstance(held_out, int) else f"-without-{held_out}"
 
 
 def _fit_scale(
@@ -171,7 +195,7 @@ def _fit_scale(
     """
     scores, dmos = [], []
     for fold_model, model in zip(fold_models, finished, strict=True):
-        for item, positions in zip(sets, fold_model.held_out, strict=True):
+        for item, positions in zip(sets, fold_model.unseen, strict=True):
             examples = item.judged.examples
             if isinstance(examples, RatedPairs) and examples.is_whole and len(positions):
                 scores.append(score_whole(model, item.source, _in_batches(positions)).cpu())

@@ -30,7 +30,7 @@ from pipeline.learning.fold_models import (
     validate,
 )
 from pipeline.learning.judged_sets import open_sets
-from pipeline.learning.training_sets import make_training_sets
+from pipeline.learning.training_sets import families_of, make_training_sets
 from pipeline.runs.errors import ContractError, FaultError, raise_problems
 from pipeline.runs.storage import (
     STORE_ERRORS,
@@ -58,14 +58,21 @@ def check_training(config: TrainConfig) -> None:
     problems: list[str] = []
     faults: list[str] = []
     num_folds = config.training.num_folds
+    families: set[str] = set()
     try:
         for item in open_sets(config.data):
+            families |= set(families_of(item)) - {""}
             num_references = len(set(item.examples.references))
             if num_references < num_folds:
                 problems.append(
                     f"training.num_folds: expected at most the {num_references} references of "
                     f"{item.name}, got {num_folds}"
                 )
+        if config.training.by_family and len(families) < 2:
+            problems.append(
+                "training.by_family: expected severity series or a jury with at least two families "
+                f"of distortions, got {len(families)}"
+            )
     except ContractError as error:
         problems += error.problems
     try:
@@ -85,7 +92,7 @@ def run_training(config: TrainConfig) -> list[str]:
     """Train, or resume an unfinished training of the same command, and publish the checkpoints.
 
     Returns:
-        URIs of the checkpoints: the model trained on everything, then one for each fold.
+        URIs of the checkpoints: the model trained on everything, then one for each fold and family.
 
     Raises:
         ContractError: the data cannot be read.
@@ -187,7 +194,9 @@ def train_loop(settings: dict[str, Any]) -> None:
     torch.manual_seed(loop.seed)
     model = make_model(config)
     sets = make_training_sets(config, model, rank=rank, world_size=world_size)
-    fold_models = [FoldModel(loop, model, sets, fold) for fold in (None, *range(loop.num_folds))]
+    families = {name for item in sets for name in families_of(item.judged)} - {""}
+    held_out = [None, *range(loop.num_folds), *(sorted(families) if loop.by_family else ())]
+    fold_models = [FoldModel(loop, model, sets, one) for one in held_out]
     history = resume(fold_models)
     if history:
         sys.stdout.write(f"resumed after epoch {len(history)}\n")
@@ -195,7 +204,7 @@ def train_loop(settings: dict[str, Any]) -> None:
     num_steps = -(-largest // (loop.batch_size * world_size))
     for epoch in range(len(history), loop.epochs):
         losses = [fold_model.train_epoch(epoch, num_steps) for fold_model in fold_models]
-        figures = {"loss": losses[0], **validate(fold_models[1:], sets, world_size)}
+        figures = {"loss": losses[0], **validate(fold_models, sets, world_size)}
         history.append({"epoch": epoch + 1, **figures})
         if rank == 0:
             line = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())

@@ -14,6 +14,7 @@ from pipeline.learning.config import TrainConfig
 from pipeline.learning.judged_sets import JudgedSet, open_sets
 from spips_core.learning.batches import EmbeddedSource, ImageSource, Source, number_references
 from spips_core.learning.datasets import fold_of
+from spips_core.learning.distortions import DISTORTIONS
 from spips_core.learning.embedding import embed, make_embedder
 from spips_core.model import SPIPS
 
@@ -22,13 +23,15 @@ from spips_core.model import SPIPS
 class TrainingSet:
     """One worker's N examples of a data set.
 
-    shard (N,) contains their indices in the judged set, folds (N,) their folds. A position in the
-    source is an index into the shard.
+    shard (N,) contains their indices in the judged set, folds (N,) their folds, families (N,) the
+    families of their distortions ("" where these are unknown). A position in the source is an index
+    into the shard.
     """
 
     judged: JudgedSet
     shard: NDArray[np.intp]
     folds: NDArray[np.intp]
+    families: NDArray[np.str_]
     source: Source
 
 
@@ -46,8 +49,16 @@ def make_training_sets(
         among = references_of(judged_sets, judged.kind)
         folds = fold_of(judged.examples.references, num_folds, among)[shard]
         source = _make_source(config, judged, shard, embedder, device)
-        training_sets.append(TrainingSet(judged, shard, folds, source))
+        families = np.asarray(families_of(judged))[shard]
+        training_sets.append(TrainingSet(judged, shard, folds, families, source))
     return training_sets
+
+
+def families_of(judged: JudgedSet) -> list[str]:
+    """Return the family of each example's synthetic distortion; "" for what people rated."""
+    if judged.kind not in ("severity_series", "jury"):
+        return [""] * len(judged.examples)
+    return [DISTORTIONS[kind].family for kind in judged.examples.kinds]
 
 
 def references_of(judged_sets: Sequence[JudgedSet], kind: str) -> list[str]:

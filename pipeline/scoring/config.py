@@ -153,9 +153,10 @@ class ComputeConfig(Section):
     scorers: int | None = Field(
         None,
         gt=0,
-        description="Number of scorers, the processes that score; null: one per GPU, or one per "
-        "CPU on a cluster without GPUs, but at most one per 500 pairs. GPUs and CPUs are counted "
-        "when the run starts, so set this on a cluster that scales.",
+        description="Number of scorers, Ray's processes that score; null: one per GPU, or one per "
+        "CPU on a cluster without GPUs, but at most one per 500 pairs of 256 px; so few pairs are "
+        "scored without Ray if there is neither cluster nor GPU. GPUs and CPUs are counted when "
+        "the run starts, so set this on a cluster that scales.",
     )
     gpus_per_scorer: float | None = Field(
         None,

@@ -17,6 +17,7 @@ from pipeline.manifests.config import MakeManifestConfig
 from pipeline.runs.schema import PIXEL_FIELDS, RESERVED_COLUMNS, Status
 from pipeline.scoring.config import MIN_SIDE_PX, ScoreManifestConfig
 from spips_core import MIN_SIDE_PX as MODEL_MIN_SIDE_PX
+from spips_core import packaged_checkpoints
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -76,12 +77,14 @@ def test_the_help_of_a_job_shows_choices_as_they_are_written(job, capfd):
 
 
 @pytest.mark.parametrize(
-    "path", sorted((REPOSITORY / "conf/checkpoints").glob("*.yaml")), ids=lambda path: path.stem
+    "path", sorted((REPOSITORY / "conf/checkpoints").glob("**/*.yaml")), ids=lambda path: path.stem
 )
 def test_the_settings_of_every_packaged_checkpoint_are_valid(path):
-    config_class = {"embedded_trunk": DistillTrunkConfig, "evaluation": EvaluateConfig}.get(
-        path.stem, TrainConfig
-    )
+    config_classes = {
+        "embedded_trunk": DistillTrunkConfig, "evaluation": EvaluateConfig,
+    } | {f"families/{name}": EvaluateConfig for name in packaged_checkpoints()}  # fmt: skip
+    name = str(path.relative_to(REPOSITORY / "conf/checkpoints").with_suffix(""))
+    config_class = config_classes.get(name, TrainConfig)
     load_config(config_class, argparse.ArgumentParser(), [f"--config={path}"])
 
 

@@ -124,6 +124,7 @@ def trained(judged, tmp_path_factory):
         f"--data.cache={output / 'cache'}",
         f"--output.uri={output}",
         "--training.num_folds=2",
+        "--training.by_family=true",
         "--training.epochs=15",
     ]
     process = start(*arguments)
@@ -171,6 +172,27 @@ def test_checkpoints_record_what_they_learned_from_but_no_paths(trained, judged)
     assert str(judged) not in json.dumps(model.training_record)
     fold = SPIPS.load(output / "debug-fold1.safetensors")
     assert fold.training_record["held_out_fold"] == "1 of 2"
+    assert fold.training_record["held_out_family"] == "none"
+
+
+def test_each_family_of_distortions_has_a_model_that_did_not_learn_from_it(trained):
+    output, _ = trained
+    models = {path.stem.removeprefix("debug-without-"): SPIPS.load(path)
+              for path in output.glob("debug-without-*.safetensors")}  # fmt: skip
+    assert set(models) == {"compression", "blur", "noise"}
+    for family, model in models.items():
+        assert model.training_record["held_out_family"] == family
+        assert model.training_record["held_out_references"] == "[]"
+    digests = {model.digest for model in models.values()}
+    assert len(digests | {SPIPS.load(output / "debug.safetensors").digest}) == 4
+
+
+def test_families_of_which_there_is_only_one_are_refused(judged, tmp_path, capsys):
+    series = json.dumps([{"name": "s", "path": str(judged / "photos"), "kinds": ["jpeg", "webp"]}])
+    arguments = [f"--data.severity_series={series}", "--training.by_family=true"]
+    assert train.main([*arguments, f"--output.uri={tmp_path}"]) == 2
+    expected = "training.by_family: expected severity series or a jury with at least two families"
+    assert f"error: {expected} of distortions, got 1" in capsys.readouterr().err
 
 
 def test_checkpoints_have_one_scale_fitted_to_the_scores_of_held_out_pairs(trained, judged):
@@ -200,6 +222,7 @@ def test_a_finished_training_is_published_again_unchanged(trained, judged, train
         f"--data.cache={output / 'cache'}",
         f"--output.uri={output}",
         "--training.num_folds=2",
+        "--training.by_family=true",
         "--training.epochs=15",
     ]
     assert train.main([CONFIG, *arguments]) == 0
