@@ -32,6 +32,8 @@ WORDS = {
     "at_most": "at most", "at_least": "at least",
     "rise_at_most": "rises by at most", "fall_at_most": "falls by at most",
 }  # fmt: skip
+GROUPS_NAMED = 2
+"""Groups that a verdict names beside the worst gate's."""
 SHARES = ("share_above", "failed_fraction")
 """Figures that change by a row at least."""
 OUTCOMES = {"broken": "failed", "not judged": "not judged", "kept": "passed"}
@@ -210,10 +212,19 @@ def state_verdict(gates: Sequence[GateVerdict], rows: StatusCounts) -> str:
         return f"all {len(gates)} gates are kept" if others else "the gate is kept"
     counts = []
     for state in ("broken", "not judged"):
-        if number := sum(gate.state == state for gate in others):
-            gate = counted(number, "more gate" if state == worst.state else "gate")
-            counts.append(f"{gate} {'is' if number == 1 else 'are'} {state}")
+        bad = [gate for gate in others if gate.state == state]
+        if bad:
+            gate = counted(len(bad), "more gate" if state == worst.state else "gate")
+            counts.append(f"{gate} {'is' if len(bad) == 1 else 'are'} {state}{_groups_of(bad, worst)}")
     return describe_gate(worst) + ("; and " + " and ".join(counts) if counts else "")
+
+
+def _groups_of(gates: Sequence[GateVerdict], worst: GateVerdict) -> str:
+    """Return the first groups of gates, such as " (model_b, model_c, ...)"; "" for the worst's."""
+    labels = list(dict.fromkeys(label_of(gate.group) for gate in gates))
+    if labels == [label_of(worst.group)]:
+        return ""
+    return f" ({', '.join(labels[:GROUPS_NAMED])}{', ...' if len(labels) > GROUPS_NAMED else ''})"
 
 
 def describe_gate(gate: GateVerdict) -> str:

@@ -48,7 +48,7 @@ def test_every_group_must_keep_a_gate_on_each_group(write_run):
     text = describe_audit(found.record)
     assert "mean of spips_score at most 0.3 (failed): no row of the group has a value" in text
     assert found.record.verdict == (
-        "bad: mean of spips_score 0.5, allowed 0.3; and 1 gate is not judged"
+        "bad: mean of spips_score 0.5, allowed 0.3; and 1 gate is not judged (failed)"
     )
 
 
@@ -150,7 +150,10 @@ def test_the_verdict_names_the_gate_that_is_furthest_beyond_its_bound(write_run)
     ]
     run = write_run(makers(model_a=0.36, model_b=0.4))
     record = run_audit(run, group_by=["maker"], gates=gates).record
-    verdict = "model_b: p95 of spips_score 0.4, allowed 0.35; and 3 more gates are broken"
+    verdict = (
+        "model_b: p95 of spips_score 0.4, allowed 0.35; and 3 more gates are broken (model_b, "
+        "model_a)"
+    )
     assert record.verdict == verdict
     assert headline_of(record) == f"Failed: {verdict}"
     assert [(gate.state, gate.group, gate.figure) for gate in record.gates] == [
@@ -160,6 +163,9 @@ def test_the_verdict_names_the_gate_that_is_furthest_beyond_its_bound(write_run)
         ("broken", ("model_a",), "p95"),  # 0.01 or 3 %
         ("kept", (), "failed_fraction"),
     ]
+    run = write_run(makers(a=0.5, b=0.4, c=0.4, d=0.4), "more")
+    record = run_audit(run, group_by=["maker"], gates=gates[1:2]).record
+    assert record.verdict.endswith("0.35; and 3 more gates are broken (b, c, ...)")
 
 
 def test_broken_gates_come_first_then_those_not_judged_then_those_kept(write_run, tmp_path):

@@ -100,7 +100,7 @@ def test_the_verdict_comes_first_and_what_a_manifest_holds_stays_text(open_page)
     worst = worst.removeprefix("FAILED\n")
     assert re.fullmatch(
         re.escape(f"{HOSTILE}: mean of spips_score rose by ") + r"0\.\d+, allowed 0\.01; "
-        "and 2 more gates are broken", worst,
+        r"and 2 more gates are broken \(all rows, plain\)", worst,
     )  # fmt: skip
     assert page.title() == f"Failed: {worst} (run night)"
     assert "Worse than the baseline." in page.locator("#verdict").inner_text()
