@@ -27,6 +27,7 @@ PARTS = {
     "j": "the score stage on a GPU",
     "k": "loading, and a GPU's decoder",
     "l": "the job on a GPU",
+    "m": "commands beside a busy core",
 }
 GPU_PARTS = "ijkl"
 
@@ -49,6 +50,10 @@ def measure(part: str, folder: Path, weights: str | None) -> Table:
         from tests.bench.memory import by_length
 
         return by_length(folder)
+    if part == "m":
+        from tests.bench.contention import beside_a_busy_core
+
+        return beside_a_busy_core(folder)
     if part == "h":
         from tests.bench.reuse import second_night
 
