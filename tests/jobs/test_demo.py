@@ -4,7 +4,7 @@ from jobs import demo
 from pipeline.runs.finished import open_scores
 
 
-def test_the_demo_scores_its_pairs_and_breaks_a_row_for_each_status(ray_cluster, tmp_path, capfd):
+def test_the_demo_scores_its_pairs_and_breaks_a_row_for_each_status(tmp_path, capfd):
     assert demo.main([f"--output={tmp_path}"]) == 0
     (run,) = (tmp_path / "scores").glob("run-*")
     results = open_scores(str(run)).to_table().to_pandas()

@@ -19,7 +19,7 @@ def manifest_of_two(image_folder, tmp_path):
 
 
 def test_a_run_of_version_0_2_is_audited_and_filtered_and_never_written(
-    manifest_of_two, ray_cluster, tmp_path, capfd
+    manifest_of_two, tmp_path, capfd
 ):
     runs, before = tmp_path / "out", listing(tmp_path / "out")
     uri = f"--scores.uri={runs}"
