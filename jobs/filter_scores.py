@@ -15,11 +15,11 @@ exit codes:
 import sys
 from collections.abc import Sequence
 
-from jobs.run_job import DONE, VERBOSE, check_cluster, make_parser, run_job, say, start_ray
+from jobs.run_job import DONE, make_parser, run_job, say
 from pipeline.filters.config import FilterScoresConfig
 from pipeline.runs.errors import ContractError
 
-FLAGS = {"dry_run": "print the summary, write nothing", **VERBOSE}
+FLAGS = {"dry_run": "print the summary, write nothing"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,18 +35,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
 
 
-def _filter(config: FilterScoresConfig, *, dry_run: bool, verbose: bool) -> int:
-    # Imported here because ray takes seconds; --help and a wrong config should not wait for it.
-    from ray.data import DataContext
-    from ray.exceptions import RayError
-
+def _filter(config: FilterScoresConfig, *, dry_run: bool) -> int:
+    # Imported here because they take a second; --help and a wrong config should not wait.
     from pipeline.audits.tables import reported_as_faults
     from pipeline.filters.filter import open_output, open_source, write_filtered
     from pipeline.filters.rules import describe_summary, make_rules, summarise
     from pipeline.runs.finished import open_newest_run
     from pipeline.runs.lock import lock_run
 
-    with reported_as_faults(RayError):
+    with reported_as_faults():
         try:
             run = open_newest_run(config.scores.uri)
         except ContractError as error:
@@ -65,14 +62,11 @@ def _filter(config: FilterScoresConfig, *, dry_run: bool, verbose: bool) -> int:
         if dry_run:
             say("dry run: nothing was written")
             return DONE
-        check_cluster()  # before the lock makes the output folder
         with lock_run(folder) as lock:
             lock.check()
             if open_output(config, run)[1] == "finished":  # by a process that just ended
                 say(finished)
                 return DONE
-            start_ray(verbose=verbose)
-            DataContext.get_current().enable_progress_bars = verbose
             write_filtered(config, folder, run, rules, summary, source)
         say(f"{folder.uri}/manifest, {folder.uri}/rejects, {folder.uri}/summary.json")
         return DONE

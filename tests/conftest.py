@@ -18,8 +18,7 @@ import pytest
 
 NOBODY_LISTENS = "http://127.0.0.1:9"
 RAY_TESTS = (
-    "chaos", "jobs", "examples", "tests/pipeline/filters/test_filter.py",
-    "tests/pipeline/scoring/test_reading.py",
+    "chaos", "jobs", "examples", "tests/pipeline/scoring/test_reading.py",
 )  # fmt: skip
 """Folders of tests, and files, whose tests start a Ray cluster."""
 SECOND_HALF = tuple(

@@ -215,7 +215,9 @@ def state_verdict(gates: Sequence[GateVerdict], rows: StatusCounts) -> str:
         bad = [gate for gate in others if gate.state == state]
         if bad:
             gate = counted(len(bad), "more gate" if state == worst.state else "gate")
-            counts.append(f"{gate} {'is' if len(bad) == 1 else 'are'} {state}{_groups_of(bad, worst)}")
+            counts.append(
+                f"{gate} {'is' if len(bad) == 1 else 'are'} {state}{_groups_of(bad, worst)}"
+            )
     return describe_gate(worst) + ("; and " + " and ".join(counts) if counts else "")
 
 

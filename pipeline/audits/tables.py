@@ -332,7 +332,7 @@ def open_database() -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 @contextmanager
-def reported_as_faults(*others: type[Exception]) -> Iterator[None]:
+def reported_as_faults() -> Iterator[None]:
     """Turn the error of a lost or damaged results file, or of a full disk, into a fault.
 
     Raises:
@@ -340,7 +340,7 @@ def reported_as_faults(*others: type[Exception]) -> Iterator[None]:
     """
     try:
         yield
-    except (duckdb.Error, pa.ArrowException, OSError, *others) as error:
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
         raise FaultError(describe(error)) from error
 
 

@@ -1,15 +1,13 @@
 """Keep the good pairs of a run as a manifest, and list the other rows with the reasons."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
-import ray.data
 from pydantic import ValidationError
-from ray.data import DataContext, SaveMode
 
 from pipeline.filters.config import BestConfig, BoundConfig, FilterScoresConfig
 from pipeline.filters.rules import REASON, RuleCount, Rules, Summary
@@ -17,7 +15,7 @@ from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.records import Record
 from pipeline.runs.run import RunFolder
-from pipeline.runs.schema import Status
+from pipeline.runs.schema import Status, is_bytes, is_image_struct
 from pipeline.runs.storage import (
     STORE_ERRORS,
     arrow_filesystem,
@@ -28,7 +26,12 @@ from pipeline.runs.storage import (
 from pipeline.runs.uris import redact
 from pipeline.scoring.config import ManifestConfig
 from pipeline.scoring.manifest import KeepIds, Manifest, open_manifest
-from pipeline.scoring.reading import read_rows
+from pipeline.scoring.resources import ID_ROWS_PER_READ
+
+ROWS_WITH_IMAGES_PER_READ = 256
+"""Rows of a read, and of a row group, if the manifest holds the images."""
+MAX_ROWS_PER_GROUP = 1 << 20
+"""Arrow's own."""
 
 
 class FilterPlan(Record):
@@ -151,20 +154,12 @@ def write_filtered(
     Raises:
         FaultError: the number of rows written is not the number expected.
     """
-    results = _read(run.files, arrow_filesystem(run.folder.fs))
-    if run.is_newest is not None:
-        is_newest = run.is_newest
-        results = results.map_batches(
-            lambda rows: rows.filter(is_newest), batch_size=None, batch_format="pyarrow"
-        )
+    kept: Iterator[pa.Table]
     if source is None:
-        keep = partial(keep_rows, rules=rules, columns=run.pass_through_columns)
-        kept = results.map_batches(keep, batch_format="pyarrow")
+        kept = (keep_rows(rows, rules, run.pass_through_columns) for rows in _read(run.scores))
     else:
-        rows = read_rows(source)
-        keep_ids = KeepIds(run.pair_id_column, summary.kept_ids)
-        kept = rows.map_batches(keep_ids, batch_format="pyarrow")
-    rejected = results.map_batches(partial(reject_rows, rules=rules), batch_format="pyarrow")
+        kept = map(KeepIds(run.pair_id_column, summary.kept_ids), _read(source.rows))
+    rejected = (reject_rows(rows, rules) for rows in _read(run.scores))
     folder.write("plan.json", _plan(config, run).model_dump(mode="json"))
     num_rejected = summary.rows - summary.kept
     _write_rows(kept, folder, "manifest", summary.kept, config.output.rows_per_file)
@@ -177,24 +172,30 @@ def write_filtered(
     return content
 
 
-def _read(files: Sequence[str], filesystem: pa.fs.FileSystem) -> ray.data.Dataset:
-    DataContext.get_current().use_datasource_v2 = False  # V2 starts processes to read footers
-    return ray.data.read_parquet(
-        list(files), filesystem=filesystem, partitioning=None, file_extensions=None
-    )
+def _read(rows: pyarrow.dataset.Dataset) -> Iterator[pa.Table]:
+    """Yield rows a few at a time, fewer if they hold images."""
+    has_images = any(is_bytes(field.type) or is_image_struct(field.type) for field in rows.schema)
+    size = ROWS_WITH_IMAGES_PER_READ if has_images else ID_ROWS_PER_READ
+    for batch in rows.to_batches(batch_size=size, batch_readahead=1, fragment_readahead=0):
+        yield pa.Table.from_batches([batch])
 
 
 def _write_rows(
-    rows: ray.data.Dataset, folder: RunFolder, name: str, expected: int, rows_per_file: int
+    tables: Iterator[pa.Table], folder: RunFolder, name: str, expected: int, rows_per_file: int
 ) -> None:
-    """Write rows as Parquet files, and check their number; without any, write nothing."""
+    """Write rows as Parquet files, in their order, and check their number; without any, nothing."""
+    path, arrow = f"{folder.path}/{name}", arrow_filesystem(folder.fs)
+    if folder.fs.exists(path):
+        folder.fs.rm(path, recursive=True)
     if not expected:
         return
-    path, fs = f"{folder.path}/{name}", arrow_filesystem(folder.fs)
-    rows.write_parquet(
-        path, filesystem=fs, min_rows_per_file=min(rows_per_file, expected),
-        max_rows_per_file=rows_per_file, mode=SaveMode.OVERWRITE,
+    first = next(tables)  # it can be empty, and has the schema
+    batches = (batch for table in chain([first], tables) for batch in table.to_batches())
+    pyarrow.dataset.write_dataset(
+        pa.RecordBatchReader.from_batches(first.schema, batches), path, format="parquet",
+        filesystem=arrow, basename_template="part-{i}.parquet", use_threads=False,
+        max_rows_per_file=rows_per_file, max_rows_per_group=min(rows_per_file, MAX_ROWS_PER_GROUP),
     )  # fmt: skip
-    got = pyarrow.dataset.dataset(path, filesystem=fs, format="parquet").count_rows()
+    got = pyarrow.dataset.dataset(path, filesystem=arrow, format="parquet").count_rows()
     if got != expected:
         raise FaultError(f"{folder.uri}/{name}: expected {expected} rows, got {got}")

@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def run(ray_cluster, manifest, tmp_path_factory):
+def run(manifest, tmp_path_factory):
     """The folder of a run of sixty pairs."""
     folder = tmp_path_factory.mktemp("runs")
     code = score_manifest.main(
@@ -128,9 +128,7 @@ def test_models_are_compared_and_a_column_that_is_not_there_is_one_line(write_ru
     assert "Win rates" in (tmp_path / "audit/audit.html").read_text()
 
 
-def test_images_in_the_manifest_itself_are_kept_with_it(
-    ray_cluster, bytes_manifest, tmp_path, monkeypatch
-):
+def test_images_in_the_manifest_itself_are_kept_with_it(bytes_manifest, tmp_path, monkeypatch):
     runs = tmp_path / "runs"
     monkeypatch.chdir(Path(bytes_manifest).parent)
     name = Path(bytes_manifest).name  # a relative path, which leads nowhere from where it is read

@@ -6,7 +6,7 @@ import pytest
 import ray
 
 from jobs import filter_scores
-from jobs.run_job import DONE, FAULT, WRONG
+from jobs.run_job import DONE, WRONG
 from pipeline.runs import lock as locking
 from pipeline.runs.run import RunFolder
 from pipeline.runs.storage import open_store
@@ -79,13 +79,6 @@ def test_the_help_shows_the_values_that_are_accepted(write_run, tmp_path, capfd)
     assert len(capfd.readouterr().err.splitlines()) == 1
     assert filter_(run, out, "--statuses=[]", "--dry-run") == WRONG
     assert capfd.readouterr().err == "error: statuses: expected at least 1 entries, got 0\n"
-
-
-def test_a_cluster_that_does_not_answer_leaves_no_folder(write_run, tmp_path, monkeypatch, capfd):
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
-    assert filter_(write_run(COLUMNS), tmp_path / "out") == FAULT
-    assert "fault: RAY_ADDRESS: expected a Ray cluster at 127.0.0.1:9" in capfd.readouterr().err
-    assert not (tmp_path / "out").exists()
 
 
 def test_the_best_of_each_reference_can_be_asked_for_in_one_option(write_run, tmp_path, capfd):

@@ -5,7 +5,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 
 from pipeline.filters.config import FilterScoresConfig
 from pipeline.filters.filter import FilterSummary, open_output, open_source, write_filtered
@@ -13,13 +12,6 @@ from pipeline.filters.rules import REASON, make_rules, summarise
 from pipeline.runs.errors import ContractError
 from pipeline.runs.finished import open_run, open_scores
 from tests.pipeline.filters.conftest import BOUNDS, filtered_columns
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_cluster():
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 def filter_run(run, folder, **settings):
@@ -76,7 +68,7 @@ def test_every_row_is_kept_or_rejected_with_all_its_reasons(write_run, tmp_path)
     assert FilterSummary.model_validate_json(text) == summary
 
 
-def test_quantiles_within_times_are_found_again_by_ray_s_workers(write_run, tmp_path):
+def test_quantiles_within_times_are_found_again_when_rows_are_written(write_run, tmp_path):
     columns = filtered_columns(20) | {
         "made": pa.array(range(20), pa.timestamp("ns", "Europe/Berlin")),
         "took": pa.array(range(20), pa.duration("ns")),
