@@ -15,7 +15,7 @@ from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.records import Record
 from pipeline.runs.run import RunFolder
-from pipeline.runs.schema import Status, is_bytes, is_image_struct
+from pipeline.runs.schema import Status
 from pipeline.runs.storage import (
     STORE_ERRORS,
     arrow_filesystem,
@@ -28,8 +28,6 @@ from pipeline.scoring.config import ManifestConfig
 from pipeline.scoring.manifest import KeepIds, Manifest, open_manifest
 from pipeline.scoring.resources import ID_ROWS_PER_READ
 
-ROWS_WITH_IMAGES_PER_READ = 256
-"""Rows of a read, and of a row group, if the manifest holds the images."""
 MAX_ROWS_PER_GROUP = 1 << 20
 """Arrow's own."""
 
@@ -156,10 +154,12 @@ def write_filtered(
     """
     kept: Iterator[pa.Table]
     if source is None:
-        kept = (keep_rows(rows, rules, run.pass_through_columns) for rows in _read(run.scores))
+        columns = run.pass_through_columns
+        kept = (keep_rows(rows, rules, columns) for rows in _read(run))
     else:
-        kept = map(KeepIds(run.pair_id_column, summary.kept_ids), _read(source.rows))
-    rejected = (reject_rows(rows, rules) for rows in _read(run.scores))
+        keep = KeepIds(run.pair_id_column, summary.kept_ids)
+        kept = map(keep, source.read(ID_ROWS_PER_READ))
+    rejected = (reject_rows(rows, rules) for rows in _read(run))
     folder.write("plan.json", _plan(config, run).model_dump(mode="json"))
     num_rejected = summary.rows - summary.kept
     _write_rows(kept, folder, "manifest", summary.kept, config.output.rows_per_file)
@@ -172,11 +172,8 @@ def write_filtered(
     return content
 
 
-def _read(rows: pyarrow.dataset.Dataset) -> Iterator[pa.Table]:
-    """Yield rows a few at a time, fewer if they hold images."""
-    has_images = any(is_bytes(field.type) or is_image_struct(field.type) for field in rows.schema)
-    size = ROWS_WITH_IMAGES_PER_READ if has_images else ID_ROWS_PER_READ
-    for batch in rows.to_batches(batch_size=size, batch_readahead=1, fragment_readahead=0):
+def _read(run: FinishedRun) -> Iterator[pa.Table]:
+    for batch in run.scores.to_batches(batch_size=ID_ROWS_PER_READ):
         yield pa.Table.from_batches([batch])
 
 

@@ -129,11 +129,7 @@ def _read_pairs(plan: Plan) -> Iterator[pa.Table]:
     keep = None
     if plan.attempt.ids is not None:
         keep = KeepIds(plan.manifest.pair_id_column, plan.attempt.ids)
-    batches = plan.manifest.rows.to_batches(
-        batch_size=rows_per_task(plan), batch_readahead=0, fragment_readahead=0
-    )
-    for batch in batches:
-        rows = pa.Table.from_batches([batch])
+    for rows in plan.manifest.read(rows_per_task(plan)):
         yield keep(rows) if keep else rows
 
 

@@ -31,7 +31,7 @@ from pipeline.runs.uris import redact
 from pipeline.scoring.config import ManifestConfig
 from pipeline.scoring.manifest_files import MAKE_ONE, ManifestFiles, Values, find_manifest_files
 from pipeline.scoring.promotion import check_values, merge_schemas
-from pipeline.scoring.resources import FOOTER_THREADS, ID_ROWS_PER_READ
+from pipeline.scoring.resources import FOOTER_THREADS, ID_ROWS_PER_READ, READ_BYTES
 
 MAX_LISTED = 5
 """Repeated ids that an error message lists."""
@@ -77,6 +77,17 @@ class Manifest:
     def rows(self) -> pyarrow.dataset.Dataset:
         """Its rows."""
         return _open_rows(self.fs, self.paths, self.values, self.schema)
+
+    def read(self, max_rows: int) -> Iterator[pa.Table]:
+        """Yield its rows, at most max_rows at a time, or fewer if they hold large images."""
+        footer = next(self.rows.get_fragments()).metadata
+        num_bytes = sum(footer.row_group(n).total_byte_size for n in range(footer.num_row_groups))
+        at_once = READ_BYTES * max(1, footer.num_rows) // max(1, num_bytes)
+        batches = self.rows.to_batches(
+            batch_size=min(max_rows, max(1, at_once)), batch_readahead=1, fragment_readahead=0
+        )
+        for batch in batches:
+            yield pa.Table.from_batches([batch])
 
     def complete(self, path: str, rows: pa.Table, names: Sequence[str]) -> pa.Table:
         """Return columns of rows of a file as `rows` has them, which may be absent in the file."""

@@ -9,6 +9,8 @@ from pipeline.scoring.config import ComputeConfig
 
 ID_ROWS_PER_READ = 16_384
 """Rows per read of the manifest's ids; Arrow's default reads a million rows ahead."""
+READ_BYTES = 1 << 26
+"""Most bytes of a read of whole rows, which may hold images; one row may have more."""
 FOOTER_THREADS = 16
 """Threads that read Parquet footers, because each read only waits for the store."""
 

@@ -62,3 +62,14 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
     )
     assert path.stat().st_size > 24 * 8 * (2 << 20)
     assert int(printed.stdout) < 4 * 8 * (2 << 20)
+
+
+def test_rows_with_images_are_read_in_smaller_tables(tmp_path):
+    for name, num_bytes, lengths in (("few", 10, [64, 36]), ("images", 1 << 22, [15] * 6 + [10])):
+        columns = {"reference_bytes": [bytes(num_bytes)] * 100, "distorted_bytes": [b""] * 100}
+        rows = pa.table({"pair_id": [str(i) for i in range(100)], **columns})
+        pq.write_table(rows, tmp_path / name, compression="none", use_dictionary=False)
+        manifest = open_manifest(ManifestConfig(uri=str(tmp_path / name)))
+        tables = list(manifest.read(64))
+        assert [table.num_rows for table in tables] == lengths
+        assert pa.concat_tables(tables).equals(rows)
