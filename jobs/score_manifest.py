@@ -120,25 +120,26 @@ def _score(
 def _run(config: ScoreManifestConfig, plan: "Plan", *, verbose: bool) -> RunRecord:
     """Score what a plan says, and return the content of run.json."""
     from pipeline.runs.lock import lock_run
-    from pipeline.scoring.in_process import THIS_PROCESS, fits_this_process, score_in_process
-    from pipeline.scoring.publish import score_and_publish
+    from pipeline.scoring.in_process import InProcess, fits_this_process, no_scorers
+    from pipeline.scoring.publish import Score, score_and_publish
     from pipeline.scoring.resources import choose_scorers, describe_scorers
     from pipeline.scoring.reuse import adopt_kernels
 
     check_cluster()  # before the lock makes the run's folder
     with lock_run(plan.folder) as lock:
-        score, scorers = score_in_process, THIS_PROCESS
-        if not fits_this_process(plan, lock):
+        is_here, scorers = fits_this_process(plan, lock), no_scorers(config.compute)
+        if not is_here:
             nodes = start_ray(verbose=verbose)
-            from pipeline.scoring.graph import run_graph  # imports Ray
-
-            score = run_graph
             scorers = choose_scorers(config.compute, nodes, plan.num_standard_pairs())
         scorers, earlier = adopt_kernels(scorers, plan.earlier, config.compute.compile)
         if earlier is not plan.earlier:
             say("note: every row is scored: the run to reuse had other devices or kernels")
         plan = replace(plan, earlier=earlier)
         say(describe_scorers(scorers))
+        if is_here:
+            score: Score = InProcess(plan, scorers)
+        else:
+            from pipeline.scoring.graph import run_graph as score  # imports Ray
         record = score_and_publish(plan, scorers, lock, score)
     say(f"results   {plan.folder.uri}")
     return record

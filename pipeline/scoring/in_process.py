@@ -19,6 +19,7 @@ import torch
 
 from pipeline.runs.lock import RunLock
 from pipeline.runs.storage import write_whole
+from pipeline.scoring.config import ComputeConfig
 from pipeline.scoring.decode import DecodeProcess
 from pipeline.scoring.known_scores import KnownScores, read_known_scores
 from pipeline.scoring.manifest import KeepIds
@@ -31,8 +32,13 @@ from pipeline.scoring.stages import load_stage, rows_per_task, score_arguments
 
 LARGEST_PIXELS = 1 << 24
 """Largest image that may be scored here, in 4.6 GB; a larger one may kill a scorer instead."""
-THIS_PROCESS = Scorers(num_scorers=0, gpus_per_scorer=0, cpus_per_scorer=0, compile_kernels=False)
-"""No scorers: this process scores on its CPU."""
+
+
+def no_scorers(compute: ComputeConfig) -> Scorers:
+    """Return what stands for scorers where this process scores, on its CPU."""
+    return Scorers(
+        num_scorers=0, gpus_per_scorer=0, cpus_per_scorer=0, compile_kernels=bool(compute.compile)
+    )
 
 
 def fits_this_process(plan: Plan, lock: RunLock) -> bool:
@@ -62,32 +68,38 @@ def _is_ray_running() -> bool:
     return ray is not None and ray.is_initialized()
 
 
-def score_in_process(plan: Plan, scorers: Scorers, num_rows_done: int) -> list[str]:
-    """Score the rows of the attempt, and write their results when all are scored.
+class InProcess:
+    """Scores the rows of an attempt in this process; loading starts when it is made."""
 
-    Args:
-        plan: the run.
-        scorers: THIS_PROCESS, perhaps with compiled kernels.
-        num_rows_done: rows of the attempt that have a result: 0.
+    def __init__(self, plan: Plan, scorers: Scorers) -> None:
+        """Load the model, while the first images are fetched and decoded.
 
-    Returns:
-        Lines for people on images that contradict the earlier run.
-    """
-    known = read_known_scores(plan.earlier.run) if plan.earlier else None
-    blocks = _made_ahead(_load(plan, known))
-    score = PairScorer(**score_arguments(plan, scorers))
-    line = ProgressLine(plan.attempt.num_rows, num_rows_done)
-    num_scored, scored = 0, []
-    for loaded in blocks:
-        scored.append(score(loaded))
-        num_scored += loaded.num_rows
-        if line.is_due():
-            line.show(num_scored)
-    line.complete(num_scored)
-    files = _write_results(plan, pa.concat_tables(scored))
-    if known is None:
-        return []
-    return find_contradictions(plan.folder.fs, files, plan.manifest.image_columns, known)
+        Args:
+            plan: the run.
+            scorers: what `no_scorers` returns, perhaps with the kernels of an earlier run.
+        """
+        self._known = read_known_scores(plan.earlier.run) if plan.earlier else None
+        self._blocks = _made_ahead(_load(plan, self._known))
+        self._score = PairScorer(**score_arguments(plan, scorers))
+
+    def __call__(self, plan: Plan, scorers: Scorers, num_rows_done: int) -> list[str]:  # noqa: ARG002 - as `run_graph`
+        """Score all rows, and write their results when all are scored.
+
+        Returns:
+            Lines for people on images that contradict the earlier run.
+        """
+        line = ProgressLine(plan.attempt.num_rows, num_rows_done)
+        num_scored, scored = 0, []
+        for loaded in self._blocks:
+            scored.append(self._score(loaded))
+            num_scored += loaded.num_rows
+            if line.is_due():
+                line.show(num_scored)
+        line.complete(num_scored)
+        files = _write_results(plan, pa.concat_tables(scored))
+        if self._known is None:
+            return []
+        return find_contradictions(plan.folder.fs, files, plan.manifest.image_columns, self._known)
 
 
 def _load(plan: Plan, known: KnownScores | None) -> Iterator[pa.Table]:

@@ -48,7 +48,7 @@ def score_and_publish(plan: Plan, scorers: Scorers, lock: RunLock, score: Score)
         plan: the run.
         scorers: what scores.
         lock: of the run's folder.
-        score: `graph.run_graph`, or `in_process.score_in_process`.
+        score: `graph.run_graph`, or an `in_process.InProcess`.
 
     Returns:
         The content of run.json.

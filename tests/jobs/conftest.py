@@ -2,6 +2,7 @@ import io
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from jobs import score_manifest
 from pipeline.runs.finished import open_scores
+from pipeline.scoring.tags import UNSETTLED_S
 
 REPOSITORY = Path(__file__).parents[2]
 JOB = [sys.executable, "jobs/score_manifest.py", "--config=conf/debug/score_manifest.yaml"]
@@ -59,7 +61,13 @@ def image_folder(images, tmp_path_factory) -> Path:
         (folder / name).write_bytes(content)
     (folder / "broken.png").write_bytes(images["r0.png"][:100])
     (folder / "small.png").write_bytes(encode(np.zeros((40, 40, 3), np.uint8)))
+    wait_for_tags()
     return folder
+
+
+def wait_for_tags() -> None:
+    """Wait until files that were written just now have tags."""
+    time.sleep(UNSETTLED_S + 0.1)
 
 
 def make_rows(folder: str, num_rows: int) -> pa.Table:

@@ -19,7 +19,7 @@ from pipeline.scoring.config import ScoreManifestConfig
 from pipeline.scoring.in_process import _made_ahead, fits_this_process
 from pipeline.scoring.plan import make_plan
 from tests.chaos.fatal.sitecustomize import ABORT_PX, HANG_PX
-from tests.jobs.conftest import make_rows, read, score, start_job, write_manifest
+from tests.jobs.conftest import make_rows, read, score, start_job, wait_for_tags, write_manifest
 from tests.jobs.test_score_manifest import plant
 
 HERE = "scorers   none: this process scores, because there are few rows"
@@ -57,11 +57,13 @@ def test_failed_rows_are_retried_and_changed_images_scored_here(images, tmp_path
     for name, content in images.items():
         (tmp_path / name).write_bytes(content)
     (tmp_path / "d0_0.png").unlink()
+    wait_for_tags()
     path = write_manifest(tmp_path / "pairs.parquet", make_rows(str(tmp_path), 40))
     arguments = [path, tmp_path / "out", "--failure.max_failed_fraction=1"]
     assert score(*arguments) == DONE
     assert read(tmp_path / "out")["status"].to_pylist().count("missing") == 2
     (tmp_path / "d0_0.png").write_bytes(images["d0_0.png"])
+    wait_for_tags()
     assert score(*arguments, "--retry-failed") == DONE
     (tmp_path / "d1_0.png").write_bytes(images["d1_1.png"])
     assert score(*arguments, "--rescan") == DONE
