@@ -57,3 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: expected a command, got {name!r}{hint}\n\n")
     sys.stderr.write(usage)
     return WRONG
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -133,7 +133,7 @@ def start_ray(*, verbose: bool, dashboard: bool = False) -> list[dict[str, float
     Raises:
         FaultError: Ray's processes do not start, or no cluster answers.
     """
-    import ray  # takes seconds
+    import ray.data  # takes seconds; only then its logger has handlers
 
     level = logging.INFO if verbose else logging.WARNING
     for handler in logging.getLogger("ray.data").handlers:  # its own; its log files stay complete
@@ -230,6 +230,9 @@ def say_if_slow(text: str) -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """Print a line at once."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    """Print a line at once; go on without printing if nobody reads it any more."""
+    try:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head -1`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until this process ends

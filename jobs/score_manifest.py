@@ -121,12 +121,16 @@ def _run(config: ScoreManifestConfig, plan: "Plan", *, verbose: bool) -> RunReco
     """Score what a plan says, and return the content of run.json."""
     from pipeline.runs.lock import lock_run
     from pipeline.scoring.in_process import InProcess, fits_this_process, no_scorers
-    from pipeline.scoring.publish import Score, score_and_publish
+    from pipeline.scoring.publish import Score, find_published, score_and_publish
     from pipeline.scoring.resources import choose_scorers, describe_scorers
     from pipeline.scoring.reuse import adopt_kernels
 
     check_cluster()  # before the lock makes the run's folder
     with lock_run(plan.folder) as lock:
+        if record := find_published(plan):
+            return record
+        if lock.succeeds_dead:
+            say("note: a process has died that worked on this run; Ray's processes go on with it")
         is_here, scorers = fits_this_process(plan, lock), no_scorers(config.compute)
         if not is_here:
             nodes = start_ray(verbose=verbose)

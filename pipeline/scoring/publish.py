@@ -62,10 +62,8 @@ def score_and_publish(plan: Plan, scorers: Scorers, lock: RunLock, score: Score)
     folder = open_run_folder(plan.config.output.uri, plan.run_id, plan.fingerprints)
     if folder.state() == "new":
         folder.write_plan(plan.record())
-    elif folder.state() == "finished":
-        record = folder.read_run()
-        if len(record.attempts) >= plan.attempt.number:  # another process has published it
-            return record
+    elif published := find_published(plan):
+        return published
     start = start_attempt(plan)
     notes: list[str] = []
     try:
@@ -77,6 +75,14 @@ def score_and_publish(plan: Plan, scorers: Scorers, lock: RunLock, score: Score)
             "command resumes"
         ) from error
     return publish(plan, start, scorers, lock, notes)
+
+
+def find_published(plan: Plan) -> RunRecord | None:
+    """Return the content of run.json if another process has published the attempt meanwhile."""
+    if plan.folder.state() != "finished":
+        return None
+    record = plan.folder.read_run()
+    return record if len(record.attempts) >= plan.attempt.number else None
 
 
 def _describe_failure(plan: Plan, error: Exception) -> str:

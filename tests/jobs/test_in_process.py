@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,7 +20,15 @@ from pipeline.scoring.config import ScoreManifestConfig
 from pipeline.scoring.in_process import _made_ahead, fits_this_process
 from pipeline.scoring.plan import make_plan
 from tests.chaos.fatal.sitecustomize import ABORT_PX, HANG_PX
-from tests.jobs.conftest import make_rows, read, score, start_job, wait_for_tags, write_manifest
+from tests.jobs.conftest import (
+    REPOSITORY,
+    make_rows,
+    read,
+    score,
+    start_job,
+    wait_for_tags,
+    write_manifest,
+)
 from tests.jobs.test_score_manifest import plant
 
 HERE = "scorers   none: this process scores, because there are few rows"
@@ -114,6 +123,7 @@ def test_a_killed_process_leaves_nothing_and_the_next_one_starts_ray(image_folde
         printed += job.communicate()[0]
         assert job.returncode == code, printed
         assert lines in printed
+        assert (" INFO " in printed, "a process has died" in printed) == (False, number is None)
         assert (run / "lock.json").exists() == (number == signal.SIGKILL)
         assert (run / "_SUCCESS").exists() == (number is None)
         assert bool(list(run.glob("scores/*"))) == (number is None)
@@ -196,6 +206,21 @@ def test_blocks_are_made_ahead_and_an_error_is_raised_where_they_are_used():
     assert [block["n"].to_pylist() for block in (next(blocks), next(blocks))] == [[1], [2]]
     with pytest.raises(OSError, match="the store is away"):
         next(blocks)
+
+
+def test_a_run_goes_on_when_nobody_reads_what_it_prints(image_folder, tmp_path):
+    manifest = write_manifest(tmp_path / "pairs.parquet", make_rows(str(image_folder), 2))
+    command = [sys.executable, "-m", "jobs.cli", "score", manifest, "-o", str(tmp_path / "out")]
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as job:
+        assert job.stdout is not None
+        assert job.stderr is not None
+        assert job.stdout.readline().startswith(b"manifest")
+        job.stdout.close()
+        assert job.stderr.read() == b""
+    assert job.returncode == DONE
+    assert read(tmp_path / "out").num_rows == 2
 
 
 def test_a_run_here_does_not_import_ray(image_folder, tmp_path):
