@@ -27,7 +27,7 @@ class ModelConfig:
         CheckpointError: an unknown name, or no stream at all.
     """
 
-    backbone: str = "alexnet_narrow"
+    backbone: str = "alexnet_slim"
     streams: tuple[str, ...] = STREAMS
     fusion: Literal["weighted", "mlp"] = "weighted"
     feature_norm: Literal["unit", "none"] = "unit"

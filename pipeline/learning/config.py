@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.runs.settings import Section
 
 Stream = Literal["tradition", "percept", "semantic"]
-Backbone = Literal["alexnet", "vgg16", "squeezenet1_1", "alexnet_narrow"]
+Backbone = Literal["alexnet", "vgg16", "squeezenet1_1", "alexnet_slim"]
 
 
 class RatedSetConfig(Section):
@@ -83,7 +83,7 @@ class ArchitectureConfig(Section):
     backbone_weights: str | None = Field(
         None,
         description="file with the trunk's weights, or a SPIPS checkpoint that contains them; null "
-        "takes torchvision's, or random ones for alexnet_narrow, which torchvision does not have",
+        "takes torchvision's, or random ones for alexnet_slim, which torchvision does not have",
     )
     streams: tuple[Stream, ...] = Field(
         ("tradition", "percept", "semantic"), description="streams in use"

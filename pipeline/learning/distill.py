@@ -18,7 +18,7 @@ from spips_core.learning.distortions import DISTORTIONS
 from spips_core.trunk import Trunk, load_trunk_weights
 
 STEPS_PER_REPORT = 100
-STUDENT = "alexnet_narrow"
+STUDENT = "alexnet_slim"
 
 Report = Callable[[str], None]
 
@@ -43,6 +43,7 @@ def distill_trunk(config: DistillTrunkConfig, report: Report) -> Path:
         distillation.restore(torch.load(unfinished, weights_only=True))
         report(f"resumed after step {distillation.step}")
     _run(distillation, unfinished, report)
+    distillation.student.fold_normalization()
     safetensors.torch.save_file(distillation.student.state_dict(), path)
     unfinished.unlink(missing_ok=True)
     return path

@@ -9,9 +9,9 @@ from spips_core.trunk import BACKBONES
 
 CASES = [
     *product(BACKBONES, [(9, 3, 96, 100), (9, 3, 140, 131)]),
-    ("alexnet_narrow", (57, 3, 96, 96)),  # eight times seven and one
-    ("alexnet_narrow", (8, 3, 256, 512)),  # the largest that go together
-    ("alexnet_narrow", (3, 3, 380, 384)),
+    ("alexnet_slim", (57, 3, 96, 96)),  # eight times seven and one
+    ("alexnet_slim", (8, 3, 256, 512)),  # the largest that go together
+    ("alexnet_slim", (3, 3, 380, 384)),
 ]
 
 

@@ -241,6 +241,8 @@ def test_known_score_that_no_model_has_is_refused(saved, value):
     ("changes", "named"),
     [
         ({"backbone": "resnet50"}, "resnet50"),
+        # The trunk of `embedded` up to version 0.5.
+        ({"backbone": "alexnet_narrow"}, "'alexnet_slim'), got 'alexnet_narrow'"),
         ({"fusion": "sum"}, "sum"),
         ({"feature_norm": "l1"}, "l1"),
         ({"streams": ["tradition", "beauty"]}, "beauty"),

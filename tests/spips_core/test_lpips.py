@@ -73,7 +73,7 @@ def test_a_model_with_lpips_has_the_scores_digest_and_file_of_one_without(
 @pytest.mark.parametrize(
     ("name", "settings", "got"),
     [
-        ("alexnet_narrow", {}, "alexnet_narrow, unit"),
+        ("alexnet_slim", {}, "alexnet_slim, unit"),
         ("vgg16", {}, "vgg16, unit"),
         ("alexnet", {"feature_norm": "none"}, "alexnet, none"),
         ("alexnet", {"streams": ("tradition",)}, "alexnet, unit, streams tradition"),

@@ -156,7 +156,7 @@ def test_stronger_blur_scores_higher(embedded, photos):
     assert (levels.diff(dim=0) > 0).all()
 
 
-@pytest.mark.parametrize("backbone", ["alexnet_narrow", "squeezenet1_1"])
+@pytest.mark.parametrize("backbone", ["alexnet_slim", "squeezenet1_1"])
 def test_quality_maps_have_the_size_of_the_images_and_the_means_of_the_streams(
     models, photos, noisy_photos, backbone
 ):

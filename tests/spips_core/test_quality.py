@@ -26,7 +26,7 @@ def test_means_are_those_of_the_maps_each_at_its_own_size(photos, noisy_photos, 
     assert torch.allclose(got.ssim, losses[0].ssim_map.mean(dim=(1, 2, 3)), rtol=1e-12)
 
 
-@pytest.mark.parametrize("backbone", ["alexnet_narrow", "squeezenet1_1"])
+@pytest.mark.parametrize("backbone", ["alexnet_slim", "squeezenet1_1"])
 def test_feature_means_are_those_of_the_squared_differences(models, seven_pairs, backbone):
     encodings = [models[backbone].encode(images) for images in seven_pairs]
     references, distorted = (encoding.features for encoding in encodings)

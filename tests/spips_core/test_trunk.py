@@ -10,12 +10,19 @@ from torchvision.transforms.functional import normalize
 
 from spips_core import SPIPS, CheckpointError, ModelConfig
 from spips_core.errors import FetchError
-from spips_core.trunk import BACKBONES, Trunk, digest_of, load_trunk_weights
+from spips_core.trunk import (
+    BACKBONES,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Trunk,
+    digest_of,
+    load_trunk_weights,
+)
 
 # Channels, height and width at LPIPS's taps, for images of 97 x 131.
 TAPS = {
     "alexnet": [(64, 23, 32), (192, 11, 15), (384, 5, 7), (256, 5, 7), (256, 5, 7)],
-    "alexnet_narrow": [(16, 23, 32), (48, 11, 15), (96, 5, 7), (64, 5, 7), (64, 5, 7)],
+    "alexnet_slim": [(16, 23, 32), (48, 11, 15), (64, 5, 7), (64, 5, 7), (64, 5, 7)],
     "vgg16": [(64, 97, 131), (128, 48, 65), (256, 24, 32), (512, 12, 16), (512, 6, 8)],
     "squeezenet1_1": [
         (64, 48, 65), (128, 24, 32), (256, 12, 16),
@@ -78,6 +85,33 @@ def test_taps_are_the_layers_of_torchvision_on_normalised_images(models, images,
         assert torch.allclose(tap, output, rtol=1e-5, atol=1e-5 * output.max().item())
 
 
+@pytest.mark.parametrize("side_px", range(96, 104))
+def test_maps_of_the_small_trunk_have_the_sizes_of_alexnet(models, side_px):
+    images = torch.rand(1, 3, side_px, side_px + 33)
+    with torch.no_grad():
+        ours, theirs = (models[name].trunk(images) for name in ("alexnet_slim", "alexnet"))
+    assert [tap.shape[2:] for tap in ours] == [tap.shape[2:] for tap in theirs]
+
+
+def test_small_trunk_takes_images_without_normalization(models, images):
+    trunk = models["alexnet_slim"].trunk
+    with torch.no_grad():
+        taps = trunk(images)
+        assert torch.allclose(taps[-1], trunk.features(images), rtol=1e-5, atol=1e-6)
+
+
+def test_folded_normalization_leaves_the_features_as_they_were(images):
+    trunk = Trunk("alexnet_slim")
+    trunk.initialise()
+    torch.nn.init.normal_(trunk.features[0].bias)
+    with torch.no_grad():
+        expected = trunk.taps(normalize(images, mean=IMAGENET_MEAN, std=IMAGENET_STD))
+        trunk.fold_normalization()
+        taps = trunk(images)
+    for tap, other in zip(taps, expected, strict=True):
+        assert torch.allclose(tap, other, rtol=1e-4, atol=1e-5 * other.max().item())
+
+
 def test_weights_in_the_file_are_the_weights_in_the_trunk(models, trunk_files):
     for name, path in trunk_files.items():
         if path.suffix == ".pth":
@@ -91,18 +125,18 @@ def test_weights_in_the_file_are_the_weights_in_the_trunk(models, trunk_files):
 
 
 def test_every_difference_from_the_expected_tensors_is_listed(tmp_path):
-    state = Trunk("alexnet_narrow").state_dict()
+    state = Trunk("alexnet_slim").state_dict()
     del state["features.0.bias"]
-    state["features.3.weight"] = torch.zeros(48, 16, 3, 3)
+    state["features.3.weight"] = torch.zeros(48, 16, 5, 5)
     state["layer1.weight"] = torch.zeros(2)
     torch.save(state, tmp_path / "weights.pth")
     with pytest.raises(CheckpointError) as error:
-        load_trunk_weights(Trunk("alexnet_narrow"), tmp_path / "weights.pth")
+        load_trunk_weights(Trunk("alexnet_slim"), tmp_path / "weights.pth")
     message = str(error.value)
     assert str(tmp_path / "weights.pth") in message
     assert "missing features.0.bias" in message
     assert "extra layer1.weight" in message
-    assert "features.3.weight: expected shape (48, 16, 5, 5), got (48, 16, 3, 3)" in message
+    assert "features.3.weight: expected shape (48, 16, 3, 3), got (48, 16, 5, 5)" in message
 
 
 def test_weights_of_another_trunk_are_refused(trunk_files):
@@ -117,7 +151,7 @@ def unreadable(folder, name):
     elif name.startswith("empty"):
         path.write_bytes(b"")
     elif name.startswith("cut"):
-        torch.save(Trunk("alexnet_narrow").state_dict(), path)
+        torch.save(Trunk("alexnet_slim").state_dict(), path)
         path.write_bytes(path.read_bytes()[:50_000])
     elif name.startswith("folder"):
         path.mkdir()
@@ -137,7 +171,7 @@ def unreadable(folder, name):
 def test_unreadable_weights_are_one_checkpoint_error_with_the_path(tmp_path, name):
     path = unreadable(tmp_path, name)
     with pytest.raises(CheckpointError) as error:
-        load_trunk_weights(Trunk("alexnet_narrow"), path)
+        load_trunk_weights(Trunk("alexnet_slim"), path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -155,13 +189,13 @@ class Payload:
 def test_code_in_a_weights_file_is_never_run(tmp_path):
     torch.save({"features.0.weight": Payload(tmp_path / "executed")}, tmp_path / "weights.pth")
     with pytest.raises(CheckpointError):
-        load_trunk_weights(Trunk("alexnet_narrow"), tmp_path / "weights.pth")
+        load_trunk_weights(Trunk("alexnet_slim"), tmp_path / "weights.pth")
     assert not (tmp_path / "executed").exists()
 
 
 def test_own_trunk_without_weights_asks_for_a_path():
     with pytest.raises(CheckpointError, match="expected a path to backbone weights"):
-        load_trunk_weights(Trunk("alexnet_narrow"), None)
+        load_trunk_weights(Trunk("alexnet_slim"), None)
 
 
 def file_of(name):
@@ -223,4 +257,4 @@ def test_code_in_the_cache_of_torchvision_is_never_run(no_network, tmp_path):
 def test_a_state_dict_without_tensors_by_name_is_a_checkpoint_error(state, tmp_path):
     torch.save(state, tmp_path / "weights.pth")
     with pytest.raises(CheckpointError, match="not tensors by name"):
-        load_trunk_weights(Trunk("alexnet_narrow"), tmp_path / "weights.pth")
+        load_trunk_weights(Trunk("alexnet_slim"), tmp_path / "weights.pth")

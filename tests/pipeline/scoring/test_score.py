@@ -313,7 +313,7 @@ def test_lpips_is_filled_if_the_settings_ask_for_it(alexnet_file):
 
 
 def test_lpips_of_another_trunk_is_refused():
-    with pytest.raises(CheckpointError, match=r"lpips: expected .*, got alexnet_narrow"):
+    with pytest.raises(CheckpointError, match=r"lpips: expected .*, got alexnet_slim"):
         load_model(ModelSourceConfig(lpips=True))
 
 

@@ -108,6 +108,14 @@ def test_distorted_crop_differs_from_its_reference(photo_folder):
         assert 1 < difference.square().mean().sqrt() < 70
 
 
+def test_a_photograph_is_decoded_once(photo_folder):
+    pairs = crops(photo_folder)
+    expected = [pairs[index][1] for index in range(24)]
+    for path in photo_folder.iterdir():
+        path.unlink()
+    assert all(torch.equal(pairs[index][1], other) for index, other in enumerate(expected))
+
+
 def test_crops_need_photographs(tmp_path):
     with pytest.raises(DatasetError, match=r"expected \.jpg or \.png photographs, got none"):
         crops(tmp_path)
@@ -115,9 +123,23 @@ def test_crops_need_photographs(tmp_path):
 
 def trunk(seed):
     torch.manual_seed(seed)
-    made = Trunk("alexnet_narrow")
+    made = Trunk("alexnet_slim")
     made.initialise()
     return made
+
+
+def test_student_learns_from_normalized_images(photo_folder):
+    student = trunk(1)
+    student.features[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    seen = []
+    pairs = crops(photo_folder, length=2)
+    list(
+        Distillation(
+            student, trunk(2), pairs, batch_size=1, learning_rate=1e-3, num_loaders=0
+        ).run()
+    )
+    expected = student.normalized(torch.stack(pairs[1]) / 255)
+    assert torch.allclose(seen[-1], expected, atol=1e-5)
 
 
 def distillation(folder, *, num_steps=12, student_seed=1):
