@@ -161,6 +161,8 @@ class Trunk(nn.Module):
         The features stay the same, because the layer adds no border to the image.
         """
         layer = self.features[0]
+        assert isinstance(layer, nn.Conv2d)  # noqa: S101 - narrows a layer of any kind
+        assert layer.bias is not None  # noqa: S101
         layer.weight /= self.std
         layer.bias -= (layer.weight * self.mean).sum(dim=(1, 2, 3))
 
