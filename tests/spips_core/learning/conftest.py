@@ -88,8 +88,11 @@ def write_list(path, **columns):
     return path
 
 
-def make_source(model, kind, num, k, seed, weight=1.0):
-    """Return made-up quality means that grow with the targets, each channel on its own scale."""
+def make_source(model, kind, num, k, seed, weight=1.0, useful_every=1):
+    """Return made-up quality means that grow with the targets, each channel on its own scale.
+
+    Of the channels only every `useful_every`-th grows; the others are noise.
+    """
     generator = torch.Generator().manual_seed(seed)
     channels = {
         name: [conv.in_channels for conv in stream.convs] for name, stream in model.streams.items()
@@ -101,7 +104,8 @@ def make_source(model, kind, num, k, seed, weight=1.0):
         for size in sizes:
             scale = 10 ** torch.empty(size).uniform_(-4, 0, generator=generator)
             noise = torch.rand(num, k, size, generator=generator)
-            means[name].append((strength[..., None] + 0.3 * noise) * scale)
+            grows = (torch.arange(size) % useful_every == 0).float()
+            means[name].append((strength[..., None] * grows + 0.3 * noise) * scale)
     if kind == "triplets":
         targets = (strength[:, 0] > strength[:, 1]).float()
     else:

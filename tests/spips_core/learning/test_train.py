@@ -13,15 +13,15 @@ from tests.spips_core.learning.conftest import Pairs, make_source, train, traine
 
 @pytest.mark.parametrize(("kind", "k"), [("rated", 1), ("severity_series", 5), ("triplets", 2)])
 def test_the_loss_of_every_kind_of_judgement_falls(model, kind, k):
-    sources = [make_source(model, kind, 40, k, seed=1)]
+    sources = [make_source(model, kind, 40, k, seed=1, useful_every=4)]
     losses = train(trainee_of(model, sources), sources, 10, learning_rate=1.0)
     assert losses[-1] < 0.95 * losses[0]
 
 
 def test_training_on_a_mixture_leaves_every_stream_weight_at_or_above_0(model):
     sources = [
-        make_source(model, "rated", 40, 1, seed=1),
-        make_source(model, "severity_series", 20, 5, seed=2),
+        make_source(model, "rated", 40, 1, seed=1, useful_every=4),
+        make_source(model, "severity_series", 20, 5, seed=2, useful_every=4),
     ]
     trainee = trainee_of(model, sources, dropout=0.5)
     train(trainee, sources, 10, learning_rate=0.2)
