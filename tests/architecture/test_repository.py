@@ -126,7 +126,7 @@ def test_the_readme_lists_every_job():
     commands = {
         f"jobs/{path.name}"
         for path in (REPOSITORY / "jobs").glob("*.py")
-        if '__name__ == "__main__"' in path.read_text()
+        if '__name__ == "__main__"' in path.read_text() and path.stem != "cli"  # it runs jobs
     }
     rows = re.findall(r"^\| `(jobs/\w+\.py)` \|", (REPOSITORY / "README.md").read_text(), re.M)
     assert sorted(rows) == sorted(commands)
