@@ -159,7 +159,7 @@ def restore(
         "format": FORMAT_VERSION, **dataclasses.asdict(stored.config), "expected_dmos": scale
     }  # fmt: skip
     model.digest = digest_of(model.state_dict(), json.dumps(description))
-    model.trunk.features.to(precision)
+    model.trunk.set_precision(precision)
     expected, score = stored.known_pair_score, model.score(*known_pair()).score.item()
     if not math.isclose(score, expected, rel_tol=KNOWN_PAIR_TOLERANCE[precision]):
         raise CheckpointError(

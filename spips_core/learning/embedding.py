@@ -33,7 +33,7 @@ def make_embedder(model: SPIPS) -> SPIPS:
     """
     embedder = SPIPS(replace(model.config, streams=STREAMS)).eval()
     embedder.trunk.load_state_dict(model.trunk.state_dict())
-    embedder.trunk.features.to(next(model.trunk.features.parameters()).dtype)
+    embedder.trunk.set_precision(model.trunk.precision)
     return embedder
 
 

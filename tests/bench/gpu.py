@@ -40,7 +40,7 @@ def models(*, compiled: bool) -> dict[tuple[str, str], SPIPS]:
     for precision, dtype in PRECISIONS.items():
         for name, make in (("embedded", SPIPS.load), ("alexnet", alexnet)):
             model = make().cuda()
-            model.trunk.features.to(dtype)
+            model.trunk.set_precision(dtype)
             if compiled:
                 with torch.inference_mode():
                     model.compile_kernels()

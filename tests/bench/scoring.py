@@ -40,7 +40,7 @@ def models(*, compiled: bool) -> dict[tuple[str, str], SPIPS]:
     for precision, dtype in PRECISIONS.items():
         for name, make in (("embedded", SPIPS.load), ("alexnet", alexnet)):
             model = made[name, precision] = make()
-            model.trunk.features.to(dtype)
+            model.trunk.set_precision(dtype)
             model.trunk.to(memory_format=torch.channels_last)
             if compiled:
                 model.compile_kernels()

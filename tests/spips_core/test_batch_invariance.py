@@ -37,7 +37,7 @@ def one_thread():
 )
 def test_an_encoding_does_not_depend_on_the_batch(models, backbone, size, precision):
     model = copy.deepcopy(models[backbone])
-    model.trunk.features.to(precision)
+    model.trunk.set_precision(precision)
     images = torch.randint(256, size, dtype=torch.uint8)
     together = model.encode(images, batch_invariant=True)
     for some in (slice(0, 1), slice(1, 3), slice(0, 3), slice(1, 7), slice(len(images) - 1, None)):
