@@ -105,9 +105,9 @@ def _open(config: EvaluateConfig) -> Evaluation:
         evaluation.sets.extend(open_sets(config.data))
     except ContractError as error:
         problems += error.problems
-    for chosen in [each for one in config.models for each in _by_family(one)]:
+    for chosen, family in [each for one in config.models for each in _by_family(one)]:
         try:
-            evaluation.models.append(_load(chosen))
+            evaluation.models.append(_load(chosen, family))
         except FetchError as error:
             faults.append(f"models {chosen.name}: {error}")
         except SpipsError as error:
@@ -140,29 +140,30 @@ def _problems_of_request(config: EvaluateConfig) -> list[str]:
     return problems
 
 
-def _by_family(chosen: JudgedModelConfig) -> Iterator[JudgedModelConfig]:
-    """Yield a model, or, where its path has {family}, one for each family of distortions."""
+def _by_family(chosen: JudgedModelConfig) -> Iterator[tuple[JudgedModelConfig, str | None]]:
+    """Yield a model, or, where its path has {family}, one for each family that it left out."""
     if "{family}" not in chosen.checkpoint:
-        yield chosen
+        yield chosen, None
         return
     for family in sorted({distortion.family for distortion in DISTORTIONS.values()}):
         path = chosen.checkpoint.replace("{family}", family)
         name = f"{chosen.name} without {family}"
-        yield chosen.model_copy(update={"name": name, "checkpoint": path})
+        yield chosen.model_copy(update={"name": name, "checkpoint": path}), family
 
 
-def _load(chosen: JudgedModelConfig) -> JudgedModel:
+def _load(chosen: JudgedModelConfig, family: str | None) -> JudgedModel:
     weights, precision = chosen.backbone_weights, PRECISIONS[chosen.precision]
     folds = []
     for number in range(chosen.num_folds):
         path = chosen.checkpoint.replace("{fold}", str(number))
         model = SPIPS.load(path, backbone_weights=weights, precision=precision)
-        expected = f"{number} of {chosen.num_folds}"
-        held_out = model.training_record.get("held_out_fold", "none")
-        if chosen.num_folds > 1 and held_out != expected:
-            raise CheckpointError(
-                f"{path}: expected a model with held-out fold {expected}, got {held_out}"
-            )
+        fold = f"{number} of {chosen.num_folds}" if chosen.num_folds > 1 else None
+        for what, expected in (("fold", fold), ("family", family)):
+            held_out = model.training_record.get(f"held_out_{what}", "none")
+            if expected not in (None, held_out):
+                raise CheckpointError(
+                    f"{path}: expected a model with held-out {what} {expected}, got {held_out}"
+                )
         folds.append(model)
     return JudgedModel(chosen.name, folds)
 

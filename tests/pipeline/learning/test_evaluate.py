@@ -96,13 +96,17 @@ def test_folds_without_a_path_each_are_refused(path, num_folds):
 
 
 def test_a_path_with_family_names_a_model_for_each_family(rated, tmp_path):
-    fold(1, 0, []).save(tmp_path / "m-tone.safetensors")
+    model = fold(1, 0, [])
+    for held_out in ("tone", "blur"):
+        model.training_record["held_out_family"] = "tone"
+        model.save(tmp_path / f"m-{held_out}.safetensors")
     path = f"{tmp_path}/m-{{family}}.safetensors"
     problems = problems_of(config(rated, models=[{"name": "m", "checkpoint": path}]))
     families = ["artefact", "blur", "colour", "compression", "geometry", "local", "noise",
                 "resampling"]  # fmt: skip
     assert [f"models m without {family}: " in problems for family in families] == [True] * 8
     assert "without tone" not in problems
+    assert "m-blur.safetensors: expected a model with held-out family blur, got tone" in problems
 
 
 def test_a_peer_that_accepts_only_larger_images_is_named_and_the_rest_is_measured(rated):
