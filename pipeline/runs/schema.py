@@ -16,12 +16,12 @@ class Status(StrEnum):
         UNREADABLE: an image cannot be fetched, although it is neither missing nor forbidden.
         DECODE_ERROR: the bytes are not an image of a supported format and sample type.
         TOO_LARGE: an image has more bytes than images.max_bytes or more pixels than
-            images.max_pixels, or the pair does not fit into the scorer's memory.
+            images.max_pixels.
         TOO_SMALL: a side is shorter than images.min_side_px.
         SIZE_MISMATCH: the two sizes differ, by more than images.size_mismatch allows.
         NON_FINITE: a score of the model is not a finite number.
         CRASHED: decoding an image or scoring the pair killed its process, or scoring raised an
-            error.
+            error or did not fit the memory.
         TIMED_OUT: decoding an image took longer than images.max_decode_s.
     """
 

@@ -325,7 +325,7 @@ def is_of_device(error: Exception) -> bool:
 
 def _describe_failure(error: Exception) -> RowError:
     if is_out_of_memory(error):
-        return RowError(Status.TOO_LARGE, "expected a size that fits the scorer's memory, got more")
+        return RowError(Status.CRASHED, "expected enough memory to score it alone, got too little")
     return RowError(Status.CRASHED, f"expected a score, got {describe(error)}")
 
 

@@ -83,14 +83,14 @@ def score_with_memory(megabytes: int) -> list[tuple[str, str, str]]:
     return ast.literal_eval(done.stdout)
 
 
-def test_a_batch_that_does_not_fit_is_halved_and_a_pair_that_does_not_is_too_large():
+def test_a_batch_that_does_not_fit_is_halved_and_a_pair_that_does_not_crashed():
     assert {status for _, status, _ in score_with_memory(1500)} == {"ok"}
     tight = score_with_memory(250)
-    assert [status for _, status, _ in tight] == ["ok", "too_large"] * 6
-    assert tight[1][2] == "pair: expected a size that fits the scorer's memory, got more"
+    assert [status for _, status, _ in tight] == ["ok", "crashed"] * 6
+    assert tight[1][2] == "pair: expected enough memory to score it alone, got too little"
 
 
-@pytest.mark.parametrize(("first", "expected"), [(0, "too_large"), (1, "ok")])
+@pytest.mark.parametrize(("first", "expected"), [(0, "crashed"), (1, "ok")])
 def test_a_pair_that_does_not_fit_beside_what_others_left_is_tried_without_it(first, expected):
     rows, scorer = make_rows(2), make_scorer()
     scorer(rows.slice(0, first))
