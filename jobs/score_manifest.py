@@ -94,8 +94,7 @@ def _score(
     if again and plan.attempt.ids is None:
         say(f"note: this run is not finished: {again} has no effect, every row is scored once")
     if dry_run:
-        settings = yaml.safe_dump(plan.record().config, sort_keys=False)
-        say(f"\n{settings}\ndry run: nothing was scored")
+        _end_dry_run(plan)
         return DONE
     if plan.is_done():
         nothing = ", and no failed row can be retried" if retry_failed else ""
@@ -117,6 +116,19 @@ def _score(
     return _judge_failed(config, run.record)
 
 
+def _end_dry_run(plan: "Plan") -> None:
+    """Say who would score a plan's rows, and print all settings; Ray is not started."""
+    from pipeline.scoring.in_process import fits_this_process, no_scorers
+    from pipeline.scoring.resources import describe_scorers
+
+    if not plan.is_done():
+        is_here = fits_this_process(plan, has_died=plan.folder.is_locked())
+        here = describe_scorers(no_scorers(plan.config.compute))
+        say(here if is_here else "scorers   processes of Ray; how many depends on the cluster")
+    settings = yaml.safe_dump(plan.record().config, sort_keys=False)
+    say(f"\n{settings}\ndry run: nothing was scored")
+
+
 def _run(config: ScoreManifestConfig, plan: "Plan", *, verbose: bool) -> RunRecord:
     """Score what a plan says, and return the content of run.json."""
     from pipeline.runs.lock import lock_run
@@ -131,7 +143,8 @@ def _run(config: ScoreManifestConfig, plan: "Plan", *, verbose: bool) -> RunReco
             return record
         if lock.succeeds_dead:
             say("note: a process has died that worked on this run; Ray's processes go on with it")
-        is_here, scorers = fits_this_process(plan, lock), no_scorers(config.compute)
+        is_here = fits_this_process(plan, has_died=lock.succeeds_dead)
+        scorers = no_scorers(config.compute)
         if not is_here:
             nodes = start_ray(verbose=verbose)
             scorers = choose_scorers(config.compute, nodes, plan.num_standard_pairs())

@@ -73,6 +73,11 @@ class RunFolder:
         self.fs.invalidate_cache()
         return bool(self._find(f"{self.path}/suspects"))
 
+    def is_locked(self) -> bool:
+        """Return whether a process writes here, or has died here."""
+        self.fs.invalidate_cache()
+        return bool(self.fs.exists(f"{self.path}/lock.json"))
+
     def state(self) -> State:
         """Return how far the run is."""
         self.fs.invalidate_cache()  # other machines write here too

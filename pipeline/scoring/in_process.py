@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet
 import torch
 
-from pipeline.runs.lock import RunLock
 from pipeline.runs.storage import write_whole
 from pipeline.scoring.config import ComputeConfig
 from pipeline.scoring.decode import DecodeProcess
@@ -41,11 +40,12 @@ def no_scorers(compute: ComputeConfig) -> Scorers:
     )
 
 
-def fits_this_process(plan: Plan, lock: RunLock) -> bool:
+def fits_this_process(plan: Plan, *, has_died: bool) -> bool:
     """Return whether to score a plan's rows here.
 
     They must be few, and none may need much memory. Nobody may have asked for Ray's scorers, a
-    cluster or a GPU. No process may have died while it worked on the run, or left finished rows.
+    cluster or a GPU. No process may have died while it worked on the run (`has_died`), or left
+    finished rows.
     """
     compute = plan.config.compute
     return (
@@ -56,7 +56,7 @@ def fits_this_process(plan: Plan, lock: RunLock) -> bool:
         and not os.environ.get("RAY_ADDRESS")
         and not _is_ray_running()
         and not torch.cuda.is_available()
-        and not lock.succeeds_dead
+        and not has_died
         and not plan.folder.has_suspects()
         and not plan.folder.score_files(plan.attempt.number)
     )

@@ -163,7 +163,7 @@ def plan_of(image_folder, tmp_path):
 def fits(plan) -> bool:
     lock = RunLock(plan.folder)
     try:
-        return fits_this_process(plan, lock)
+        return fits_this_process(plan, has_died=lock.succeeds_dead)
     finally:
         lock.release()
 
