@@ -13,7 +13,7 @@ from s3fs import S3FileSystem
 from pipeline.scoring.config import ScoreManifestConfig
 from pipeline.scoring.plan import make_plan
 from pipeline.scoring.publish import _describe_failure
-from tests.conftest import connect
+from tests.s3 import connect
 
 ROWS = {"pair_id": ["a"], "reference_uri": ["/r.png"], "distorted_uri": ["/d.png"]}
 
