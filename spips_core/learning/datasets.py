@@ -69,15 +69,14 @@ def digest_of_examples(examples: Examples) -> str:
 
 
 def digest_of_images(examples: Examples) -> str:
-    """Return a sha256 over references, kinds, and the files' names, sizes and times.
+    """Return a sha256 over references, kinds, and the files' names and contents.
 
-    A file may be missing.
+    It stays the same where data are copied to. A file may be missing.
     """
     sha256 = hashlib.sha256(repr((examples.references, examples.kinds)).encode())
     for path in examples.files:
-        stat = path.stat() if path.exists() else None
-        stamp = (stat.st_size, stat.st_mtime_ns) if stat else None
-        sha256.update(f"{path.name} {stamp}\n".encode())
+        content = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+        sha256.update(f"{path.name} {content}\n".encode())
     return sha256.hexdigest()
 
 
