@@ -99,13 +99,15 @@ def _parquet(table: pa.Table) -> bytes:
 def _open(config: EvaluateConfig) -> Evaluation:
     """Open everything that the settings name, and raise once with every problem."""
     evaluation = Evaluation([], [], {}, {})
-    peers, problems = config.peers, _problems_of_request(config)
+    peers = config.peers
+    models = [each for one in config.models for each in _by_family(one)]
+    problems = _problems_of_request(config, [chosen.name for chosen, _ in models])
     faults: list[str] = []
     try:
         evaluation.sets.extend(open_sets(config.data))
     except ContractError as error:
         problems += error.problems
-    for chosen, family in [each for one in config.models for each in _by_family(one)]:
+    for chosen, family in models:
         try:
             evaluation.models.append(_load(chosen, family))
         except FetchError as error:
@@ -127,8 +129,8 @@ def _open(config: EvaluateConfig) -> Evaluation:
     return evaluation
 
 
-def _problems_of_request(config: EvaluateConfig) -> list[str]:
-    names = [*(chosen.name for chosen in config.models), *config.peers.names]
+def _problems_of_request(config: EvaluateConfig, models: list[str]) -> list[str]:
+    names = [*models, *config.peers.names]
     repeated = sorted({name for name in names if names.count(name) > 1})
     problems = [f"models, peers: expected different names, got {name} twice" for name in repeated]
     if not names:
