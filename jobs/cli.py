@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from jobs.completion import complete_commands, typed_words
-from jobs.run_job import DONE, WRONG, exit_code_of
+from jobs.run_job import DONE, WRONG
 from pipeline.runs.errors import did_you_mean
 
 COMMANDS = {
@@ -39,9 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ["_ARGCOMPLETE"] = "2"  # the command's own words begin with the second
     name, rest = (given[0], given[1:]) if given else ("", [])
     if name in COMMANDS:
-        module = f"jobs.{COMMANDS[name][0]}"
-        # Here too, because Ctrl-C can come while the job's module is imported.
-        return exit_code_of(lambda: importlib.import_module(module).main(rest))
+        job = importlib.import_module(f"jobs.{COMMANDS[name][0]}")
+        code: int = job.main(rest)
+        return code
     if typed:
         complete_commands(COMMANDS)
     if name in ("-V", "--version"):

@@ -121,6 +121,8 @@ def prepare_process() -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see jobs/start.py
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def start_ray(*, verbose: bool, dashboard: bool = False) -> list[dict[str, float]]:

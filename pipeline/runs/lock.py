@@ -101,7 +101,7 @@ class RunLock:
         if found is None or _is_dead(found):
             return found is not None
         sys.stderr.write(
-            f"waiting {WATCH_S:.0f} s to see whether another process still writes to "
+            f"waiting up to {WATCH_S:.0f} s to see whether another process still writes to "
             f"{self.folder.uri}\n"
         )
         deadline_s = time.monotonic() + WATCH_S

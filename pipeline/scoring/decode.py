@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Self, cast
 
@@ -181,6 +181,7 @@ class DecodeProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            process_group=0,  # Ctrl-C is for this process; that one ends with its input
         )
         return self._process
 
@@ -202,7 +203,8 @@ def main() -> None:
     the pixels, if there are any.
     """
     rules = ImagesConfig.model_validate_json(sys.argv[1])
-    with os.fdopen(os.dup(1), "wb") as answers:
+    # Whoever reads the answers may have been killed.
+    with suppress(BrokenPipeError), os.fdopen(os.dup(1), "wb") as answers:
         os.dup2(2, 1)  # a decoder may print
         while num_bytes := sys.stdin.buffer.readline():
             try:

@@ -1,7 +1,9 @@
 """The command `spips`."""
 
+import signal
 import subprocess
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 
@@ -58,3 +60,16 @@ def test_the_list_of_commands_imports_no_job():
     code = "import sys; from jobs import cli; cli.main([]); sys.exit('jobs.train' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False)
     assert run.returncode == 0
+
+
+def test_ctrl_c_while_packages_are_imported_ends_without_a_traceback(tmp_path):
+    code = "import jobs.start as s, sys; print(flush=True); sys.exit(s.main())"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "score", str(tmp_path / "absent.parquet")], cwd=REPOSITORY,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as command:  # fmt: skip
+        command.stdout.readline()
+        time.sleep(0.1)
+        command.send_signal(signal.SIGINT)
+        assert command.stderr.read() == b""
+    assert command.returncode == -signal.SIGINT

@@ -1,4 +1,7 @@
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,3 +59,22 @@ def test_an_error_of_the_decoder_is_the_same_as_in_this_process(process):
     with pytest.raises(RowError) as got:
         process.decode(b"no image")
     assert (got.value.status, str(got.value)) == (expected.value.status, str(expected.value))
+
+
+def test_ctrl_c_does_not_reach_it(process):
+    process.decode(encode(120))
+    assert os.getpgid(process._process.pid) != os.getpgid(0)
+
+
+def test_it_ends_without_a_word_when_nobody_reads_its_answers():
+    with subprocess.Popen(
+        [sys.executable, "-m", "pipeline.scoring.decode", RULES.model_dump_json()],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as decoder:  # fmt: skip
+        decoder.stdout.close()
+        content = encode(120)
+        decoder.stdin.write(b"%d\n%b" % (len(content), content))
+        decoder.stdin.close()
+        assert decoder.stderr.read() == b""
+    assert decoder.returncode == 0
