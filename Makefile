@@ -11,9 +11,11 @@ setup: $(READY)
 # would compile torch anew where PYTHONDONTWRITEBYTECODE is set. (Some packages hold files on purpose
 # that cannot be compiled.)
 $(READY): pyproject.toml constraints.txt
+	@echo "setting up .venv: torch, Ray and the rest; this takes minutes"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[dev]'
-	-$(BIN)/python -m compileall -qq -j 0 .venv/lib
+	@echo "compiling their modules"
+	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 	touch $@
 
 demo: $(READY)

@@ -146,6 +146,9 @@ def start_ray(*, verbose: bool, dashboard: bool = False) -> list[dict[str, float
             handler.setLevel(level)
     if not verbose:  # else it warns that its progress bars are off, in place of which stands ours
         logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+        # That tokens guard the cluster is no news; that none do would be.
+        tokens = logging.getLogger("ray._private.authentication.authentication_token_setup")
+        tokens.addFilter(lambda record: "is enabled" not in str(record.msg))
     with _signals_noted():
         if os.environ.get("RAY_ADDRESS"):  # set in submitted jobs
             check_cluster()

@@ -39,7 +39,9 @@ def summarise(run: FinishedRun) -> Iterator[str]:
         yield f"failed    {redact(one_line(pair_id))}: {status}: {error}"
     num_retried = sum(run.record.counts_by_status.get(status, 0) for status in RETRIED_STATUSES)
     if num_retried:
-        yield f"retry     --retry-failed scores {counted(num_retried, 'failed row')} again"
+        num_failed = run.record.num_rows - run.record.counts_by_status.get(Status.OK, 0)
+        some = f"{num_retried:,} of the " if num_retried < num_failed else ""
+        yield f"retry     --retry-failed scores {some}{counted(num_failed, 'failed row')} again"
     yield f"next      spips audit {run.uri} -o audit/"
 
 

@@ -34,6 +34,11 @@ def test_a_run_ends_with_counts_scores_the_first_failures_and_the_next_command(w
     assert lines[-2] == "retry     --retry-failed scores 4 failed rows again"
     assert lines[-1] == f"next      spips audit {run.uri} -o audit/"
 
+    statuses[-1] = "too_large"  # which no retry changes
+    run = open_run(write_run(columns_of(scores, statuses, errors), "other"))
+    *_, retry, _ = summarise(run)
+    assert retry == "retry     --retry-failed scores 3 of the 4 failed rows again"
+
 
 def test_a_run_whose_failed_rows_would_fail_again_has_no_line_about_a_retry(write_run):
     run = open_run(write_run(columns_of([None], ["too_small"], ["expected 96 px"])))
