@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from jobs.completion import complete_options
-from jobs.settings_options import add_settings, overrides_of
+from jobs.settings_options import add_settings, overrides_of, sections_in
 from pipeline.runs.errors import ContractError, did_you_mean
 from pipeline.runs.uris import redact
 
@@ -171,10 +171,8 @@ def _explain(entry: Any, config_class: type[BaseModel]) -> str:
 
 def _similar_setting(location: Sequence[Any], config_class: type[BaseModel]) -> str:
     """Return a question with the name most like an unknown one, of those in the same section."""
-    fields = config_class.model_fields
+    section: type[BaseModel] = config_class
     for part in location[:-1]:
-        inner = fields[part].annotation if part in fields else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return ""  # an entry of a list
-        fields = inner.model_fields
-    return did_you_mean(str(location[-1]), fields)
+        if part in section.model_fields:  # otherwise the number of a list's entry
+            section = next(sections_in(section.model_fields[part].annotation), section)
+    return did_you_mean(str(location[-1]), section.model_fields)
