@@ -151,7 +151,8 @@ def arrange(source: Source, columns: Columns) -> Iterator[pa.Table]:
     """Yield the manifest's rows, table by table.
 
     Raises:
-        ContractError: a row has no id, or an image of another kind than the first row's.
+        ContractError: there are no rows, or one has no id, or an image of another kind than the
+            first row's.
     """
     is_encoded: dict[str, bool] = {}
     first_row = 0
@@ -176,6 +177,8 @@ def arrange(source: Source, columns: Columns) -> Iterator[pa.Table]:
         }
         yield pa.table(ids | made | model | passed)
         first_row += len(table)
+    if not first_row:
+        raise ContractError(f"source.uri: expected rows, got none at {source.uri}")
 
 
 def _has_bytes(column: pa.Array) -> bool:

@@ -98,7 +98,7 @@ def test_a_list_in_a_bucket_is_read(folder, put, make, tmp_path):
     ("name", "content", "expected"),
     [
         ("a.csv", b"", "expected rows, got an empty file"),
-        ("a.csv", b"reference,distorted\n", "expected rows, got none"),
+        ("a.csv", b"reference,distorted\n", "source.uri: expected rows, got none at "),
         ("a.csv", b"reference,distorted\na,b,c\n", "Expected 2 columns, got 3"),
         ("a.csv", b"reference,distorted\n\xff,b\n", "cannot be read"),
         ("a.csv", b"reference;distorted\na;0,5\n", "expected commas between the columns of a .csv "
