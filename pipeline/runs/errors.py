@@ -12,7 +12,7 @@ class ContractError(Exception):
     def __init__(self, *problems: str) -> None:
         """Keep every problem, one line each, so that a user can fix all at once."""
         super().__init__(*problems)
-        self.problems = list(problems)
+        self.problems = [" ".join(problem.splitlines()) for problem in problems]
 
     def __str__(self) -> str:
         """Return the problems, one per line."""
