@@ -237,7 +237,9 @@ def describe(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     if lines == ["None"] and isinstance(error.__cause__, Exception):
         return describe(error.__cause__)  # some stores keep the reason only there
-    return redact(f"{type(error).__name__}: {lines[0].rstrip(':')}" if lines else type(error).__name__)
+    return redact(
+        f"{type(error).__name__}: {lines[0].rstrip(':')}" if lines else type(error).__name__
+    )
 
 
 def is_transient(content: bytes | Exception) -> bool:
