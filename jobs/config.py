@@ -51,11 +51,8 @@ def load_config(
     # Otherwise an argument after the options would not be seen.
     options, unknown = parser.parse_known_intermixed_args(arguments)
     names = [name for action in parser._actions for name in action.option_strings]
-    problems = [
-        f"command line: unknown option {redact(option)}"
-        + did_you_mean(option.partition("=")[0], names)
-        for option in unknown
-    ]
+    problems = _explain_unknown(unknown, names)
+    num_unknown = len(problems)
     overrides: dict[str, Any] = {}
     try:
         overrides = overrides_of(options, config_class, positional)
@@ -67,7 +64,7 @@ def load_config(
             values = _read_yaml(Path(options.config))
         except ContractError as error:
             raise ContractError(*problems, *error.problems) from error
-    if len(problems) > len(unknown):  # without the options that cannot be read, others seem absent
+    if len(problems) > num_unknown:  # without the options that cannot be read, others seem absent
         raise ContractError(*problems)
     try:
         config = config_class.model_validate(_merge(values, overrides))
@@ -84,6 +81,16 @@ def load_config(
     if problems:
         raise ContractError(*problems)
     return config, options
+
+
+def _explain_unknown(unknown: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return a line for each unknown option, but none for the value that follows one."""
+    return [
+        f"command line: unknown option {redact(option)}"
+        + did_you_mean(option.partition("=")[0], names)
+        for before, option in zip(["", *unknown], unknown, strict=False)
+        if option.startswith("-") or not before.startswith("-") or "=" in before
+    ]
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
