@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from jobs.completion import complete_options
-from jobs.settings_options import add_settings, overrides_of
+from jobs.settings_options import add_settings, overrides_of, sections_in
 from pipeline.runs.errors import ContractError, did_you_mean
 from pipeline.runs.uris import redact
 
@@ -51,11 +51,8 @@ def load_config(
     # Otherwise an argument after the options would not be seen.
     options, unknown = parser.parse_known_intermixed_args(arguments)
     names = [name for action in parser._actions for name in action.option_strings]
-    problems = [
-        f"command line: unknown option {redact(option)}"
-        + did_you_mean(option.partition("=")[0], names)
-        for option in unknown
-    ]
+    problems = _explain_unknown(unknown, names)
+    num_unknown = len(problems)
     overrides: dict[str, Any] = {}
     try:
         overrides = overrides_of(options, config_class, positional)
@@ -67,7 +64,7 @@ def load_config(
             values = _read_yaml(Path(options.config))
         except ContractError as error:
             raise ContractError(*problems, *error.problems) from error
-    if len(problems) > len(unknown):  # without the options that cannot be read, others seem absent
+    if len(problems) > num_unknown:  # without the options that cannot be read, others seem absent
         raise ContractError(*problems)
     try:
         config = config_class.model_validate(_merge(values, overrides))
@@ -84,6 +81,16 @@ def load_config(
     if problems:
         raise ContractError(*problems)
     return config, options
+
+
+def _explain_unknown(unknown: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return a line for each unknown option, but none for the value that follows one."""
+    return [
+        f"command line: unknown option {redact(option)}"
+        + did_you_mean(option.partition("=")[0], names)
+        for before, option in zip(["", *unknown], unknown, strict=False)
+        if option.startswith("-") or not before.startswith("-") or "=" in before
+    ]
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -171,10 +178,8 @@ def _explain(entry: Any, config_class: type[BaseModel]) -> str:
 
 def _similar_setting(location: Sequence[Any], config_class: type[BaseModel]) -> str:
     """Return a question with the name most like an unknown one, of those in the same section."""
-    fields = config_class.model_fields
+    section: type[BaseModel] = config_class
     for part in location[:-1]:
-        inner = fields[part].annotation if part in fields else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return ""  # an entry of a list
-        fields = inner.model_fields
-    return did_you_mean(str(location[-1]), fields)
+        if part in section.model_fields:  # otherwise the number of a list's entry
+            section = next(sections_in(section.model_fields[part].annotation), section)
+    return did_you_mean(str(location[-1]), section.model_fields)

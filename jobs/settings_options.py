@@ -157,6 +157,15 @@ def _alternatives(annotation: Any) -> list[Any]:
     return [] if annotation is type(None) else [annotation]
 
 
+def sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the sections that a field takes, or that the entries of its list are."""
+    for kind in _alternatives(annotation):
+        if _is_section(kind):
+            yield kind
+        else:
+            yield from (section for part in get_args(kind) for section in sections_in(part))
+
+
 def _is_section(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 

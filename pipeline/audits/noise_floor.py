@@ -9,6 +9,7 @@ from pipeline.audits.keys import problems_of_keys, stream
 from pipeline.audits.nights import SAME_PAIRS, measure_night
 from pipeline.audits.noise import Noise, learn_noise
 from pipeline.audits.noise_gates import describe_states
+from pipeline.audits.numbers import show_number
 from pipeline.audits.records import Key, label_of
 from pipeline.audits.tables import open_database
 from pipeline.runs.errors import ContractError
@@ -101,7 +102,7 @@ def _order(place: tuple[Key, FigureName]) -> tuple[object, ...]:
 def describe_floor(floor: Floor) -> str:
     """Return a line for people."""
     noise, rise, centre = floor.noise, floor.smallest_rise, floor.noise.states[-1].centre
-    percent = [f"{x:.2g}{_of(x, centre)}" for x in (noise.spread, rise)]
+    percent = [f"{show_number(x, 2)}{_of(x, centre)}" for x in (noise.spread, rise)]
     text = (f"{label_of(floor.group)}: {floor.name.figure} of {floor.name.column}: "
             f"{describe_states(noise)}, standard deviation {percent[0]}, smallest rise {percent[1]}"
             )  # fmt: skip
@@ -110,4 +111,4 @@ def describe_floor(floor: Floor) -> str:
 
 
 def _of(part: float, whole: float) -> str:
-    return f" ({100 * part / abs(whole):.2g} %)" if whole else ""
+    return f" ({show_number(100 * part / abs(whole), 2)} %)" if whole else ""

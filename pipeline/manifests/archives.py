@@ -18,6 +18,7 @@ from pipeline.manifests.config import SourceConfig
 from pipeline.manifests.folders import IMAGE_SUFFIXES
 from pipeline.manifests.source import MAX_NAMED, ROWS_PER_TABLE, Source, list_first
 from pipeline.runs.errors import ContractError
+from pipeline.runs.storage import describe
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 ARCHIVE_ERRORS = (tarfile.TarError, EOFError, zlib.error, LZMAError)
@@ -112,7 +113,7 @@ def _open_tar(fs: AbstractFileSystem, path: str) -> Iterator[tarfile.TarFile]:
             yield tar
     except ARCHIVE_ERRORS as error:
         raise ContractError(
-            f"source.uri: expected a whole tar at {path}, got {type(error).__name__}: {error}"
+            f"source.uri: expected a whole tar at {path}, got {describe(error)}"
         ) from error
 
 

@@ -60,7 +60,7 @@ def choose_columns(config: SourceConfig, schema: pa.Schema, uri: str) -> Columns
         if chosen[image] is None:
             problems.append(
                 f"source.{image}_column: expected a column named {', '.join(known[:-1])} or "
-                f"{known[-1]}, or this setting, got {listed} at {uri}"
+                f"{known[-1]}, or this setting, got {listed} at {uri}{_meant(known, names)}"
             )
     chosen["pair_id"] = config.pair_id_column or _first(ID_NAMES, names)
     chosen["model"] = config.model_column
@@ -92,6 +92,13 @@ def choose_columns(config: SourceConfig, schema: pa.Schema, uri: str) -> Columns
 
 def _first(known: Sequence[str], names: Sequence[str]) -> str | None:
     return next((name for name in known if name in names), None)
+
+
+def _meant(known: Sequence[str], names: Sequence[str]) -> str:
+    """Return a question with the column most like one that is recognised, or nothing."""
+    plain = {name.strip().lower() for name in names}
+    hints = (did_you_mean(one, names) for one in sorted(known, key=lambda one: one not in plain))
+    return next(filter(None, hints), "")
 
 
 def _holds_images(type_: pa.DataType) -> bool:
@@ -144,7 +151,8 @@ def arrange(source: Source, columns: Columns) -> Iterator[pa.Table]:
     """Yield the manifest's rows, table by table.
 
     Raises:
-        ContractError: a row has no id, or an image of another kind than the first row's.
+        ContractError: there are no rows, or one has no id, or an image of another kind than the
+            first row's.
     """
     is_encoded: dict[str, bool] = {}
     first_row = 0
@@ -169,6 +177,8 @@ def arrange(source: Source, columns: Columns) -> Iterator[pa.Table]:
         }
         yield pa.table(ids | made | model | passed)
         first_row += len(table)
+    if not first_row:
+        raise ContractError(f"source.uri: expected rows, got none at {source.uri}")
 
 
 def _has_bytes(column: pa.Array) -> bool:

@@ -1,7 +1,10 @@
 """Read lists of pairs: CSV, tab-separated values and JSON lines."""
 
+import codecs
 import io
+import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
@@ -12,6 +15,7 @@ from fsspec import AbstractFileSystem
 
 from pipeline.manifests.source import Source
 from pipeline.runs.errors import ContractError
+from pipeline.runs.storage import describe
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 NAMES_OF_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
@@ -32,7 +36,8 @@ def open_list(fs: AbstractFileSystem, path: str, uri: str, base: str) -> Source:
         base: URI of the file's folder.
 
     Raises:
-        ContractError: it has no rows, another encoding or delimiter, or is a JSON array.
+        ContractError: it has no rows, another encoding or delimiter, rows of different lengths or
+            types, or is a JSON array.
     """
     content = fs.cat_file(path)
     if not content.strip():
@@ -42,6 +47,14 @@ def open_list(fs: AbstractFileSystem, path: str, uri: str, base: str) -> Source:
             f"source.uri: expected UTF-8, got UTF-16 or another encoding with zeros at {uri}; save "
             "the list as UTF-8"
         )
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ContractError(
+            f"source.uri: expected UTF-8, got another encoding in line {line} of {uri}; save the "
+            "list as UTF-8"
+        ) from error
     suffix = PurePosixPath(path).suffix.lower()
     numbers: dict[str, pa.DataType] = {}
     if suffix in JSON_SUFFIXES:
@@ -49,10 +62,10 @@ def open_list(fs: AbstractFileSystem, path: str, uri: str, base: str) -> Source:
             raise ContractError(
                 f"source.uri: expected one JSON object per line, got a JSON array at {uri}"
             )
-        rows = _read_json(content)
+        rows = _read_json(content, uri)
     else:
         _check_delimiter(content, suffix, uri)
-        rows = _read_csv(content, DELIMITERS[suffix])
+        rows = _read_csv(content, DELIMITERS[suffix], uri)
         numbers = _find_numbers(rows)
 
     def read(columns: Sequence[str]) -> Iterator[pa.Table]:
@@ -75,14 +88,20 @@ def _check_delimiter(content: bytes, suffix: str, uri: str) -> None:
         )
 
 
-def _read_csv(content: bytes, delimiter: str) -> pa.Table:
+def _read_csv(content: bytes, delimiter: str, uri: str) -> pa.Table:
     """Return the rows of a CSV file, all columns as texts."""
     parse = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
     blocks = pyarrow.csv.ReadOptions(block_size=BLOCK_BYTES)
-    with pyarrow.csv.open_csv(io.BytesIO(content), blocks, parse) as reader:
-        names = reader.schema.names
-    convert = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
-    return pyarrow.csv.read_csv(io.BytesIO(content), blocks, parse, convert)
+    try:
+        with pyarrow.csv.open_csv(io.BytesIO(content), blocks, parse) as reader:
+            names = reader.schema.names
+        convert = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+        return pyarrow.csv.read_csv(io.BytesIO(content), blocks, parse, convert)
+    except pa.ArrowInvalid as error:
+        raise ContractError(
+            f"source.uri: expected a value for each column in every row of {uri}, got "
+            f"{describe(error)}"
+        ) from error
 
 
 def _find_numbers(rows: pa.Table) -> dict[str, pa.DataType]:
@@ -120,15 +139,37 @@ def _is_number(text: str) -> bool:
     return math.isfinite(number) and text in (written, written.removesuffix(".0"))
 
 
-def _read_json(content: bytes) -> pa.Table:
+def _read_json(content: bytes, uri: str) -> pa.Table:
     """Return the rows of JSON lines; texts stay texts, also those that Arrow takes for times."""
     blocks = pyarrow.json.ReadOptions(block_size=BLOCK_BYTES)
-    rows = pyarrow.json.read_json(io.BytesIO(content), blocks)
+    try:
+        rows = pyarrow.json.read_json(io.BytesIO(content), blocks)
+    except pa.ArrowInvalid as error:
+        raise ContractError(
+            f"source.uri: expected one JSON object per line of {uri}, with values of one type for "
+            f"each key, got {_explain_json(content, error)}"
+        ) from error
     schema = pa.schema([field.with_type(_without_times(field.type)) for field in rows.schema])
     if schema == rows.schema:
         return rows
     parse = pyarrow.json.ParseOptions(explicit_schema=schema)
     return pyarrow.json.read_json(io.BytesIO(content), blocks, parse)
+
+
+def _explain_json(content: bytes, error: pa.ArrowInvalid) -> str:
+    """Return the first line that is no object, or else Arrow's reason."""
+    lines = enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), start=1)
+    wrong = next((number for number, line in lines if line.strip() and not _is_object(line)), None)
+    if wrong is not None:
+        return f"something else in line {wrong}"
+    return re.sub(r" in row \d+$", "", describe(error))  # counted from 0 in each of its blocks
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def _without_times(type_: pa.DataType) -> pa.DataType:

@@ -119,7 +119,7 @@ def _write(fs: AbstractFileSystem, path: str, tables: Iterable[pa.Table]) -> _Co
     """Write a manifest whole, and return its number of rows, in all and by model.
 
     Raises:
-        ContractError: there are no rows, or ids repeat; nothing was written.
+        ContractError: ids repeat; nothing was written.
     """
     counts = _Counts()
     ids: set[str] = set()
@@ -136,8 +136,6 @@ def _write(fs: AbstractFileSystem, path: str, tables: Iterable[pa.Table]) -> _Co
                 if id_ in ids:
                     repeated[id_] = None
                 ids.add(id_)
-        if writer is None:
-            raise ContractError("source.uri: expected rows, got none")
         if repeated:
             raise ContractError(
                 f"pair_id: expected unique ids, got {len(repeated):,} more than once: "

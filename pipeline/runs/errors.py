@@ -12,7 +12,7 @@ class ContractError(Exception):
     def __init__(self, *problems: str) -> None:
         """Keep every problem, one line each, so that a user can fix all at once."""
         super().__init__(*problems)
-        self.problems = list(problems)
+        self.problems = [" ".join(problem.splitlines()) for problem in problems]
 
     def __str__(self) -> str:
         """Return the problems, one per line."""
@@ -50,6 +50,13 @@ def raise_problems(problems: Sequence[str], faults: Sequence[str]) -> None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean X?" with the known name that is most like a wrong one, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    """Return "; did you mean X?" with the known name that is most like a wrong one, or nothing.
+
+    Upper case and spaces around a name do not count.
+    """
+    plain = {one.strip().lower(): one for one in known}
+    close = difflib.get_close_matches(name.strip().lower(), plain, n=1)
+    if not close:
+        return ""
+    meant = plain[close[0]]
+    return f"; did you mean {meant if meant == meant.strip() else repr(meant)}?"

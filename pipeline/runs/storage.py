@@ -76,8 +76,12 @@ def check_writable(uri: str) -> None:
         raise ValueError(f"expected a store that every process can write, got {redact(uri)}")
     if isinstance(fs, LocalFileSystem):
         existing = next(folder for folder in (Path(path), *Path(path).parents) if folder.exists())
-        if not existing.is_dir() or not os.access(existing, os.W_OK):
+        if not existing.is_dir():
             raise NotADirectoryError(f"expected a writable folder, got {existing}")
+        if not os.access(existing, os.W_OK):
+            is_read_only = os.statvfs(existing).f_flag & os.ST_RDONLY
+            reason = os.strerror(errno.EROFS if is_read_only else errno.EACCES)
+            raise PermissionError(f"expected a writable folder, got {existing}: {reason}")
 
 
 def open_store(uri: str) -> tuple[AbstractFileSystem, str]:
@@ -237,7 +241,9 @@ def describe(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     if lines == ["None"] and isinstance(error.__cause__, Exception):
         return describe(error.__cause__)  # some stores keep the reason only there
-    return redact(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__)
+    return redact(
+        f"{type(error).__name__}: {lines[0].rstrip(':')}" if lines else type(error).__name__
+    )
 
 
 def is_transient(content: bytes | Exception) -> bool:

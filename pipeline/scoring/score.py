@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.runs.errors import FaultError, RowError
+from pipeline.runs.errors import ContractError, FaultError, RowError, did_you_mean
 from pipeline.runs.records import ModelInfo
 from pipeline.runs.schema import REUSE_FIELD, SCORE_FIELDS, Status, result_schema
 from pipeline.runs.storage import describe, local_copy
+from pipeline.runs.uris import redact
 from pipeline.scoring.config import ModelSourceConfig
 from pipeline.scoring.known_scores import SHA256
 from pipeline.scoring.live_metrics import RowCounter
@@ -51,13 +52,25 @@ def load_model(source: ModelSourceConfig) -> SPIPS:
     """Load the model that a config names; files elsewhere are fetched and checked first.
 
     Raises:
-        FaultError: a file cannot be fetched, or has another sha256.
+        ContractError: there is no such file, or it has another sha256.
+        FaultError: a file's store is away.
         CheckpointError: a file is not what the model expects.
     """
-    checkpoint = str(packaged_checkpoints().get(source.checkpoint, source.checkpoint))
+    packaged = packaged_checkpoints()
     weights = source.backbone_weights
+    try:
+        checkpoint = local_copy(
+            str(packaged.get(source.checkpoint, source.checkpoint)), source.checkpoint_sha256
+        )
+    except ContractError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        raise ContractError(
+            f"checkpoint: expected one of {', '.join(packaged)}, or a file, got "
+            f"{redact(source.checkpoint)}{did_you_mean(source.checkpoint, packaged)}"
+        ) from error
     return SPIPS.load(
-        local_copy(checkpoint, source.checkpoint_sha256),
+        checkpoint,
         backbone_weights=local_copy(weights, source.backbone_weights_sha256) if weights else None,
         precision=PRECISIONS[source.precision],
         lpips=source.lpips,

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from jobs import score_manifest
+from jobs import audit_scores, filter_scores, score_manifest
 from jobs.run_job import WRONG
 from pipeline.scoring.config import ScoreManifestConfig
 from tests.jobs.conftest import REPOSITORY
@@ -50,6 +50,24 @@ def test_an_unknown_setting_names_the_one_that_was_meant(tmp_path, capfd):
         "error: modle: unknown setting; did you mean model?",
         "error: zzz: unknown setting",
     ]
+
+
+@pytest.mark.parametrize(
+    ("job", "argument", "expected"),
+    [
+        (audit_scores, "--gates=[{column: spips_score, figure: p95, at_most: 1}, {at_mst: 0.35}]",
+         "error: gates.1.at_mst: unknown setting; did you mean at_most?"),
+        (filter_scores, "--best_per_reference={m: 1}",
+         "error: best_per_reference.m: unknown setting"),
+        (filter_scores, "--best_per_reference={reference: a}",
+         "error: best_per_reference.reference: unknown setting; did you mean reference_column?"),
+    ],
+)  # fmt: skip
+def test_an_unknown_setting_in_a_list_or_in_a_section_that_may_be_null_names_it_too(
+    job, argument, expected, capfd
+):
+    assert job.main(["run", "-o", "out", argument]) == WRONG
+    assert expected in capfd.readouterr().err.splitlines()
 
 
 def test_a_value_instead_of_a_section_is_one_line(tmp_path, capfd):

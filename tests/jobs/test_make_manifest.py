@@ -68,6 +68,7 @@ def test_short_options_are_settings(folders):
         (["gt", "none", "x,y", "-o", "m.parquet"], "got nothing at"),
         (["gt", "x,y", "-o", "m.parquet", "--model-column=x"], "with source.model_column"),
         (["gt", "x,y", "-o", "m.parquet", "--unknown=1"], "unknown option --unknown=1"),
+        (["gt", "x,y", "-o", "m.parquet", "--macth", "a"], "--macth; did you mean --match?"),
     ],
 )
 def test_a_wrong_command_is_one_line_and_writes_nothing(arguments, expected, folders, capfd):

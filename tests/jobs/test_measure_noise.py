@@ -32,6 +32,13 @@ def test_the_floor_of_each_figure_is_printed(runs, capfd):
     assert [re.search(r": (\w+) of", line)[1] for line in lines[1:]] == ["mean", "median", "p95"]
 
 
+def test_large_numbers_are_printed_without_exponents(write_run, capfd):
+    runs = [write_run(columns(level), f"run-{level}") for level in (10, 100)]
+    assert cli.main(["noise", *runs, "--figures=mean"]) == DONE
+    line = capfd.readouterr().out.splitlines()[1]
+    assert re.search(r"standard deviation \d{2,} \(\d+ %\), smallest rise \d{3} \(\d{3} %\)$", line)
+
+
 def test_a_folder_of_runs_and_groups_are_measured(runs, capfd):
     folder = str(Path(runs[0]).parent)
     assert cli.main(["noise", folder, "--group_by=maker", "--figures=p95"]) == DONE

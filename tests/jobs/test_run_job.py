@@ -70,6 +70,7 @@ def test_sigterm_interrupts_the_work(capfd):
     ("error", "code", "lines"),
     [
         (ContractError("a: wrong", "b: wrong"), WRONG, "error: a: wrong\nerror: b: wrong\n"),
+        (ContractError("a: got\none\r\ntwo"), WRONG, "error: a: got one two\n"),
         (FaultError("the disk is full"), FAULT, "fault: the disk is full\n"),
         (OSError("s3://u:secret@b/x\nmore"), FAULT, "fault: OSError: s3://***@b/x\n"),
         (ArrowInvalid("damaged"), FAULT, "fault: ArrowInvalid: damaged\n"),

@@ -128,6 +128,13 @@ def test_a_tar_with_a_damaged_header_is_refused(tmp_path, refused, write_tar):
     assert "damaged header" in problem
 
 
+@pytest.mark.parametrize("content", [b"", b"no tar"])
+def test_a_file_that_is_no_tar_is_refused(content, tmp_path, refused):
+    (tmp_path / "a.tar").write_bytes(content)
+    (problem,) = refused(tmp_path / "a.tar")
+    assert problem.endswith("a.tar, got ReadError: file could not be opened successfully")
+
+
 def test_a_damaged_compressed_tar_is_refused(tmp_path, refused, write_tar):
     path = Path(write_tar(tmp_path / "a.tgz", sample("0"), "w:gz"))
     path.write_bytes(path.read_bytes()[:100])

@@ -107,6 +107,21 @@ def test_columns_that_make_no_manifest_are_refused(columns, config, expected):
     assert any(expected in problem for problem in problems)
 
 
+@pytest.mark.parametrize(
+    ("names", "hint"),
+    [
+        (("Reference", "distorted", "reference_id"), "; did you mean Reference?"),
+        (("reference ", "distorted", "reference_id"), "; did you mean 'reference '?"),
+        (("refrence", "distorted"), "; did you mean refrence?"),
+        (("reference_uri", " Distorted"), "; did you mean ' Distorted'?"),
+        (("reference_uri", "other"), ""),
+    ],
+)
+def test_a_column_that_is_not_recognised_is_suggested(names, hint):
+    (problem,) = problems_of(pa.table({name: ["x"] for name in names}))
+    assert problem.endswith(f"or this setting, got {', '.join(names)} at list.csv{hint}")
+
+
 def test_an_id_made_of_a_uri_holds_none_of_its_secrets():
     uris = ["https://me:topsecret@host/a.png", "https://host/b.png?sig=topsecret"]
     rows = arranged(pa.table({"reference": ["r", "r"], "distorted": uris}))

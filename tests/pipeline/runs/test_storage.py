@@ -1,4 +1,6 @@
 import hashlib
+import os
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -10,6 +12,7 @@ from pipeline.runs import storage
 from pipeline.runs.errors import ContractError
 from pipeline.runs.storage import (
     arrow_filesystem,
+    check_writable,
     content_id,
     local_copy,
     open_store,
@@ -109,6 +112,16 @@ def test_a_remote_file_with_a_wrong_sha256_is_refused_and_not_kept(s3_store, tmp
         local_copy(uri, right)
     put(uri, b"right")
     assert local_copy(uri, right).read_bytes() == b"right"
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"), [(0, "Permission denied"), (os.ST_RDONLY, "Read-only file system")]
+)
+def test_a_folder_that_cannot_be_written_says_why(flags, reason, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root can write everywhere
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=flags))
+    with pytest.raises(PermissionError, match=f"got {tmp_path}: {reason}$"):
+        check_writable(f"{tmp_path}/below")
 
 
 @pytest.mark.parametrize("sha256", [None, "0" * 64])

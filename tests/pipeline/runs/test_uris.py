@@ -177,6 +177,7 @@ def test_secrets_of_uris_are_hidden_and_nothing_else(text, expected):
         (ValueError("one line"), "ValueError: one line"),
         (ValueError("first\nsecond"), "ValueError: first"),
         (ValueError("\n  first\r\nsecond\n"), "ValueError: first"),
+        (ValueError("cannot be opened:\n- method gz"), "ValueError: cannot be opened"),
         (TimeoutError(), "TimeoutError"),
         (OSError("https://u:p@h?t=1 fails"), "OSError: https://***@h?t=*** fails"),
     ],

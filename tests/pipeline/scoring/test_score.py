@@ -334,9 +334,17 @@ def test_a_packaged_checkpoint_is_checked_too():
         load_model(ModelSourceConfig(checkpoint="embedded", checkpoint_sha256="0" * 64))
 
 
-def test_a_checkpoint_that_does_not_exist_is_an_error(tmp_path):
-    with pytest.raises((CheckpointError, ContractError), match=r"absent\.safetensors"):
-        load_model(ModelSourceConfig(checkpoint=str(tmp_path / "absent.safetensors")))
+@pytest.mark.parametrize(
+    ("checkpoint", "got"),
+    [("embeded", "embeded; did you mean embedded?"), ("/no/x.safetensors", "/no/x.safetensors")],
+)
+def test_a_checkpoint_that_does_not_exist_is_an_error_that_names_those_of_the_package(
+    checkpoint, got
+):
+    with pytest.raises(ContractError) as raised:
+        load_model(ModelSourceConfig(checkpoint=checkpoint))
+    names = "alexnet, embedded, squeezenet1_1"
+    assert str(raised.value) == f"checkpoint: expected one of {names}, or a file, got {got}"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
