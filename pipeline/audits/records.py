@@ -210,6 +210,7 @@ class Standing(Record):
     won_most: tuple[Margin, ...]
     lost_most: tuple[Margin, ...]
     against: tuple[Duel, ...]
+    failed_fraction: float | None = None  # of all its rows; None before 0.6.0
 
 
 class Leaderboard(Record):
