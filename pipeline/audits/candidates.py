@@ -16,12 +16,16 @@ MAX_MODELS = 50
 
 
 class ModelRows(NamedTuple):
-    """The scores of one model; without any, mean and quantiles are None."""
+    """The scores of one model; without any, mean and quantiles are None.
+
+    Its failed fraction counts all its rows, also those without a reference.
+    """
 
     model: str | None
     rows: int
     mean: float | None
     quantiles: list[float] | None  # median and p95
+    failed_fraction: float = 0.0
 
 
 class Candidates:
@@ -50,8 +54,9 @@ class Candidates:
         self._copy(run, column, reference)
         self._check(run, column, reference)
         rows = self._ask(
-            "SELECT model, count(score), avg(score), quantile_cont(score, [0.5, 0.95]) "
-            "FROM candidates GROUP BY model ORDER BY model NULLS LAST"
+            "SELECT model, count(score), avg(score), quantile_cont(score, [0.5, 0.95]), "
+            "avg(failed) FROM candidate_rows GROUP BY model HAVING count(reference) > 0 "
+            "ORDER BY model NULLS LAST"
         )
         self.models = [ModelRows(*row) for row in rows]
 
@@ -60,9 +65,11 @@ class Candidates:
             "source", stream(run, [SCORE, "status", run.pair_id_column], [column, reference])
         )
         self._connection.execute(
-            "CREATE TABLE candidates AS SELECT key0 AS model, key1 AS reference, "
-            "CASE WHEN c1 = 'ok' THEN c0::DOUBLE END AS score, c2 AS pair_id "
-            "FROM source WHERE key1 IS NOT NULL"
+            "CREATE TABLE candidate_rows AS SELECT c2 AS pair_id, key0 AS model, "
+            "key1 AS reference, (c1 <> 'ok')::TINYINT AS failed, "
+            "CASE WHEN c1 = 'ok' AND key1 IS NOT NULL THEN c0::DOUBLE END AS score FROM source; "
+            "CREATE VIEW candidates AS SELECT pair_id, model, reference, score "
+            "FROM candidate_rows WHERE reference IS NOT NULL"
         )
         self._connection.unregister("source")
 

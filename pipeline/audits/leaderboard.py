@@ -247,6 +247,7 @@ class Comparison:
         share = total.best[0, m] / max(met, 1)
         return Standing(
             model=row.model, rows=row.rows, references=references, median=median, p95=p95,
+            failed_fraction=row.failed_fraction,
             mean=estimate(row.mean or 0.0, means, references, self.confidence),
             strength=self.strengths[m] if self.strengths else None,
             best_share=estimate_share(share, bests, met, self.confidence) if met else None,

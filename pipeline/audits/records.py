@@ -46,7 +46,7 @@ class Figures(Record):
     column: str
     rows: int
     infinite_rows: int  # psnr_db of identical images is infinite
-    references: int  # in up to 4,096 blocks; the draws of the intervals
+    references: int  # the draws of the intervals; more than about 4,000 in 4,096 blocks
     mean: Estimate
     p5: Estimate
     median: Estimate
@@ -210,6 +210,7 @@ class Standing(Record):
     won_most: tuple[Margin, ...]
     lost_most: tuple[Margin, ...]
     against: tuple[Duel, ...]
+    failed_fraction: float | None = None  # of all its rows; None before 0.6.0
 
 
 class Leaderboard(Record):

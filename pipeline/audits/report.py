@@ -208,7 +208,8 @@ def _describe_leaderboard(board: Leaderboard | None) -> Iterator[str]:
            f"{counted(board.references, 'reference')} of {board.reference_column}; a difference of "
            f"{board.tie_column} below {board.smallest_visible_difference:g} is a tie")  # fmt: skip
     for place, row in enumerate(board.standings, start=1):
-        yield (f"{place:<10} {show_value(row.model)}: {counted(row.rows, 'row')}, "
+        failed = f" ({row.failed_fraction:.2%} failed)" if row.failed_fraction else ""
+        yield (f"{place:<10} {show_value(row.model)}: {counted(row.rows, 'row')}{failed}, "
                f"mean {_with_ends(row.mean, '.4f')}, median {row.median:.4f}, p95 {row.p95:.4f}, "
                f"strength {_with_ends(row.strength, '+.2f')}, "
                f"best on {_with_ends(row.best_share, '.1%')}")  # fmt: skip

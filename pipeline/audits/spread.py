@@ -21,8 +21,9 @@ from pipeline.audits.distribution import Floats
 from pipeline.runs.summary import counted
 
 BLOCKS = 4096
-"""References are counted in this many blocks, chosen by a hash. Several references can share one,
-which keeps the tables small and the answer right on average."""
+"""Up to about this many references in a group, each counts by itself. More are counted in this many
+blocks (a power of 2), chosen by a hash. Then several can share one, which keeps the tables small
+and the answer right on average."""
 ROUGH_REFERENCES = 60
 """With fewer references, intervals are rough: the page says so."""
 
@@ -31,7 +32,7 @@ class Spread(NamedTuple):
     """How the values of one column in one group depend on their references.
 
     Attributes:
-        references: number of references with a value, at most BLOCKS.
+        references: number of references with a value; if there are many, of blocks of them.
         mean: design effect of the mean of the finite values.
         shares: design effect of the share of values at or below each limit.
     """
@@ -73,6 +74,17 @@ def warn_of_few(references: int) -> list[str]:
     return [f"the intervals are rough: {few} instead of {ROUGH_REFERENCES} or more"]
 
 
+def mask_references(connection: duckdb.DuckDBPyConnection, *tables: str) -> None:
+    """Add, for `measure_spreads` of each table, which bits of references its groups tell apart."""
+    for table in tables:
+        connection.execute(
+            f"CREATE OR REPLACE TABLE {table}_masks AS SELECT g, CASE WHEN num > {BLOCKS} "
+            f"THEN {BLOCKS - 1}::UBIGINT ELSE {2**64 - 1}::UBIGINT END AS mask FROM ("
+            f"SELECT 0 AS g, approx_count_distinct(reference) AS num FROM {table} UNION ALL "
+            f"SELECT g, approx_count_distinct(reference) FROM {table} WHERE g > 0 GROUP BY g)"
+        )
+
+
 def measure_spreads(
     connection: duckdb.DuckDBPyConnection, table: str, column: str,
     limits: Mapping[int, Sequence[float]],
@@ -80,8 +92,8 @@ def measure_spreads(
     """Return the spread of a column's values in each group that has some, by the group's number.
 
     Args:
-        connection: to a database with the table.
-        table: has the column, g (the group's number, or null) and block (of the row's reference).
+        connection: to a database with the table, of which `mask_references` was called.
+        table: has the column, g (the group's number, or null) and reference (a hash of 64 bits).
         column: name of the value column.
         limits: by number of the group, 0 for all rows: values for `Spread.shares`.
     """
@@ -96,12 +108,13 @@ def measure_spreads(
     )
     connection.register("limits", numbers)
     rows = connection.execute(
-        f"SELECT g, count(*), sum(q), {moments} FROM (SELECT g, block, count(*)::DOUBLE AS n, "
+        f"SELECT g, count(*), sum(q), {moments} FROM (SELECT g, count(*)::DOUBLE AS n, "
         f"coalesce(sum(x * x) FILTER (isfinite(x)), 0) AS q, "
         f"{', '.join(f'{sum_}::DOUBLE AS {name}' for name, sum_ in sums.items())} "
-        f"FROM (SELECT 0 AS g, block, {column}::DOUBLE AS x FROM {table} UNION ALL "
-        f"SELECT g, block, {column}::DOUBLE FROM {table} WHERE g > 0) JOIN limits USING (g) "
-        "WHERE NOT isnan(x) GROUP BY g, block) GROUP BY g"
+        f"FROM (SELECT 0 AS g, reference, {column}::DOUBLE AS x FROM {table} UNION ALL "
+        f"SELECT g, reference, {column}::DOUBLE FROM {table} WHERE g > 0) JOIN limits USING (g) "
+        f"JOIN {table}_masks USING (g) WHERE NOT isnan(x) "
+        "GROUP BY g, reference & mask) GROUP BY g"
     ).fetchall()
     connection.unregister("limits")
     found = {}

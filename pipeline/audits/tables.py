@@ -21,7 +21,7 @@ from pipeline.audits.distribution import BINS_PER_OCTAVE, SMALLEST_MAGNITUDE, Di
 from pipeline.audits.keys import problems_of_keys, reference_column_of, stream
 from pipeline.audits.nights import QUANTILES, Night, measure_night
 from pipeline.audits.records import SCORE, Key, Side
-from pipeline.audits.spread import BLOCKS, Spread, measure_spreads
+from pipeline.audits.spread import Spread, mask_references, measure_spreads
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.schema import SCORE_FIELDS, Status
@@ -88,11 +88,12 @@ class ScoreTables:
         (counts,) = self._ask(f"SELECT {_each('count({0})')} FROM run")
         self.columns = tuple(compress(VALUE_COLUMNS, counts))
         self._connection.execute(
-            f"CREATE TABLE paired AS SELECT run.pair_id, block, g, {_each(DIFFERENCE)} "
+            f"CREATE TABLE paired AS SELECT run.pair_id, reference, g, {_each(DIFFERENCE)} "
             f"FROM run JOIN (SELECT pair_id, {_each('avg({0}) AS {0}')} FROM baseline "
             f"WHERE status = 'ok' GROUP BY pair_id) AS base USING (pair_id) "
             f"WHERE run.status = 'ok'"
         )
+        mask_references(self._connection, "run", "baseline", "paired")
 
     def _copy(
         self, table: Side, runs: Sequence[FinishedRun], keys: Sequence[str], reference: str | None
@@ -100,7 +101,7 @@ class ScoreTables:
         texts = "".join(f", {key} VARCHAR" for key in keys)
         self._connection.execute(
             f"CREATE TABLE {table} (run INTEGER, pair_id VARCHAR, status VARCHAR, "
-            f"block USMALLINT{texts}, {_each('{0} FLOAT')})"
+            f"reference UBIGINT{texts}, {_each('{0} FLOAT')})"
         )
         for number, run in enumerate(runs):
             # Of images in the manifest itself no reference is known: each row is its own.
@@ -111,7 +112,7 @@ class ScoreTables:
             values = ", ".join(f"c{i}" for i in range(3, len(columns)))
             names = "".join(f"{key}, " for key in keys)
             self._connection.execute(
-                f"INSERT INTO {table} SELECT {number}, c0, c1, hash(c2::VARCHAR) % {BLOCKS}, "
+                f"INSERT INTO {table} SELECT {number}, c0, c1, hash(c2::VARCHAR), "
                 f"{names}{values} FROM source"
             )
             self._connection.unregister("source")

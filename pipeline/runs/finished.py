@@ -1,7 +1,9 @@
 """Read finished runs: open one, find the newest, and read its results."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -11,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset
 from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.records import AttemptRecord, RunRecord
@@ -204,6 +207,23 @@ def is_run(uri: str) -> bool:
         return bool(fs.exists(f"{path}/plan.json") or fs.exists(f"{path}/_SUCCESS"))
     except STORE_ERRORS as error:
         raise _unreadable(uri, error) from error
+
+
+def find_run_around(uri: str) -> str | None:
+    """Return the path of the folder, of a run or a filtering, that a URI is or is inside.
+
+    Links of local paths are resolved. None if there is no such folder.
+    """
+    fs, path = open_store(uri)
+    if isinstance(fs, LocalFileSystem):
+        path = os.path.realpath(path)
+    for folder in (path, *map(str, PurePosixPath(path).parents)):
+        for name in () if folder == "." else ("plan.json", "run.json"):
+            with suppress(OSError):  # Not there, or not ours to read.
+                # Programs of others write files of these names, too.
+                if b'"fingerprints"' in fs.cat_file(f"{folder}/{name}"):
+                    return folder
+    return None
 
 
 def find_runs(output_uri: str) -> tuple[list[FinishedRun], list[str]]:

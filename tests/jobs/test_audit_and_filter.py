@@ -128,6 +128,22 @@ def test_models_are_compared_and_a_column_that_is_not_there_is_one_line(write_ru
     assert "Win rates" in (tmp_path / "audit/audit.html").read_text()
 
 
+def test_an_audit_among_the_files_of_a_run_is_refused(write_run, tmp_path, capfd):
+    pairs = {"pair_id": ["a", "b"], "spips_score": [0.1, 0.2]}
+    run, other = Path(write_run(pairs)), Path(write_run(pairs, "other"))
+    write_run(pairs, "unfinished", is_finished=False)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "scores").rglob("*")}
+    for folder in (run, run / "scores", run / "scores/new", other, run.parent / "run-unfinished"):
+        arguments = [f"--scores.uri={run}", f"--output.uri={folder}"]
+        assert audit_scores.main([*arguments, "--report.pairs_per_sheet=0"]) == WRONG
+        (line,) = capfd.readouterr().err.splitlines()
+        assert f"output.uri: expected a folder outside of runs, got {folder} in the fol" in line
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "scores").rglob("*")}
+    for folder in (run.parent / "audit", run.parent):
+        arguments = [f"--scores.uri={run}", f"--output.uri={folder}"]
+        assert audit_scores.main([*arguments, "--report.pairs_per_sheet=0"]) == DONE
+
+
 def test_images_in_the_manifest_itself_are_kept_with_it(bytes_manifest, tmp_path, monkeypatch):
     runs = tmp_path / "runs"
     monkeypatch.chdir(Path(bytes_manifest).parent)

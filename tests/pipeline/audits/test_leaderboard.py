@@ -317,6 +317,26 @@ def test_a_model_without_a_score_is_named_and_left_out(write_run):
     assert len(record.notes) == 3
 
 
+def test_the_share_of_a_models_rows_that_failed_is_beside_its_figures(write_run):
+    columns = candidates(generated(20)) | {"status": ["ok"] * 60}
+    for i in range(0, 30, 3):  # model a's
+        columns["status"][i], columns["spips_score"][i] = "missing", None
+    columns["reference_uri"][0] = None
+    found = run_audit(write_run(columns), compare_by="maker")
+    standings = found.record.leaderboard.standings
+    assert {row.model: row.failed_fraction for row in standings} == {"a": 0.5, "b": 0, "c": 0}
+    lines = describe_audit(found.record)
+    assert " a: 10 rows (50.00% failed), mean " in lines
+    assert " b: 20 rows, mean " in lines
+    page = render(found, {}, ())
+    assert page.count('<td data-value="0.5" class="bad">✕ 50 %</td>') == 1
+    content = json.loads(found.record.to_json())
+    for row in content["leaderboard"]["standings"]:
+        del row["failed_fraction"]  # as earlier versions wrote it
+    old = AuditRecord.model_validate(content)
+    assert old.leaderboard.standings[0].failed_fraction is None
+
+
 def test_a_column_names_the_references_and_rows_where_it_is_null_are_left_out(write_run):
     columns = candidates(generated(20)) | {"reference_uri": ["/r.png"] * 60}
     columns["prompt"] = [None] * 3 + [f"prompt {i // 3}" for i in range(3, 60)]

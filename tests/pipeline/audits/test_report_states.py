@@ -91,6 +91,18 @@ def test_a_failed_night(nights, make_report, shoot, viewport, scheme):
     assert page.locator("h1").inner_text().startswith("FAILED\nmodel_b: ")
 
 
+def test_a_phone_shows_each_failure_whole_with_its_error_below(nights, make_report, shoot):
+    columns = dict(nights["2026-11-26"])
+    columns["error"] = [error and f"{error}: " + "x/" * 60 for error in columns["error"]]
+    page = shoot(make_report({"2026-11-26": columns}), "failures_390", PHONE)
+    box = page.locator("#failures").bounding_box()
+    for row in page.locator("#failures tbody tr").all():
+        name, error = (row.locator("td").nth(i).bounding_box() for i in (1, 2))
+        assert error["y"] >= name["y"] + name["height"]
+        assert error["width"] > 0.9 * box["width"]
+    assert page.evaluate("(e => e.scrollWidth - e.clientWidth)(failures.parentElement)") == 0
+
+
 def test_no_baseline(nights, make_report, shoot):
     page = shoot(make_report({"2026-11-26": nights["2026-11-26"]}), "no_baseline")
     assert "change" not in page.locator("#groups thead").inner_text()

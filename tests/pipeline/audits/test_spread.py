@@ -6,20 +6,22 @@ import pyarrow as pa
 import pytest
 
 from pipeline.audits.distribution import interval_of, share_interval
-from pipeline.audits.spread import BLOCKS, Spread, measure_spreads
+from pipeline.audits.spread import BLOCKS, Spread, mask_references, measure_spreads
+from tests.pipeline.audits.conftest import run_audit, scores
 from tests.pipeline.audits.test_distribution import counted
 
 CONNECTION = duckdb.connect(config={"threads": 1})
 
 
 def measure(values, references, limits, groups=None):
-    """The spreads of a table as ScoreTables makes it, with the block of each reference."""
+    """The spreads of a table as ScoreTables makes it, with a number for each reference."""
     columns = {
         "x": np.asarray(values, np.float32),
-        "block": np.asarray(references, np.uint16) % BLOCKS,
+        "reference": np.asarray(references, np.uint64),
         "g": pa.array(groups or [None] * len(values), pa.int32()),
     }
     CONNECTION.register("run", pa.table(columns))
+    mask_references(CONNECTION, "run")
     return measure_spreads(CONNECTION, "run", "x", limits)
 
 
@@ -63,6 +65,23 @@ def test_groups_are_measured_apart_and_together():
     values, references = [0.0, 1, 2, 3, np.inf, np.nan], [0, 0, 1, 1, 2, 3]
     found = measure(values, references, {0: [1.0], 1: [1.0], 2: [1.0]}, [1, 1, 1, 2, 2, None])
     assert {group: spread.references for group, spread in found.items()} == {0: 3, 1: 2, 2: 2}
+
+
+def test_few_references_are_counted_exactly_and_many_in_blocks():
+    few = np.arange(3000) * BLOCKS  # all in one block
+    many = np.arange(3000, 100_000)
+    groups = [1] * len(few) + [2] * len(many)
+    found = measure(np.zeros(100_000), [*few, *many], dict.fromkeys(range(3), ()), groups)
+    counts = {group: spread.references for group, spread in found.items()}
+    assert counts == {0: BLOCKS, 1: 3000, 2: BLOCKS}
+
+
+def test_references_whose_hashes_are_alike_are_counted_one_by_one(write_run):
+    # Of these 40, two have the same hash modulo BLOCKS.
+    columns = scores(n=40) | {"reference_uri": [f"/r/{i}.png" for i in range(40)]}
+    record = run_audit(write_run(columns)).record
+    assert record.figures[0].references == 40
+    assert "the intervals are rough: 40 references instead of 60 or more" in record.notes
 
 
 def test_what_cannot_be_told_makes_no_interval_or_the_widest():

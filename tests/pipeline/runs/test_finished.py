@@ -2,12 +2,13 @@ import re
 from pathlib import Path
 
 import duckdb
+import fsspec
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from pipeline.runs.finished import count_by_status, open_run, open_scores
+from pipeline.runs.finished import count_by_status, find_run_around, open_run, open_scores
 from pipeline.runs.schema import Status
 from tests.pipeline.runs.conftest import make_run, problems_of, record_of, write_scores
 
@@ -119,3 +120,25 @@ def test_three_tools_read_parts_of_what_open_scores_returns(write_run, retried):
 
 def test_lines_for_three_tools_are_documented():
     assert {line.partition(".")[0] for line in LINES} == {"pandas", "polars", "duckdb"}
+
+
+@pytest.mark.parametrize("store", ["memory:/", "local"])
+def test_the_run_around_a_folder_is_found_on_every_store(store, tmp_path):
+    root = str(tmp_path) if store == "local" else f"memory://{tmp_path.name}"
+    fs, path = fsspec.url_to_fs(root)
+    for name, content in {
+        "plan.json": b'{"planned_values": {}}',  # of another program
+        "scores/run-a/run.json": b'{"fingerprints": {}}',
+        "scores/run-b/plan.json": b'{"fingerprints": {}}',
+    }.items():
+        fs.makedirs(f"{path}/{name}".rpartition("/")[0], exist_ok=True)
+        fs.pipe_file(f"{path}/{name}", content)
+    for inside in ("run-a", "run-a/", "run-a/scores", "run-b/scores/new/audit"):
+        found = find_run_around(f"{root}/scores/{inside}")
+        assert found == f"{path}/scores/{inside[:5]}"
+    for outside in ("", "scores", "scores/audit", "scores/run-aa", "scores/run-a/../audit"):
+        if store == "local" or ".." not in outside:
+            assert find_run_around(f"{root}/{outside}") is None
+    if store == "local":
+        (tmp_path / "link").symlink_to(tmp_path / "scores/run-a/scores")
+        assert find_run_around(f"{root}/link/new") == f"{root}/scores/run-a"
