@@ -209,15 +209,16 @@ def is_run(uri: str) -> bool:
         raise _unreadable(uri, error) from error
 
 
-def find_run_around(uri: str) -> str | None:
-    """Return the path of the folder, of a run or a filtering, that a URI is or is inside.
+def find_run_around(uri: str, *, or_it: bool = True) -> str | None:
+    """Return the path of the folder, of a run or a filtering, that a URI is inside, or is (or_it).
 
     Links of local paths are resolved. None if there is no such folder.
     """
     fs, path = open_store(uri)
     if isinstance(fs, LocalFileSystem):
         path = os.path.realpath(path)
-    for folder in (path, *map(str, PurePosixPath(path).parents)):
+    above = map(str, PurePosixPath(path).parents)
+    for folder in (path, *above) if or_it else above:
         for name in () if folder == "." else ("plan.json", "run.json"):
             with suppress(OSError):  # Not there, or not ours to read.
                 # Programs of others write files of these names, too.

@@ -128,6 +128,16 @@ def test_models_are_compared_and_a_column_that_is_not_there_is_one_line(write_ru
     assert "Win rates" in (tmp_path / "audit/audit.html").read_text()
 
 
+def test_a_filtering_among_the_files_of_a_run_is_refused(write_run, capfd):
+    run = Path(write_run({"pair_id": ["a", "b"], "spips_score": [0.1, 0.2]}))
+    folder = run / "scores/new"
+    arguments = [f"--scores.uri={run}", "--bounds=[{column: spips_score, at_most: 0.15}]"]
+    assert filter_scores.main([*arguments, f"--output.uri={folder}"]) == WRONG
+    (line,) = capfd.readouterr().err.splitlines()
+    assert f"output.uri: expected a folder outside of runs, got {folder} in the fol" in line
+    assert not folder.exists()
+
+
 def test_an_audit_among_the_files_of_a_run_is_refused(write_run, tmp_path, capfd):
     pairs = {"pair_id": ["a", "b"], "spips_score": [0.1, 0.2]}
     run, other = Path(write_run(pairs)), Path(write_run(pairs, "other"))
