@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import cli
+from jobs import cli, start
 from jobs.run_job import DONE, WRONG
 from tests.jobs.conftest import REPOSITORY
 
@@ -53,7 +53,7 @@ def test_the_version_is_that_of_the_package(capfd):
 
 def test_the_package_installs_the_command():
     (script,) = metadata.distribution("spips").entry_points.select(name="spips")
-    assert script.load() is cli.main
+    assert script.load() is start.main
 
 
 def test_the_list_of_commands_imports_no_job():
