@@ -109,7 +109,6 @@ class Trunk(nn.Module):
         self.backbone = BACKBONES[name]
         self.features = self.backbone.build()[: self.backbone.taps[-1] + 1]
         self.requires_grad_(False)
-        self.precision = torch.float32
         for key, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
             self.register_buffer(
                 key, torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1), persistent=False
@@ -156,7 +155,12 @@ class Trunk(nn.Module):
         """
         layers = self.features if self.backbone.takes_normalized else self.features[1:]
         layers.to(precision)
-        self.precision = precision
+
+    @property
+    def precision(self) -> torch.dtype:
+        """The type of the features, and of all layers but perhaps the first."""
+        *_, last = self.features.parameters()
+        return last.dtype
 
     def initialise(self) -> None:
         """Draw random weights after He et al. 2015, for normalized images; biases are 0."""
