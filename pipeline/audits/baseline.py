@@ -11,12 +11,12 @@ from pipeline.audits.records import RunDescription
 from pipeline.runs.errors import ContractError
 from pipeline.runs.finished import (
     FinishedRun,
-    find_run_around,
+    check_outside_runs,
     find_runs,
     is_run,
     open_newest_run,
     open_run,
-)  # fmt: skip
+)
 from pipeline.runs.records import Record
 from pipeline.runs.storage import STORE_ERRORS, check_writable, describe, open_store
 from pipeline.runs.summary import counted
@@ -47,13 +47,14 @@ def open_runs(config: AuditScoresConfig, *, allow_different_models: bool) -> Run
             the output cannot be written or is inside a run's folder. The error lists every problem.
     """
     problems: list[str] = []
-    found, uri = None, redact(config.output.uri)
+    found = None
     try:
         check_writable(config.output.uri)
-        if around := find_run_around(config.output.uri):
-            problems.append(f"output.uri: expected a folder outside of runs, got {uri} in the "
-                            f"folder of a run or a filtering, {around}")  # fmt: skip
+        check_outside_runs(config.output.uri)
+    except ContractError as error:
+        problems += error.problems
     except STORE_ERRORS as error:
+        uri = redact(config.output.uri)
         problems.append(f"output.uri: {uri} cannot be used: {describe(error)}")
     try:
         run = open_newest_run(config.scores.uri)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pipeline.filters.config import BestConfig, BoundConfig, FilterScoresConfig
 from pipeline.filters.rules import REASON, RuleCount, Rules, Summary
 from pipeline.runs.errors import ContractError, FaultError
-from pipeline.runs.finished import FinishedRun, find_run_around
+from pipeline.runs.finished import FinishedRun, check_outside_runs
 from pipeline.runs.records import Record
 from pipeline.runs.run import RunFolder
 from pipeline.runs.schema import Status
@@ -84,9 +84,7 @@ def open_output(
     plan = None
     try:
         check_writable(config.output.uri)
-        if around := find_run_around(config.output.uri, or_it=False):
-            raise ContractError(f"output.uri: expected a folder outside of runs, got {uri} in the "
-                                f"folder of a run or a filtering, {around}")  # fmt: skip
+        check_outside_runs(config.output.uri, or_it=False)
         fs, path = open_store(config.output.uri)
         folder = RunFolder(fs, path, uri)
         names = fs.ls(path, detail=False) if fs.exists(path) else []

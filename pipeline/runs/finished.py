@@ -227,6 +227,19 @@ def find_run_around(uri: str, *, or_it: bool = True) -> str | None:
     return None
 
 
+def check_outside_runs(output_uri: str, *, or_it: bool = True) -> None:
+    """Check that an output is not inside the folder of a run or a filtering, nor is one (or_it).
+
+    Raises:
+        ContractError: it is.
+    """
+    if around := find_run_around(output_uri, or_it=or_it):
+        raise ContractError(
+            f"output.uri: expected a folder outside of runs, got {redact(output_uri.rstrip('/'))} "
+            f"in the folder of a run or a filtering, {around}"
+        )
+
+
 def find_runs(output_uri: str) -> tuple[list[FinishedRun], list[str]]:
     """Open the finished runs in a folder of runs.
 
