@@ -4,7 +4,6 @@ import os
 import re
 from collections.abc import Sequence
 from ipaddress import IPv6Address
-from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from fsspec.implementations.local import LocalFileSystem
@@ -122,7 +121,7 @@ def is_chain(uri: str) -> bool:
 def is_relative(uri: str) -> bool:
     """Return whether a URI is a relative path, which every process resolves differently."""
     path = plain_uri(uri).removeprefix("file://").removeprefix("local://")
-    return "://" not in path and "::" not in path and not Path(path).is_absolute()
+    return "://" not in path and "::" not in path and not path.startswith("/")
 
 
 def file_host(uri: str) -> str | None:
