@@ -11,10 +11,8 @@ RAY_TESTS = (
     "chaos", "jobs", "examples", "tests/pipeline/scoring/test_reading.py",
 )  # fmt: skip
 """Folders of tests, and files, whose tests start a Ray cluster."""
-SECOND_HALF = tuple(
-    f"tests/jobs/test_{name}.py" for name in ("training", "score_manifest", "secrets")
-)
-"""Files of these that run beside the others, once the tests without Ray are done."""
+LAST = tuple(f"tests/jobs/test_{name}.py" for name in ("training", "score_manifest", "secrets"))
+"""Files of these that run side by side, once the tests without Ray are done."""
 RAY_LIMITS = {
     "RAY_worker_register_timeout_seconds": "300",
     "RAY_agent_register_timeout_ms": "300000",
@@ -51,29 +49,28 @@ def pytest_configure() -> None:
 
 def group_of(file: str) -> str:
     """Return which tests run one after the other with those of a file, in one process."""
-    if file in SECOND_HALF:
-        return "ray, second half"
-    return "ray" if file.split("/")[1] in RAY_TESTS or file in RAY_TESTS else file
+    is_ray = file not in LAST and (file.split("/")[1] in RAY_TESTS or file in RAY_TESTS)
+    return "ray" if is_ray else file
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip the tests marked s3 where no gateway is given, and order the groups.
 
-    The tests that start Ray come first, their second half last, when only these are left.
+    The tests that start Ray come first, the longest of their files last, when only these are left.
     """
     if "SPIPS_TEST_S3_ENDPOINT" not in os.environ:
         reason = "SPIPS_TEST_S3_ENDPOINT is not set; .ci/s3_gateway.sh starts a gateway"
         for item in items:
             if item.get_closest_marker("s3"):
                 item.add_marker(pytest.mark.skip(reason=reason))
-    order = {"ray": 0, "ray, second half": 2}
+    order = {"ray": 0} | {file: 2 + number for number, file in enumerate(LAST)}
     items.sort(key=lambda item: order.get(group_of(item.nodeid.split("::")[0]), 1))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Let one process run the tests that start a Ray cluster, and the others the rest by files.
+    """Let one process run most tests that start a Ray cluster, and the others the rest by files.
 
-    Tests of Ray wait often, so other tests run well beside them; a third cluster would not.
+    Tests of Ray wait often, so other tests run well beside them. So do two clusters, but not three.
     """
     from xdist.scheduler import LoadFileScheduling
 

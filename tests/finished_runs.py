@@ -10,6 +10,17 @@ import pytest
 @pytest.fixture
 def write_run(tmp_path: Path) -> Any:
     """A function that writes a finished run, as the scoring job does, from columns of results."""
+    return run_writer(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def write_shared_run(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The same, of runs that all tests of a module read."""
+    return run_writer(tmp_path_factory.mktemp("runs"))
+
+
+def run_writer(parent: Path) -> Any:
+    """Return a function that writes a finished run, by default into `parent`/scores."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -30,7 +41,7 @@ def write_run(tmp_path: Path) -> Any:
         config: dict[str, Any] | None = None,
         is_finished: bool = True,
         absent: Sequence[str] = (),
-        folder: Path = tmp_path / "scores",
+        folder: Path = parent / "scores",
     ) -> str:
         num_rows = len(columns["pair_id"])
         own = {name: pa.array(values) for name, values in columns.items()}

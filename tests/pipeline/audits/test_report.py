@@ -45,16 +45,17 @@ def columns(folder, *, worse=0.0):
     }
 
 
-@pytest.fixture
-def report(write_run, tmp_path):
+@pytest.fixture(scope="module")
+def report(write_shared_run, tmp_path_factory):
     """Path of a report on a run that became worse."""
     from spips_core import SPIPS
 
+    folder = tmp_path_factory.mktemp("report")
     digest = SPIPS.load("embedded").digest
-    now = columns(tmp_path, worse=0.5)
+    now = columns(folder, worse=0.5)
     now["spips_score"][-1] = 9.0  # the worst, with a source that must not become a link
-    run = write_run(now, digest=digest, finished_at="2026-01-03T02:00:00+00:00")
-    before = write_run(columns(tmp_path), "before", digest=digest)
+    run = write_shared_run(now, digest=digest, finished_at="2026-01-03T02:00:00+00:00")
+    before = write_shared_run(columns(folder), "before", digest=digest)
     gates = [
         {"figure": "failed_fraction", "at_most": 0.5},
         {"column": "spips_score", "figure": "mean", "rise_at_most": 0.01},
@@ -62,14 +63,14 @@ def report(write_run, tmp_path):
     ]
     config = AuditScoresConfig.model_validate(
         {"scores": {"uri": run}, "baseline": {"uri": before}, "group_by": ["maker"],
-         "compare_by": "maker", "output": {"uri": str(tmp_path / "audit")}, "gates": gates,
+         "compare_by": "maker", "output": {"uri": str(folder / "audit")}, "gates": gates,
          "report": {"pairs_per_sheet": 4}}
     )  # fmt: skip
     opened, baseline, notes, _ = open_runs(config, allow_different_models=False)
     with open_tables(opened, baseline, config.group_by) as tables:
         found = audit(config, tables, opened, baseline, notes)
     write_report(found, opened, config)
-    return tmp_path / "audit" / "audit.html"
+    return folder / "audit" / "audit.html"
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 from collections import Counter
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 import xmltodict
@@ -18,13 +19,13 @@ GATES = [
 ]
 
 
-@pytest.fixture
-def record(write_run, tmp_path):
+@pytest.fixture(scope="module")
+def record(write_shared_run):
     """Of a first night with two makers: two gates broken, one not judged, three kept."""
     columns = scores()
     columns["maker"] = [HOSTILE if i % 2 else None for i in range(400)]
-    folder = str(tmp_path / "scores")
-    return run_audit(write_run(columns), folder, group_by=["maker"], gates=GATES).record
+    run = Path(write_shared_run(columns))
+    return run_audit(str(run), str(run.parent), group_by=["maker"], gates=GATES).record
 
 
 def test_each_gate_and_group_is_a_case_with_its_state(record):

@@ -15,12 +15,12 @@ GATES = [
 ]
 
 
-@pytest.fixture
-def record(write_run):
+@pytest.fixture(scope="module")
+def record(write_shared_run):
     columns = scores(num_failed=3)
     columns["maker"] = [HOSTILE if i % 2 else None for i in range(400)]
-    before = write_run(columns, "before")
-    return run_audit(write_run(columns), before, group_by=["maker"], gates=GATES).record
+    before = write_shared_run(columns, "before")
+    return run_audit(write_shared_run(columns), before, group_by=["maker"], gates=GATES).record
 
 
 def read(content):

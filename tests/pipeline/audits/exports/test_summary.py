@@ -34,11 +34,11 @@ def read(text):
     return headings, tables, html
 
 
-@pytest.fixture
-def record(write_run):
+@pytest.fixture(scope="module")
+def record(write_shared_run):
     columns = scores()
     columns["maker"] = [HOSTILE if i % 2 else None for i in range(400)]
-    run, before = write_run(columns), write_run(columns | scores(seed=1), "before")
+    run, before = write_shared_run(columns), write_shared_run(columns | scores(seed=1), "before")
     return run_audit(run, before, group_by=["maker"], gates=GATES).record
 
 

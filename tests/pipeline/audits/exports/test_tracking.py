@@ -20,13 +20,13 @@ def store(tmp_path, monkeypatch):
     return (tmp_path / "mlruns").as_uri()
 
 
-@pytest.fixture
-def record(write_run):
+@pytest.fixture(scope="module")
+def record(write_shared_run):
     columns = scores(num_failed=3)
     columns["maker"] = ["a/b" if i % 2 else "a_b" for i in range(400)]
     columns["maker"][:3] = ["ünï"] * 3
     gates = [{"column": "spips_score", "figure": "p95", "at_most": 0.1}]
-    return run_audit(write_run(columns), group_by=["maker"], gates=gates).record
+    return run_audit(write_shared_run(columns), group_by=["maker"], gates=gates).record
 
 
 @pytest.fixture
