@@ -28,6 +28,7 @@ PARTS = {
     "k": "loading, and a GPU's decoder",
     "l": "the job on a GPU",
     "m": "commands beside a busy core",
+    "n": "memory of a night that reuses another, by the manifest's length",
 }
 GPU_PARTS = "ijkl"
 
@@ -50,6 +51,10 @@ def measure(part: str, folder: Path, weights: str | None) -> Table:
         from tests.bench.memory import by_length
 
         return by_length(folder)
+    if part == "n":
+        from tests.bench import reuse_memory
+
+        return reuse_memory.by_length(folder)
     if part == "m":
         from tests.bench.contention import beside_a_busy_core
 

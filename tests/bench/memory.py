@@ -51,14 +51,14 @@ def kilobytes(process: int, *names: str) -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith(names))
 
 
-def peaks(manifest: Path, output: Path) -> dict[str, float]:
+def peaks(manifest: Path, output: Path, *options: str) -> dict[str, float]:
     """Run the job, and return the most that each kind of process held, in MB."""
     start_s = time.monotonic()
     log = output.with_suffix(".log")
     with log.open("wb") as told, subprocess.Popen(
         [sys.executable, "jobs/score_manifest.py", f"--manifest.uri={manifest}",
          f"--output.uri={output}", "--failure.max_failed_fraction=1", "--compute.scorers=2",
-         "--compute.compile=false"],
+         "--compute.compile=false", *options],
         cwd=REPOSITORY, stdout=told, stderr=told,
     ) as job:  # fmt: skip
         most = dict.fromkeys((*DRIVER, *WORKERS.values(), RAY_ACTOR, "object store"), 0)
