@@ -1,12 +1,12 @@
 """Read finished runs: open one, find the newest, and read its results."""
 
 import os
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import and_
 from pathlib import PurePosixPath
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.records import AttemptRecord, RunRecord
 from pipeline.runs.run import OLD_PREFIX, PREFIX, RunFolder
-from pipeline.runs.schema import REUSE_FIELD, SCORE_FIELDS, Status
+from pipeline.runs.schema import SCORE_FIELDS, Status
 from pipeline.runs.storage import STORE_ERRORS, arrow_filesystem, open_store, store_error
 from pipeline.runs.uris import redact
 
@@ -97,13 +97,7 @@ class FinishedRun:
         return is_newest
 
     @cached_property
-    def scores(self) -> pyarrow.dataset.Dataset:
-        """The newest result of each pair.
-
-        Raises:
-            OSError, or another of STORE_ERRORS: a file is lost, or the store fails.
-            pyarrow.ArrowException: a file is damaged.
-        """
+    def _rows(self) -> pyarrow.dataset.Dataset:
         lost = sorted(set(self.files) - set(self.folder.files(attempt=1)))
         if lost:
             example = lost[0].removeprefix(f"{self.folder.path}/")
@@ -112,8 +106,30 @@ class FinishedRun:
                 f"got {len(lost)} lost ones, for example {example}; restore them, or score the "
                 "manifest again with another output.run_id"
             )
-        rows = _open_files(self.folder.fs, self.files)
-        return rows if self.is_newest is None else rows.filter(self.is_newest)
+        return _open_files(self.folder.fs, self.files)
+
+    @property
+    def scores(self) -> pyarrow.dataset.Dataset:
+        """The newest result of each pair.
+
+        Raises:
+            OSError, or another of STORE_ERRORS: a file is lost, or the store fails.
+            pyarrow.ArrowException: a file is damaged.
+        """
+        return self._rows if self.is_newest is None else self._rows.filter(self.is_newest)
+
+    def scan(
+        self, columns: Sequence[str], where: pc.Expression | None, batch_size: int
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield rows of `scores`, file by file; Arrow would read all files ahead of a slow caller.
+
+        Raises: as `scores` does.
+        """
+        given = [condition for condition in (where, self.is_newest) if condition is not None]
+        for file in self._rows.get_fragments():
+            yield from file.to_batches(
+                self._rows.schema, list(columns), reduce(and_, given) if given else None, batch_size
+            )
 
     def read_files(self, paths: Sequence[str], columns: Sequence[str]) -> pa.Table:
         """Return columns of files in the run's folder."""
@@ -305,27 +321,6 @@ def open_scores(run_uri: str, *, allow_unfinished: bool = False) -> pyarrow.data
     if not files:
         raise ContractError(f"expected results at {folder.uri}, got a run without any yet")
     return _open_files(folder.fs, files)
-
-
-def count_by_status(rows: pyarrow.dataset.Dataset) -> dict[str, int]:
-    """Return the number of rows with each status, zeros included."""
-    counts = _count_values(rows, "status")
-    return {status.value: counts[status.value] for status in Status}
-
-
-def count_reused(rows: pyarrow.dataset.Dataset) -> dict[str, int]:
-    """Return the number of rows with scores of an earlier run, by that run's id, largest first."""
-    if REUSE_FIELD.name not in rows.schema.names:
-        return {}
-    return dict(_count_values(rows, REUSE_FIELD.name).most_common())
-
-
-def _count_values(rows: pyarrow.dataset.Dataset, column: str) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    for batch in rows.to_batches(columns=[column]):
-        for entry in pc.value_counts(batch.column(0).drop_null()).to_pylist():
-            counts[entry["values"]] += entry["counts"]
-    return counts
 
 
 def _open_folder(run_uri: str) -> RunFolder:

@@ -108,9 +108,7 @@ def find_changed(
     uri_columns = run.image_columns or ()
     columns = [run.pair_id_column, *uri_columns, *TAGS]
     is_failed = pc.field("status").isin([status.value for status in RETRIED_STATUSES])
-    for rows in run.scores.to_batches(
-        columns=columns, filter=~is_failed if is_quick else None, batch_size=ROWS_PER_RESCAN
-    ):
+    for rows in run.scan(columns, ~is_failed if is_quick else None, ROWS_PER_RESCAN):
         tags = take_tags([rows[name] for name in uri_columns], rules, only_local=is_quick)
         is_changed = np.zeros(len(rows), bool)
         for uri_column, tag_column in zip(uri_columns, TAGS, strict=True):

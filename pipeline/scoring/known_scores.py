@@ -209,9 +209,7 @@ def _scan(run: FinishedRun, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     is_usable = (pc.field("status") == Status.OK) & pc.field("run_attempt").isin(numbers)
     for name in SHA256:
         is_usable &= pc.field(name).is_valid()
-    yield from run.scores.to_batches(
-        columns=list(columns), filter=is_usable, batch_size=ID_ROWS_PER_READ, batch_readahead=2
-    )
+    yield from run.scan(columns, is_usable, ID_ROWS_PER_READ)
 
 
 def kernels_of(scorers: Mapping[str, Any]) -> tuple[bool, bool]:

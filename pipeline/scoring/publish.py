@@ -5,6 +5,7 @@ stray files aside. A process can be killed at any point: the next one does the s
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -19,12 +20,11 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from pipeline.runs.errors import FaultError, GraphError
-from pipeline.runs.finished import count_by_status, count_reused
 from pipeline.runs.lock import RunLock
 from pipeline.runs.metrics import to_metrics
 from pipeline.runs.records import AttemptRecord, RunRecord
 from pipeline.runs.run import RunFolder, open_run_folder
-from pipeline.runs.schema import Status
+from pipeline.runs.schema import REUSE_FIELD, Status
 from pipeline.runs.storage import (
     STORE_ERRORS,
     arrow_filesystem,
@@ -282,3 +282,24 @@ def set_strays_aside(folder: RunFolder, attempt: int, files: Sequence[str]) -> N
     for path in sorted(set(folder.files(attempt=1)) - set(files)):
         folder.fs.makedirs(folder.superseded_path(attempt), exist_ok=True)
         folder.fs.mv(path, f"{folder.superseded_path(attempt)}/{PurePosixPath(path).name}")
+
+
+def count_by_status(rows: pyarrow.dataset.Dataset) -> dict[str, int]:
+    """Return the number of rows with each status, zeros included."""
+    counts = _count_values(rows, "status")
+    return {status.value: counts[status.value] for status in Status}
+
+
+def count_reused(rows: pyarrow.dataset.Dataset) -> dict[str, int]:
+    """Return the number of rows with scores of an earlier run, by that run's id, largest first."""
+    if REUSE_FIELD.name not in rows.schema.names:
+        return {}
+    return dict(_count_values(rows, REUSE_FIELD.name).most_common())
+
+
+def _count_values(rows: pyarrow.dataset.Dataset, column: str) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for batch in rows.to_batches(columns=[column]):
+        for entry in pc.value_counts(batch.column(0).drop_null()).to_pylist():
+            counts[entry["values"]] += entry["counts"]
+    return counts

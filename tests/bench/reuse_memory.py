@@ -22,6 +22,7 @@ from tests.bench.timing import Table
 
 NUM_ROWS = (10_000, 1_000_000)
 SIDE_PX = 96
+ROWS_PER_FILE = 10_000  # as the job does
 
 
 def write_every_pair(folder: Path, num_rows: int) -> Path:
@@ -75,13 +76,15 @@ def make_up_night(manifest: Path, output: Path) -> Path:
     plan = make_plan(ScoreManifestConfig.model_validate(settings))
     results = make_up_results(plan, pq.read_table(manifest))
     num_rows = results.num_rows
-    run, file = Path(plan.folder.path), "scores/0.parquet"
+    run, files = Path(plan.folder.path), []
     (run / "scores").mkdir(parents=True)
-    pq.write_table(results, run / file)
+    for start in range(0, num_rows, ROWS_PER_FILE):
+        files.append(f"scores/{start:08d}.parquet")
+        pq.write_table(results.slice(start, ROWS_PER_FILE), run / files[-1])
     record, now = plan.record(), datetime.now(UTC).isoformat()
     scorers = {"gpus_per_scorer": 0, "compile_kernels": False}
     attempt = AttemptRecord(
-        files=[file], num_rows=num_rows, num_rows_resumed=0, scorers=scorers, started_at=now,
+        files=files, num_rows=num_rows, num_rows_resumed=0, scorers=scorers, started_at=now,
         elapsed_s=1.0, rows_per_s=num_rows, fetch_retries=0,
     )  # fmt: skip
     counts = {status.value: num_rows * (status == Status.OK) for status in Status}

@@ -8,19 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from pipeline.runs.finished import count_by_status, find_run_around, open_run, open_scores
-from pipeline.runs.schema import Status
+from pipeline.runs.finished import find_run_around, open_run, open_scores
 from tests.pipeline.runs.conftest import make_run, problems_of, record_of, write_scores
-
-
-def test_rows_are_counted_by_status_over_all_files(folder):
-    run = make_run(folder)
-    write_scores(run, "a", {"p": "ok", "q": "missing", "r": "ok"})
-    write_scores(run, "b", {"s": "ok", "t": "too_small"})
-    counts = count_by_status(open_scores(run.uri, allow_unfinished=True))
-    assert list(counts) == [status.value for status in Status]
-    expected = {"ok": 3, "missing": 1, "too_small": 1}
-    assert {status: count for status, count in counts.items() if count} == expected
 
 
 def test_an_unfinished_run_is_read_only_on_request(folder):
@@ -65,6 +54,9 @@ def test_of_a_run_that_an_earlier_version_retried_the_newest_result_of_each_pair
         assert rows.to_table().sort_by("pair_id")["status"].to_pylist() == expected[number - 1]
         only = rows.to_table(columns=["pair_id"], filter=pc.field("status") == "too_small")
         assert only["pair_id"].to_pylist() == ["s"]
+        for where, ids in ((None, list("pqrst")), (pc.field("status") == "too_small", ["s"])):
+            batches = open_run(run.uri).scan(["pair_id"], where, batch_size=2)
+            assert sorted(one for batch in batches for one in batch[0].to_pylist()) == ids
     assert open_run(run.uri).num_attempts == 3
 
 
