@@ -40,7 +40,9 @@ def config(tmp_path):
     return AuditScoresConfig.model_validate(settings)
 
 
-def test_figures_and_report_of_every_audit_are_read_back_from_a_real_store(record, config, store):
+def test_figures_and_report_of_every_audit_are_read_back_from_a_real_store(
+    record, config, store, tmp_path
+):
     assert log_audit(record, config, store) == ""
     assert log_audit(record, config, store) == ""  # the experiment exists
     client = mlflow.MlflowClient(store)
@@ -61,7 +63,7 @@ def test_figures_and_report_of_every_audit_are_read_back_from_a_real_store(recor
     assert (metrics["gates.broken"], metrics["failed_fraction"]) == (1, 3 / 400)
     assert (tags["spips.verdict"], tags["spips.outcome"]) == (record.verdict, "failed")
     for name in ("audit.html", "audit.json", "summary.md"):
-        copy = Path(client.download_artifacts(runs[0].info.run_id, name))
+        copy = Path(client.download_artifacts(runs[0].info.run_id, name, str(tmp_path)))
         assert json.loads(copy.read_text()) == name
 
 
