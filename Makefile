@@ -27,7 +27,7 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Two processes: one runs the tests that start Ray, the other one the rest (tests/conftest.py).
+# Two processes: one runs most tests that start Ray, the other one the rest (tests/conftest.py).
 test: $(READY)
 	$(BIN)/pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
