@@ -64,9 +64,9 @@ def _audit(config: AuditScoresConfig, *, allow_different_models: bool) -> int:
     # Imported here because torch and matplotlib take seconds; --help should not wait for them.
     from pipeline.audits.audit import audit
     from pipeline.audits.baseline import open_runs
-    from pipeline.audits.gates import headline_of
+    from pipeline.audits.figures.tables import open_tables, reported_as_faults
+    from pipeline.audits.gates.verdicts import headline_of
     from pipeline.audits.report import describe_audit, write_report
-    from pipeline.audits.tables import open_tables, reported_as_faults
 
     _check_listeners(config)
     run, baseline, notes, nights = open_runs(config, allow_different_models=allow_different_models)
@@ -110,7 +110,7 @@ def _tell(record: "AuditRecord", config: AuditScoresConfig, *, has_failed: bool)
     from pipeline.audits.exports.summary import append_summary
     from pipeline.audits.exports.tracking import log_audit
     from pipeline.audits.exports.webhook import post_verdict
-    from pipeline.audits.gates import headline_of
+    from pipeline.audits.gates.verdicts import headline_of
     from pipeline.audits.report import page_uri
     from pipeline.runs.metrics import push_metrics
 

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _filter(config: FilterScoresConfig, *, dry_run: bool) -> int:
     # Imported here because they take a second; --help and a wrong config should not wait.
-    from pipeline.audits.tables import reported_as_faults
+    from pipeline.audits.figures.tables import reported_as_faults
     from pipeline.filters.filter import open_output, open_source, write_filtered
     from pipeline.filters.rules import describe_summary, make_rules, summarise
     from pipeline.runs.finished import open_newest_run

@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _measure(config: MeasureNoiseConfig) -> int:
     # Imported here because scipy and pyarrow take a second; --help should not wait for them.
-    from pipeline.audits.noise_floor import describe_floor, measure_floor, open_reruns
-    from pipeline.audits.tables import reported_as_faults
+    from pipeline.audits.figures.tables import reported_as_faults
+    from pipeline.audits.gates.noise_floor import describe_floor, measure_floor, open_reruns
 
     with reported_as_faults():
         runs = open_reruns(config.scores.uris, config.group_by)

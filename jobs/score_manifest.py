@@ -81,7 +81,7 @@ def _score(
     from pipeline.runs.summary import summarise
     from pipeline.scoring.delta_output import check_delta, write_delta
     from pipeline.scoring.plan import describe_plan, make_plan
-    from pipeline.scoring.rerun import advise
+    from pipeline.scoring.reuse.rerun import advise
 
     if gateway := os.environ.get("SPIPS_PUSH_GATEWAY"):
         check_gateway(gateway)
@@ -135,7 +135,7 @@ def _run(config: ScoreManifestConfig, plan: "Plan", *, verbose: bool) -> RunReco
     from pipeline.scoring.in_process import InProcess, fits_this_process, no_scorers
     from pipeline.scoring.publish import Score, find_published, score_and_publish
     from pipeline.scoring.resources import choose_scorers, describe_scorers
-    from pipeline.scoring.reuse import adopt_kernels
+    from pipeline.scoring.reuse.earlier_run import adopt_kernels
 
     check_cluster()  # before the lock makes the run's folder
     with lock_run(plan.folder) as lock:

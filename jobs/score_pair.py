@@ -46,9 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _score(options: argparse.Namespace, reference_uri: str, distorted_uri: str) -> int:
     # torch takes seconds to import; --help need not wait for it.
-    from pipeline.scoring.load import load_pair
-    from pipeline.scoring.pixels import images_of
-    from pipeline.scoring.score import load_model, measures_of
+    from pipeline.scoring.stages.load import load_pair
+    from pipeline.scoring.stages.pixels import images_of
+    from pipeline.scoring.stages.score import load_model, measures_of
     from spips_core import packaged_checkpoints
     from spips_core.errors import FetchError, SpipsError
 

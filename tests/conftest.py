@@ -8,7 +8,7 @@ import pytest
 
 pytest_plugins = ["tests.s3", "tests.finished_runs", "tests.http"]
 RAY_TESTS = (
-    "chaos", "jobs", "examples", "tests/pipeline/scoring/test_reading.py",
+    "chaos", "jobs", "examples", "tests/pipeline/scoring/manifest/test_reading.py",
 )  # fmt: skip
 """Folders of tests, and files, whose tests start a Ray cluster."""
 LAST = tuple(f"tests/jobs/test_{name}.py" for name in ("training", "score_manifest", "secrets"))

@@ -12,7 +12,7 @@ from scipy import stats
 
 from pipeline.audits.baseline import describe_run
 from pipeline.audits.config import AuditScoresConfig, ReportConfig
-from pipeline.audits.distribution import (
+from pipeline.audits.figures.distribution import (
     Distribution,
     Estimate,
     Floats,
@@ -20,10 +20,14 @@ from pipeline.audits.distribution import (
     interval_of,
     share_interval,
 )
-from pipeline.audits.gates import check_columns, judge, state_verdict, worst_first
+from pipeline.audits.figures.nights import QUANTILES
+from pipeline.audits.figures.spread import Spread, warn_of_few
+from pipeline.audits.figures.statuses import count_statuses
+from pipeline.audits.figures.tables import Differences, ScoreTables, Values
+from pipeline.audits.gates.noise_gates import note_two_states, read_history
+from pipeline.audits.gates.verdicts import check_columns, judge, state_verdict, worst_first
 from pipeline.audits.leaderboard import make_leaderboard
-from pipeline.audits.nights import QUANTILES
-from pipeline.audits.noise_gates import note_two_states, read_history
+from pipeline.audits.page.sheets import PickedPair, pick_sheets, read_rows
 from pipeline.audits.records import (
     SCORE,
     SIDES,
@@ -39,10 +43,6 @@ from pipeline.audits.records import (
     label_of,
     show_value,
 )
-from pipeline.audits.sheets import PickedPair, pick_sheets, read_rows
-from pipeline.audits.spread import Spread, warn_of_few
-from pipeline.audits.statuses import count_statuses
-from pipeline.audits.tables import Differences, ScoreTables, Values
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.schema import Status
 

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from scipy import optimize, special
 from scipy.sparse.csgraph import connected_components
 
-from pipeline.audits.candidates import Candidates, ModelRows
 from pipeline.audits.config import AuditScoresConfig, ReportConfig
-from pipeline.audits.distribution import Estimate, Floats, estimate, estimate_share
-from pipeline.audits.keys import problems_of_keys, reference_column_of
+from pipeline.audits.figures.candidates import Candidates, ModelRows
+from pipeline.audits.figures.distribution import Estimate, Floats, estimate, estimate_share
+from pipeline.audits.figures.keys import problems_of_keys, reference_column_of
+from pipeline.audits.figures.tables import ScoreTables
 from pipeline.audits.records import Duel, Leaderboard, Margin, Standing, show_value
-from pipeline.audits.tables import ScoreTables
 from pipeline.runs.errors import ContractError
 from pipeline.runs.finished import FinishedRun
 from pipeline.runs.schema import Status

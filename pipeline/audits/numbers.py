@@ -3,7 +3,7 @@
 import math
 from datetime import date
 
-from pipeline.audits.distribution import MIN_ROWS, Estimate
+from pipeline.audits.figures.distribution import MIN_ROWS, Estimate
 from pipeline.audits.records import GateVerdict
 
 NOTHING = "–"  # noqa: RUF001 - an en dash

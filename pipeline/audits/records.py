@@ -9,8 +9,8 @@ from typing import Literal
 
 import pyarrow as pa
 
-from pipeline.audits.distribution import Estimate, Real
-from pipeline.audits.noise import Noise
+from pipeline.audits.figures.distribution import Estimate, Real
+from pipeline.audits.gates.noise import Noise
 from pipeline.runs.records import Record
 from pipeline.runs.schema import Status
 from pipeline.runs.uris import redact
@@ -250,7 +250,7 @@ class AuditRecord(Record):
         baseline: the runs it is compared with, oldest first.
         group_by: the columns that make groups.
         confidence: level of all intervals, 0.5 to 1.
-        gates: worst first, as `pipeline.audits.gates.worst_first` orders them.
+        gates: worst first, as `pipeline.audits.gates.verdicts.worst_first` orders them.
         statuses: for run and baseline.
         failures: a few examples of each status but ok.
         figures: for run and baseline, by column.

@@ -10,14 +10,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.audits.audit import Audit
-from pipeline.audits.charts import Scale, draw_distributions, draw_trend
 from pipeline.audits.config import AuditScoresConfig
-from pipeline.audits.distribution import MIN_ROWS, Estimate
 from pipeline.audits.exports.junit import to_junit
 from pipeline.audits.exports.metrics import to_metrics
 from pipeline.audits.exports.summary import to_summary
-from pipeline.audits.gates import headline_of, outcome_of, show_gate_value
-from pipeline.audits.heat_table import make_heat_table
+from pipeline.audits.figures.distribution import MIN_ROWS, Estimate
+from pipeline.audits.gates.verdicts import headline_of, outcome_of, show_gate_value
 from pipeline.audits.links import link_of
 from pipeline.audits.numbers import (
     decimals_of,
@@ -28,7 +26,9 @@ from pipeline.audits.numbers import (
     show_number,
     show_share,
 )
-from pipeline.audits.pictures import ShownPair, show_pairs
+from pipeline.audits.page.charts import Scale, draw_distributions, draw_trend
+from pipeline.audits.page.heat_table import make_heat_table
+from pipeline.audits.page.pictures import ShownPair, show_pairs
 from pipeline.audits.records import (
     SCORE,
     SIDES,

@@ -25,7 +25,7 @@ from pipeline.runs.storage import (
 )
 from pipeline.runs.uris import redact
 from pipeline.scoring.config import ManifestConfig
-from pipeline.scoring.manifest import KeepIds, Manifest, open_manifest
+from pipeline.scoring.manifest.opening import KeepIds, Manifest, open_manifest
 from pipeline.scoring.resources import ID_ROWS_PER_READ
 
 MAX_ROWS_PER_GROUP = 1 << 20

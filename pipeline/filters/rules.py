@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.audits.keys import problems_of_keys, reference_column_of, stream, to_keys
+from pipeline.audits.figures.keys import problems_of_keys, reference_column_of, stream, to_keys
+from pipeline.audits.figures.tables import VALUE_COLUMNS, open_database
 from pipeline.audits.records import SCORE, Key
-from pipeline.audits.tables import VALUE_COLUMNS, open_database
 from pipeline.filters.config import BoundConfig, FilterScoresConfig
 from pipeline.runs.errors import ContractError
 from pipeline.runs.finished import FinishedRun

@@ -13,7 +13,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pipeline.manifests.source import ROWS_PER_TABLE, Source
 from pipeline.runs.errors import ContractError
 from pipeline.runs.storage import arrow_filesystem
-from pipeline.scoring.manifest_files import read_keys
+from pipeline.scoring.manifest.files import read_keys
 
 READ_BYTES = 2**22
 """What is read of a column at once."""

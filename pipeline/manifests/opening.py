@@ -15,7 +15,7 @@ from pipeline.manifests.lists import DELIMITERS, JSON_SUFFIXES, open_list
 from pipeline.manifests.source import Source, list_first, open_place
 from pipeline.runs.errors import ContractError
 from pipeline.runs.storage import find_files, is_inside
-from pipeline.scoring.manifest_files import PARQUET_SUFFIXES, table_format
+from pipeline.scoring.manifest.files import PARQUET_SUFFIXES, table_format
 
 LIST_SUFFIXES = (*DELIMITERS, *JSON_SUFFIXES)
 KINDS = (

@@ -70,7 +70,7 @@ IMAGE_FIELDS = (
     pa.field("distorted_tag", pa.string()),
 )
 """What identifies the content of each image: the sha256 of its bytes, and what its store said of it
-before it was fetched (see `pipeline.scoring.tags`)."""
+before it was fetched (see `pipeline.scoring.images.tags`)."""
 REUSE_FIELD = pa.field("reused_from", pa.string())
 LINEAGE_FIELDS = (
     pa.field("model_digest", pa.string(), nullable=False),

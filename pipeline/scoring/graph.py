@@ -14,11 +14,10 @@ from pipeline.runs.errors import GraphError
 from pipeline.runs.schema import result_schema
 from pipeline.runs.storage import arrow_filesystem, describe
 from pipeline.scoring.graph_progress import GraphProgress
-from pipeline.scoring.known_scores import KnownScores, read_known_scores
-from pipeline.scoring.manifest import KeepIds
+from pipeline.scoring.manifest.opening import KeepIds
+from pipeline.scoring.manifest.reading import read_rows
 from pipeline.scoring.plan import Plan
 from pipeline.scoring.progress import ProgressLine
-from pipeline.scoring.reading import read_rows
 from pipeline.scoring.resources import (
     BLOCKS_IN_FLIGHT,
     BLOCKS_PER_SCORER,
@@ -28,10 +27,11 @@ from pipeline.scoring.resources import (
     ROWS_PER_GPU_BLOCK,
     Scorers,
 )
-from pipeline.scoring.reuse import find_contradictions
-from pipeline.scoring.score import PairScorer
-from pipeline.scoring.stages import load_stage, rows_per_task, score_arguments
-from pipeline.scoring.suspects import Suspects
+from pipeline.scoring.reuse.earlier_run import find_contradictions
+from pipeline.scoring.reuse.known_scores import KnownScores, read_known_scores
+from pipeline.scoring.stage_arguments import load_stage, rows_per_task, score_arguments
+from pipeline.scoring.stages.score import PairScorer
+from pipeline.scoring.stages.suspects import Suspects
 
 RETRIED_STORE_ERRORS = (
     "ClientError", "ConnectionError", "ConnectionRefused", "ConnectionReset", "ClientPayloadError",

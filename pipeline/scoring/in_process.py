@@ -19,15 +19,15 @@ import torch
 
 from pipeline.runs.storage import write_whole
 from pipeline.scoring.config import ComputeConfig
-from pipeline.scoring.decode import DecodeProcess
-from pipeline.scoring.known_scores import KnownScores, read_known_scores
-from pipeline.scoring.manifest import KeepIds
+from pipeline.scoring.images.decode import DecodeProcess
+from pipeline.scoring.manifest.opening import KeepIds
 from pipeline.scoring.plan import Plan
 from pipeline.scoring.progress import ProgressLine
 from pipeline.scoring.resources import PAIRS_PER_SCORER, Scorers
-from pipeline.scoring.reuse import find_contradictions
-from pipeline.scoring.score import PairScorer
-from pipeline.scoring.stages import load_stage, rows_per_task, score_arguments
+from pipeline.scoring.reuse.earlier_run import find_contradictions
+from pipeline.scoring.reuse.known_scores import KnownScores, read_known_scores
+from pipeline.scoring.stage_arguments import load_stage, rows_per_task, score_arguments
+from pipeline.scoring.stages.score import PairScorer
 
 LARGEST_PIXELS = 1 << 24
 """Largest image that may be scored here, in 4.6 GB; a larger one may kill a scorer instead."""

@@ -15,14 +15,14 @@ from pipeline.runs.schema import Status, pass_through_schema
 from pipeline.runs.storage import STORE_ERRORS, check_writable, describe, open_store
 from pipeline.runs.summary import counted
 from pipeline.runs.uris import is_relative, redact
-from pipeline.scoring.attempts import Attempt, plan_again
 from pipeline.scoring.config import NEWEST, ScoreManifestConfig
-from pipeline.scoring.manifest import Manifest, open_manifest
-from pipeline.scoring.manifest_files import PARQUET_SUFFIXES
+from pipeline.scoring.manifest.files import PARQUET_SUFFIXES
+from pipeline.scoring.manifest.opening import Manifest, open_manifest
 from pipeline.scoring.resources import PIXELS_PER_PAIR
-from pipeline.scoring.reuse import Earlier, choose_earlier
-from pipeline.scoring.sample import Sample, load_sample
-from pipeline.scoring.score import describe_model, load_model
+from pipeline.scoring.reuse.attempts import Attempt, plan_again
+from pipeline.scoring.reuse.earlier_run import Earlier, choose_earlier
+from pipeline.scoring.stages.sample import Sample, load_sample
+from pipeline.scoring.stages.score import describe_model, load_model
 from spips_core import packaged_checkpoints
 from spips_core.errors import FetchError, SpipsError
 

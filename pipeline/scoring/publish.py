@@ -33,7 +33,7 @@ from pipeline.runs.storage import (
     write_whole,
 )
 from pipeline.runs.summary import score_figures
-from pipeline.scoring.manifest import hash_array, hash_ids
+from pipeline.scoring.manifest.opening import hash_array, hash_ids
 from pipeline.scoring.plan import Plan
 from pipeline.scoring.resources import Scorers
 

@@ -50,7 +50,7 @@ def loop(manifest: Path, num_rows: int, barrier: object, results: object) -> Non
     """Load and score in one process with the job's own code, once everybody is ready."""
     from pipeline.runs.schema import pass_through_schema
     from pipeline.scoring.config import ImagesConfig, ModelSourceConfig
-    from pipeline.scoring.load import PairLoader
+    from pipeline.scoring.stages.load import PairLoader
     from tests.bench.scoring import scorer_of
 
     rows = pq.read_table(manifest).slice(0, num_rows)

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 
-from tests.pipeline.audits.test_noise import NIGHT_NOISE, breaks, flip, share_of_alarms
+from tests.pipeline.audits.gates.test_noise import NIGHT_NOISE, breaks, flip, share_of_alarms
 
 NIGHTS = 1000
 NOISES = (0.0025, 0.005, 0.0075, 0.01, 0.02)

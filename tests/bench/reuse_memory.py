@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from pipeline.runs.records import AttemptRecord, RunRecord
 from pipeline.runs.schema import SCORE_FIELDS, SIZE_FIELDS, Status, result_schema
 from pipeline.scoring.config import ScoreManifestConfig
+from pipeline.scoring.images.tags import UNSETTLED_S, tags_of
 from pipeline.scoring.plan import Plan, make_plan
-from pipeline.scoring.tags import UNSETTLED_S, tags_of
 from tests.bench.images import write_manifest
 from tests.bench.memory import DRIVER, RAY_ACTOR, WORKERS, peaks
 from tests.bench.timing import Table

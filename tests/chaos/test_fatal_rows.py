@@ -17,7 +17,7 @@ from jobs.run_job import DONE
 from pipeline.runs.finished import open_scores
 from pipeline.scoring import graph
 from pipeline.scoring.graph import score_pairs
-from pipeline.scoring.score import PairScorer
+from pipeline.scoring.stages.score import PairScorer
 from tests.chaos.fatal.sitecustomize import ABORT_PX, HANG_PX, HOARD_PX, SEGFAULT_PX
 from tests.chaos.runs import Job, write_images, write_manifest
 

@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from pipeline.runs.schema import Status
 from pipeline.scoring.config import ImagesConfig, ModelSourceConfig
-from pipeline.scoring.load import PairLoader
+from pipeline.scoring.stages.load import PairLoader
 from spips_core.decode import decode_image
 from spips_core.errors import ImageError
 from tests.fuzz.images import encode_all, mutate
@@ -72,7 +72,7 @@ def feed(numbers: range, source: Source, scored_every: int, progress: Path) -> N
         scored_every: one in this many is scored if it is decoded.
         progress: where the number, and at the end a summary, is written.
     """
-    from pipeline.scoring.score import PairScorer, load_model
+    from pipeline.scoring.stages.score import PairScorer, load_model
 
     pass_through = pa.schema([("pair_id", pa.string())])
     loader = PairLoader(RULES, NAMES, pass_through, pixels_per_block=1 << 40)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from jobs import score_manifest
 from pipeline.runs.finished import open_scores
-from pipeline.scoring.tags import UNSETTLED_S
+from pipeline.scoring.images.tags import UNSETTLED_S
 
 REPOSITORY = Path(__file__).parents[2]
 JOB = [sys.executable, "jobs/score_manifest.py", "--config=conf/debug/score_manifest.yaml"]

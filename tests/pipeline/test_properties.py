@@ -16,7 +16,7 @@ from pipeline.runs.errors import ContractError
 from pipeline.runs.storage import open_fs
 from pipeline.runs.uris import is_allowed, redact, redact_as
 from pipeline.scoring.config import ManifestConfig, ScoreManifestConfig
-from pipeline.scoring.manifest import open_manifest
+from pipeline.scoring.manifest.opening import open_manifest
 
 
 def check_lines(problems: list[str]) -> None:

@@ -4,7 +4,7 @@ import io
 
 from junitparser import Failure, JUnitXml, Skipped, TestCase, TestSuite
 
-from pipeline.audits.gates import describe_gate
+from pipeline.audits.gates.verdicts import describe_gate
 from pipeline.audits.numbers import show_number
 from pipeline.audits.records import AuditRecord, GateVerdict, label_of
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.openmetrics.exposition import generate_latest
 
-from pipeline.audits.gates import STATES
+from pipeline.audits.gates.verdicts import STATES
 from pipeline.audits.records import AuditRecord, Key, label_of
 
 Names = Mapping[Key, str]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.audits.gates import headline_of, show_gate_value
+from pipeline.audits.gates.verdicts import headline_of, show_gate_value
 from pipeline.audits.numbers import show_number
 from pipeline.audits.records import SCORE, AuditRecord, label_of
 from pipeline.runs.storage import describe

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.audits.config import AuditScoresConfig
-from pipeline.audits.gates import outcome_of
+from pipeline.audits.gates.verdicts import outcome_of
 from pipeline.audits.records import SCORE, AuditRecord, Key, label_of
 from pipeline.runs.errors import ContractError
 from pipeline.runs.storage import describe, open_store

@@ -9,7 +9,7 @@ from playwright.sync_api import sync_playwright
 from pipeline.audits.audit import audit
 from pipeline.audits.baseline import open_runs
 from pipeline.audits.config import AuditScoresConfig
-from pipeline.audits.tables import open_tables
+from pipeline.audits.figures.tables import open_tables
 from pipeline.runs.errors import ContractError
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from pipeline.audits.candidates import ModelRows
 from pipeline.audits.config import ReportConfig
+from pipeline.audits.figures.candidates import ModelRows
 from pipeline.audits.leaderboard import (
     NUM_BLOCKS,
     PRIOR_TIES,

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from pipeline.audits.distribution import Estimate
+from pipeline.audits.figures.distribution import Estimate
 from pipeline.audits.numbers import (
     long_night_name,
     night_name,

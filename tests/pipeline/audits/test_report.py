@@ -9,8 +9,8 @@ from PIL import Image
 from pipeline.audits.audit import audit
 from pipeline.audits.baseline import open_runs
 from pipeline.audits.config import AuditScoresConfig
+from pipeline.audits.figures.tables import open_tables
 from pipeline.audits.report import write_report
-from pipeline.audits.tables import open_tables
 
 HOSTILE = "<script>document.title='broken into'</script>$x^{$\"'>"
 NUM_PAIRS = 60

@@ -13,10 +13,10 @@ import pytest
 from pipeline.audits.audit import audit
 from pipeline.audits.baseline import open_runs
 from pipeline.audits.config import AuditScoresConfig
-from pipeline.audits.pictures import Limits, Picture, ShownPair, _encode
+from pipeline.audits.figures.tables import open_tables
+from pipeline.audits.page.pictures import Limits, Picture, ShownPair, _encode
+from pipeline.audits.page.sheets import MAX_OTHER_MODELS, PickedPair
 from pipeline.audits.report import NUM_GATES, render, write_report
-from pipeline.audits.sheets import MAX_OTHER_MODELS, PickedPair
-from pipeline.audits.tables import open_tables
 from tests.pipeline.audits.conftest import STREAMS, run_audit, scores
 from tests.pipeline.audits.nights import make_night, model
 

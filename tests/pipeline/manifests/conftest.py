@@ -13,7 +13,7 @@ from pipeline.manifests.make import make_manifest
 from pipeline.runs.errors import ContractError
 from pipeline.runs.storage import open_store, write_whole
 from pipeline.scoring.config import ManifestConfig
-from pipeline.scoring.manifest import open_manifest
+from pipeline.scoring.manifest.opening import open_manifest
 
 
 @pytest.fixture

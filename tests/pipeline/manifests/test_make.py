@@ -7,7 +7,7 @@ from pipeline.manifests.config import MakeManifestConfig
 from pipeline.manifests.make import make_manifest
 from pipeline.runs.errors import ContractError
 from pipeline.scoring.config import ManifestConfig
-from pipeline.scoring.manifest import open_manifest
+from pipeline.scoring.manifest.opening import open_manifest
 
 
 def write_list(path, *ids: str) -> str:

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.runs.storage import describe
 from pipeline.runs.uris import explain_relative, is_allowed, is_relative, redact
-from pipeline.scoring.fetch import fetch
+from pipeline.scoring.images.fetch import fetch
 
 
 @pytest.mark.parametrize(

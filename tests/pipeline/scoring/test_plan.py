@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from pipeline.runs.errors import ContractError
 from pipeline.scoring.config import ManifestConfig, ScoreManifestConfig
-from pipeline.scoring.manifest import open_manifest
+from pipeline.scoring.manifest.opening import open_manifest
 from pipeline.scoring.plan import describe_plan, make_plan
 from spips_core import SPIPS
 from tests.pipeline.scoring.sources import make_delta

@@ -7,7 +7,7 @@ import xmltodict
 from junitparser import JUnitXml
 
 from pipeline.audits.exports.junit import to_junit
-from pipeline.audits.gates import describe_gate
+from pipeline.audits.gates.verdicts import describe_gate
 from tests.pipeline.audits.conftest import run_audit, scores
 
 HOSTILE = "<b>\"a\" & 'b'\x00\x1b ]]> \ud7ff\ufffe\n"

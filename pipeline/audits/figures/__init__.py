@@ -1,0 +1,1 @@
+"""Figures of runs with their intervals, computed with DuckDB."""

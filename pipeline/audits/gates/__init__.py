@@ -1,0 +1,1 @@
+"""Gates: fixed bounds, and bounds learned from the noise of earlier nights."""

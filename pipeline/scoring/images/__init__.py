@@ -1,0 +1,1 @@
+"""Images: what a store says of them, their bytes, and their pixels."""

@@ -1,0 +1,1 @@
+"""Manifests: find a manifest's files, check them on the driver, and read their rows."""

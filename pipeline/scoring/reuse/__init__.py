@@ -1,0 +1,1 @@
+"""Scores that exist already: those of an earlier run, and of earlier attempts of a finished one."""
