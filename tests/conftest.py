@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 
-pytest_plugins = ["tests.s3", "tests.finished_runs", "tests.http"]
+pytest_plugins = ["tests.s3", "tests.finished_runs", "tests.http", "tests.jobs.judged_sets"]
 RAY_TESTS = (
-    "chaos", "jobs", "examples", "tests/pipeline/scoring/manifest/test_reading.py",
+    "tests/chaos/", "tests/examples/", "tests/pipeline/scoring/manifest/test_reading.py",
+    *(f"tests/jobs/test_{name}.py"
+      for name in ("audit_and_filter", "demo", "in_process", "processes", "reuse")),
 )  # fmt: skip
-"""Folders of tests, and files, whose tests start a Ray cluster."""
-LAST = tuple(f"tests/jobs/test_{name}.py" for name in ("training", "score_manifest", "secrets"))
-"""Files of these that run side by side, once the tests without Ray are done."""
+"""Folders and files of tests that start Ray."""
+LAST = tuple(f"tests/jobs/test_{name}.py" for name in ("train", "score_manifest", "secrets"))
+"""More files of such tests, which run side by side once the tests without Ray are done."""
 RAY_LIMITS = {
     "RAY_worker_register_timeout_seconds": "300",
     "RAY_agent_register_timeout_ms": "300000",
@@ -49,8 +51,7 @@ def pytest_configure() -> None:
 
 def group_of(file: str) -> str:
     """Return which tests run one after the other with those of a file, in one process."""
-    is_ray = file not in LAST and (file.split("/")[1] in RAY_TESTS or file in RAY_TESTS)
-    return "ray" if is_ray else file
+    return "ray" if file.startswith(RAY_TESTS) else file
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

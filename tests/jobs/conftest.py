@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 from PIL import Image
+from ray.cluster_utils import Cluster
 
 from jobs import score_manifest
 from pipeline.runs.finished import open_scores
@@ -23,9 +24,14 @@ JOB = [sys.executable, "jobs/score_manifest.py", "--config=conf/debug/score_mani
 
 @pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[None]:
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    # Ray's agent of a "local" cluster listens at a fixed port. Where another cluster holds it, the
+    # agent gives no metrics. That of a `Cluster` can take any free port.
+    head = {"num_cpus": 2, "include_dashboard": False, "dashboard_agent_listen_port": 0}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    ray.init(cluster.address, log_to_driver=False)
     yield
     ray.shutdown()
+    cluster.shutdown()
 
 
 def encode(pixels: np.ndarray) -> bytes:
@@ -144,3 +150,26 @@ def start_job(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+PLANTED = {
+    "missing": "absent.png",
+    "forbidden": "/etc/hostname",
+    "unreadable": "",
+    "decode_error": "broken.png",
+    "too_small": "small.png",
+    "size_mismatch": "d1_0.png",
+}
+
+
+def plant(rows: pa.Table, folder: Path) -> tuple[pa.Table, list[str]]:
+    """Break every tenth row, with each status in turn; return the rows and expected statuses."""
+    uris, expected = rows["distorted_uri"].to_pylist(), ["ok"] * rows.num_rows
+    references = rows["reference_uri"].to_pylist()
+    for number, i in enumerate(range(0, rows.num_rows, 10)):
+        status = list(PLANTED)[number % len(PLANTED)]
+        uris[i], expected[i] = str(folder / PLANTED[status]), status
+        if status == "too_small":
+            references[i] = uris[i]
+    rows = rows.set_column(1, "reference_uri", pa.array(references))
+    return rows.set_column(2, "distorted_uri", pa.array(uris)), expected

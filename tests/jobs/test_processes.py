@@ -20,7 +20,7 @@ from pipeline.runs.errors import ContractError
 from pipeline.runs.finished import open_run, open_scores
 from tests.jobs.conftest import REPOSITORY, make_rows, start_job, write_manifest
 
-NUM_ROWS = 1_500  # enough rows that a fast machine is not done before the signal
+NUM_ROWS = 800  # enough rows that a fast machine is not done before the signal
 
 
 @pytest.fixture

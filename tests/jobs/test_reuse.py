@@ -1,8 +1,10 @@
 """Nights that follow each other: what changed is scored, everything else is used again."""
 
+import json
 import shutil
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -10,9 +12,9 @@ import pytest
 
 from jobs.run_job import DONE, WRONG
 from pipeline.runs.finished import open_run
-from pipeline.runs.schema import SCORE_FIELDS, SIZE_FIELDS
+from pipeline.runs.schema import SCORE_FIELDS, SIZE_FIELDS, Status
 from spips_core import SPIPS, ModelConfig
-from tests.jobs.conftest import make_rows, score, write_manifest
+from tests.jobs.conftest import make_rows, plant, read, score, write_manifest
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 SCORES = ["pair_id", *(field.name for field in (*SCORE_FIELDS, *SIZE_FIELDS)), "status"]
@@ -173,3 +175,70 @@ def test_runs_that_cannot_be_reused_are_refused_in_one_line(first, copy_of_first
     arguments = (f"{reuse}={one}", "--output.run_id=eager", "--compute.compile=true")
     assert score(manifest, output, *arguments) == WRONG
     assert "on CPUs with eager kernels, as" in capfd.readouterr().err
+
+
+def test_failed_rows_are_retried_and_their_new_results_replace_the_old_ones(
+    image_folder, tmp_path, capfd
+):
+    rows, expected = plant(make_rows(str(image_folder), 120), image_folder)
+    (tmp_path / "images").mkdir()
+    late = str(tmp_path / "images" / "late.png")
+    uris = rows["distorted_uri"].to_pylist()
+    uris[5] = late
+    rows = rows.set_column(2, "distorted_uri", pa.array(uris))
+    expected[5] = "missing"
+    path = write_manifest(tmp_path / "pairs.parquet", rows)
+    allowed = json.dumps([str(image_folder), str(tmp_path / "images")])
+    arguments = [f"--images.allowed_uri_prefixes={allowed}", "--failure.max_failed_fraction=0.2",
+                 "--output.rows_per_file=50"]  # fmt: skip
+    assert score(path, tmp_path / "out", *arguments) == DONE
+    before = read(tmp_path / "out")
+    assert before["status"].to_pylist() == expected
+    (run,) = (tmp_path / "out").glob("run-*")
+    old = {file.name: file.read_bytes() for file in run.glob("scores/*")}
+    old_record = (run / "run.json").read_bytes()
+
+    shutil.copy(image_folder / "d1_0.png", late)  # the reference r0 has a different size
+    assert score(path, tmp_path / "out", *arguments, "--retry-failed") == DONE
+    assert "9 failed rows, attempt 2" in capfd.readouterr().out
+    results = read(tmp_path / "out")
+    expected[5] = "size_mismatch"
+    assert results["status"].to_pylist() == expected
+    assert results["pair_id"].to_pylist() == rows["pair_id"].to_pylist()
+    assert results.schema.equals(before.schema)
+    attempts = results["run_attempt"].to_pylist()
+    retried = ("missing", "forbidden", "unreadable", "decode_error")
+    assert [i for i, number in enumerate(attempts) if number == 2] == [
+        i for i, status in enumerate(expected) if status in retried or i == 5
+    ]
+    same = ["pair_id", "spips_score", "status", "error"]
+    kept = [i for i, number in enumerate(attempts) if number == 1]
+    assert results.take(kept).equals(before.take(kept))
+    assert results.select(same).take([0]).equals(before.select(same).take([0]))
+    superseded = {file.name: file.read_bytes() for file in run.glob("superseded/attempt-2/*")}
+    assert superseded
+    assert superseded.items() <= old.items()
+    record = open_run(str(run)).record
+    assert [attempt.num_rows for attempt in record.attempts] == [120, 9]
+    assert record.counts_by_status == {s.value: expected.count(s.value) for s in Status}
+    glob = f"{tmp_path}/out/run-*/scores/*.parquet"
+    assert duckdb.sql(f"SELECT count(*), count(DISTINCT pair_id) FROM '{glob}'").fetchall() == [
+        (120, 120)
+    ]
+
+    # As if it was killed while it published: one file has its new rows, another one does not yet.
+    (run / "run.json").write_bytes(old_record)
+    name, content = superseded.popitem()
+    (run / "scores" / name).write_bytes(content)
+    assert score(path, tmp_path / "out", *arguments, "--retry-failed") == DONE
+    assert "9 failed rows, attempt 2" in capfd.readouterr().out
+    assert read(tmp_path / "out").equals(results)
+
+    # Without the option the run is finished. With it, a third attempt gives the same results.
+    assert score(path, tmp_path / "out", *arguments) == DONE
+    num_failed = sum(status != "ok" for status in expected)
+    again = f"retry     --retry-failed scores 8 of the {num_failed} failed rows again\n"
+    assert again in capfd.readouterr().out
+    assert score(path, tmp_path / "out", *arguments, "--retry-failed") == DONE
+    assert "8 failed rows, attempt 3" in capfd.readouterr().out
+    assert read(tmp_path / "out")["status"].to_pylist() == expected

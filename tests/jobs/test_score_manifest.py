@@ -6,7 +6,6 @@ import urllib.request
 from collections import Counter
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -26,7 +25,7 @@ from pipeline.scoring.graph import execution_context, score_pairs
 from pipeline.scoring.plan import make_plan
 from pipeline.scoring.resources import Scorers
 from spips_core import SPIPS, ModelConfig
-from tests.jobs.conftest import REPOSITORY, listing, make_rows, read, score, write_manifest
+from tests.jobs.conftest import REPOSITORY, listing, make_rows, plant, read, score, write_manifest
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -37,29 +36,6 @@ def finished(ray_cluster, manifest, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("finished")
     assert score(manifest, output) == DONE
     return output
-
-
-PLANTED = {
-    "missing": "absent.png",
-    "forbidden": "/etc/hostname",
-    "unreadable": "",
-    "decode_error": "broken.png",
-    "too_small": "small.png",
-    "size_mismatch": "d1_0.png",
-}
-
-
-def plant(rows: pa.Table, folder: Path) -> tuple[pa.Table, list[str]]:
-    """Break every tenth row, with each status in turn; return the rows and expected statuses."""
-    uris, expected = rows["distorted_uri"].to_pylist(), ["ok"] * rows.num_rows
-    references = rows["reference_uri"].to_pylist()
-    for number, i in enumerate(range(0, rows.num_rows, 10)):
-        status = list(PLANTED)[number % len(PLANTED)]
-        uris[i], expected[i] = str(folder / PLANTED[status]), status
-        if status == "too_small":
-            references[i] = uris[i]
-    rows = rows.set_column(1, "reference_uri", pa.array(references))
-    return rows.set_column(2, "distorted_uri", pa.array(uris)), expected
 
 
 @pytest.fixture(scope="module")
@@ -129,20 +105,17 @@ def test_ray_counts_rows_by_status_and_the_grafana_board_reads_what_is_exported(
     (run,) = output.glob("run-*")
     deadline_s = time.monotonic() + 120
     counted: dict[str, float] = {}
-    exported: dict[tuple[str, ...], float] | None = None
+    exported: dict[tuple[str, ...], float] = {}
     # Ray collects them every ten seconds, from one process after the other.
     while counted != Counter(expected) and time.monotonic() < deadline_s:
         time.sleep(1)
         try:
             exported = scrape()
-        except OSError as error:  # on a busy machine Ray's agent may not answer yet
-            answer = repr(error)
+        except OSError:  # on a busy machine Ray's agent may not answer yet
             continue
         counted = {
             status: n for (_, run_id, status), n in exported.items() if run.name == f"run-{run_id}"
         }
-    if exported is None:
-        pytest.skip(f"Ray's agent, which is not this project's, gave no counts: {answer}")
     assert counted == Counter(expected)
 
     gates = "--gates=[{column: spips_score, figure: p95, at_most: 0.9}]"
@@ -158,73 +131,6 @@ def test_ray_counts_rows_by_status_and_the_grafana_board_reads_what_is_exported(
     assert len(queries) > 10
     assert all(used)
     assert not {name for some in used for name in some} - names
-
-
-def test_failed_rows_are_retried_and_their_new_results_replace_the_old_ones(
-    image_folder, tmp_path, capfd
-):
-    rows, expected = plant(make_rows(str(image_folder), 120), image_folder)
-    (tmp_path / "images").mkdir()
-    late = str(tmp_path / "images" / "late.png")
-    uris = rows["distorted_uri"].to_pylist()
-    uris[5] = late
-    rows = rows.set_column(2, "distorted_uri", pa.array(uris))
-    expected[5] = "missing"
-    path = write_manifest(tmp_path / "pairs.parquet", rows)
-    allowed = json.dumps([str(image_folder), str(tmp_path / "images")])
-    arguments = [f"--images.allowed_uri_prefixes={allowed}", "--failure.max_failed_fraction=0.2",
-                 "--output.rows_per_file=50"]  # fmt: skip
-    assert score(path, tmp_path / "out", *arguments) == DONE
-    before = read(tmp_path / "out")
-    assert before["status"].to_pylist() == expected
-    (run,) = (tmp_path / "out").glob("run-*")
-    old = {file.name: file.read_bytes() for file in run.glob("scores/*")}
-    old_record = (run / "run.json").read_bytes()
-
-    shutil.copy(image_folder / "d1_0.png", late)  # the reference r0 has a different size
-    assert score(path, tmp_path / "out", *arguments, "--retry-failed") == DONE
-    assert "9 failed rows, attempt 2" in capfd.readouterr().out
-    results = read(tmp_path / "out")
-    expected[5] = "size_mismatch"
-    assert results["status"].to_pylist() == expected
-    assert results["pair_id"].to_pylist() == rows["pair_id"].to_pylist()
-    assert results.schema.equals(before.schema)
-    attempts = results["run_attempt"].to_pylist()
-    retried = ("missing", "forbidden", "unreadable", "decode_error")
-    assert [i for i, number in enumerate(attempts) if number == 2] == [
-        i for i, status in enumerate(expected) if status in retried or i == 5
-    ]
-    same = ["pair_id", "spips_score", "status", "error"]
-    kept = [i for i, number in enumerate(attempts) if number == 1]
-    assert results.take(kept).equals(before.take(kept))
-    assert results.select(same).take([0]).equals(before.select(same).take([0]))
-    superseded = {file.name: file.read_bytes() for file in run.glob("superseded/attempt-2/*")}
-    assert superseded
-    assert superseded.items() <= old.items()
-    record = open_run(str(run)).record
-    assert [attempt.num_rows for attempt in record.attempts] == [120, 9]
-    assert record.counts_by_status == {s.value: expected.count(s.value) for s in Status}
-    glob = f"{tmp_path}/out/run-*/scores/*.parquet"
-    assert duckdb.sql(f"SELECT count(*), count(DISTINCT pair_id) FROM '{glob}'").fetchall() == [
-        (120, 120)
-    ]
-
-    # As if it was killed while it published: one file has its new rows, another one does not yet.
-    (run / "run.json").write_bytes(old_record)
-    name, content = superseded.popitem()
-    (run / "scores" / name).write_bytes(content)
-    assert score(path, tmp_path / "out", *arguments, "--retry-failed") == DONE
-    assert "9 failed rows, attempt 2" in capfd.readouterr().out
-    assert read(tmp_path / "out").equals(results)
-
-    # Without the option the run is finished. With it, a third attempt gives the same results.
-    assert score(path, tmp_path / "out", *arguments) == DONE
-    num_failed = sum(status != "ok" for status in expected)
-    again = f"retry     --retry-failed scores 8 of the {num_failed} failed rows again\n"
-    assert again in capfd.readouterr().out
-    assert score(path, tmp_path / "out", *arguments, "--retry-failed") == DONE
-    assert "8 failed rows, attempt 3" in capfd.readouterr().out
-    assert read(tmp_path / "out")["status"].to_pylist() == expected
 
 
 def test_a_graph_whose_finished_rows_ray_cannot_record_is_a_fault(

@@ -34,7 +34,8 @@ def test_a_pair_that_cannot_be_scored_is_reported_in_one_line(image_folder, tmp_
         assert error.count("\n") == 1
 
 
-def test_an_image_whose_store_fails_is_a_fault(image_folder, capsys):
+def test_an_image_whose_store_fails_is_a_fault(image_folder, capsys, monkeypatch):
+    monkeypatch.setattr("pipeline.scoring.images.fetch.FETCH_FIRST_WAIT_S", 0.001)
     reference = str(image_folder / "r0.png")
     assert score_pair.main([reference, "http://127.0.0.1:9/d.png"]) == FAULT
     assert capsys.readouterr().err.startswith("fault: unreadable: distorted: ")

@@ -1,4 +1,3 @@
-import ast
 import os
 import subprocess
 import sys
@@ -9,99 +8,11 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipeline.runs.errors import ContractError, FaultError
 from pipeline.runs.schema import loaded_schema, result_schema
 from pipeline.scoring.config import ModelSourceConfig
-from pipeline.scoring.stages.score import MEASURES, PairScorer, load_model
-from spips_core import SPIPS, CheckpointError, ModelConfig
-
-REPOSITORY = Path(__file__).parents[4]
-PASS_THROUGH = pa.schema([("pair_id", pa.string()), ("model", pa.string())])
-
-
-def make_scorer(source: ModelSourceConfig | None = None, **changes) -> PairScorer:
-    source = source or ModelSourceConfig()
-    settings = {
-        "source": source,
-        "expected_digest": load_model(source).digest,
-        "run_id": "run",
-        "run_attempt": 1,
-        "pass_through": PASS_THROUGH,
-        "pixels_per_batch": 1_000_000,
-        "use_gpu": False,
-        "compile_kernels": False,
-    }
-    return PairScorer(**(settings | changes))
-
-
-def make_rows(num_rows: int, sizes=((96, 100),), broken=()) -> pa.Table:
-    generator = np.random.default_rng(0)
-    columns = {field.name: [] for field in loaded_schema(PASS_THROUGH)}
-    for i in range(num_rows):
-        height_px, width_px = sizes[i % len(sizes)]
-        reference = generator.integers(0, 256, (height_px, width_px, 3), dtype=np.uint8)
-        distorted = (reference // 2 + i % 7).astype(np.uint8)
-        is_ok = i not in broken
-        row = {
-            "pair_id": str(i),
-            "model": "m",
-            "height_px": height_px if is_ok else None,
-            "width_px": width_px if is_ok else None,
-            "status": "ok" if is_ok else "missing",
-            "error": "" if is_ok else "distorted: expected an image, got no object",
-            "fetch_retries": 0,
-            "reference_pixels": reference.tobytes() if is_ok else None,
-            "distorted_pixels": distorted.tobytes() if is_ok else None,
-        }
-        for name, values in columns.items():
-            values.append(row.get(name))
-    return pa.table(columns, schema=loaded_schema(PASS_THROUGH))
-
-
-OUT_OF_MEMORY = """
-import resource, sys
-from tests.pipeline.scoring.stages.test_score import make_rows, make_scorer
-
-scorer = make_scorer()
-scorer(make_rows(2))
-scorer.pixels_per_batch = 10**9  # as on a GPU, where pairs of one size are one batch
-rows = make_rows(12, sizes=((96, 100), (1600, 1600)))
-used = int(next(line for line in open("/proc/self/status") if "VmSize" in line).split()[1])
-resource.setrlimit(resource.RLIMIT_AS, (used * 1024 + int(sys.argv[1]) * 2**20,) * 2)
-print([(row["pair_id"], row["status"], row["error"]) for row in scorer(rows).to_pylist()])
-"""
-
-
-def score_with_memory(megabytes: int) -> list[tuple[str, str, str]]:
-    """Score six small and six large pairs where so much more memory can be had."""
-    done = subprocess.run(
-        [sys.executable, "-c", OUT_OF_MEMORY, str(megabytes)],
-        cwd=REPOSITORY, text=True, capture_output=True, check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return ast.literal_eval(done.stdout)
-
-
-def test_a_batch_that_does_not_fit_is_halved_and_a_pair_that_does_not_crashed():
-    assert {status for _, status, _ in score_with_memory(1500)} == {"ok"}
-    tight = score_with_memory(250)
-    assert [status for _, status, _ in tight] == ["ok", "crashed"] * 6
-    assert tight[1][2] == "pair: expected enough memory to score it alone, got too little"
-
-
-@pytest.mark.parametrize(("first", "expected"), [(0, "crashed"), (1, "ok")])
-def test_a_pair_that_does_not_fit_beside_what_others_left_is_tried_without_it(first, expected):
-    rows, scorer = make_rows(2), make_scorer()
-    scorer(rows.slice(0, first))
-    failures = iter([True])
-
-    def fail_once(*_: object) -> None:
-        if next(failures, False):
-            raise MemoryError
-
-    scorer.model.trunk.register_forward_pre_hook(fail_once)
-    assert scorer(rows.slice(1))["status"].to_pylist() == [expected]
+from pipeline.scoring.stages.score import MEASURES, PairScorer
+from spips_core import SPIPS, ModelConfig
+from tests.pipeline.scoring.stages.scorers import PASS_THROUGH, make_rows, make_scorer
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +120,7 @@ def test_without_a_compiler_a_warning_is_logged_and_pairs_are_scored(tmp_path):
     script = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from test_score import make_rows, make_scorer
+from scorers import make_rows, make_scorer
 assert make_scorer(compile_kernels=True)(make_rows(2))["status"].to_pylist() == ["ok", "ok"]
 """
     environment = {
@@ -286,71 +197,6 @@ def test_a_stream_that_the_model_leaves_out_is_null(tmp_path):
     assert row["semantic_score"] is None
     assert row["expected_dmos"] is None  # nothing was fitted, so there is no scale
     assert row["percept_score"] > 0
-
-
-@pytest.fixture(scope="module")
-def alexnet_file(tmp_path_factory):
-    """A checkpoint on AlexNet's trunk, with random weights."""
-    model = SPIPS(ModelConfig(backbone="alexnet"))
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model.trunk.initialise()
-    path = tmp_path_factory.mktemp("alexnet") / "model.safetensors"
-    model.save(path)
-    return str(path)
-
-
-def test_lpips_is_filled_if_the_settings_ask_for_it(alexnet_file):
-    rows = make_rows(3, broken={1})
-    without = make_scorer(ModelSourceConfig(checkpoint=alexnet_file))(rows).to_pylist()
-    source = ModelSourceConfig(checkpoint=alexnet_file, lpips=True)
-    got = make_scorer(source)(rows).to_pylist()
-    assert [row["lpips"] for row in without] == [None] * 3
-    assert got[1]["lpips"] is None
-    first, third = got[0].pop("lpips"), got[2].pop("lpips")
-    assert 0 < first != third > 0
-    assert [{**row, "lpips": None} for row in got] == without
-
-
-def test_lpips_of_another_trunk_is_refused():
-    with pytest.raises(CheckpointError, match=r"lpips: expected .*, got alexnet_slim"):
-        load_model(ModelSourceConfig(lpips=True))
-
-
-def test_another_model_than_planned_is_a_fault():
-    with pytest.raises(FaultError, match="expected digest 0000 as on the driver, got"):
-        make_scorer(expected_digest="0000")
-
-
-def test_a_checkpoint_with_another_sha256_is_an_error(tmp_path):
-    path = tmp_path / "model.safetensors"
-    SPIPS.untrained(ModelConfig()).save(path)
-    with pytest.raises(ContractError, match=f"expected sha256 {'0' * 64}"):
-        load_model(ModelSourceConfig(checkpoint=str(path), checkpoint_sha256="0" * 64))
-
-
-def test_a_packaged_checkpoint_is_checked_too():
-    with pytest.raises(ContractError, match=f"expected sha256 {'0' * 64}"):
-        load_model(ModelSourceConfig(checkpoint="embedded", checkpoint_sha256="0" * 64))
-
-
-@pytest.mark.parametrize(
-    ("checkpoint", "got"),
-    [("embeded", "embeded; did you mean embedded?"), ("/no/x.safetensors", "/no/x.safetensors")],
-)
-def test_a_checkpoint_that_does_not_exist_is_an_error_that_names_those_of_the_package(
-    checkpoint, got
-):
-    with pytest.raises(ContractError) as raised:
-        load_model(ModelSourceConfig(checkpoint=checkpoint))
-    names = "alexnet, embedded, squeezenet1_1"
-    assert str(raised.value) == f"checkpoint: expected one of {names}, or a file, got {got}"
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_gpu_that_is_not_there_is_a_fault():
-    with pytest.raises(FaultError, match=r"compute\.gpus_per_scorer: expected a CUDA GPU"):
-        make_scorer(use_gpu=True)
 
 
 @pytest.mark.gpu

@@ -1,4 +1,4 @@
-"""Train, resume, evaluate and distil with the commands that a user types."""
+"""Train and resume with the command that a user types."""
 
 import json
 import os
@@ -9,86 +9,20 @@ import time
 from dataclasses import astuple
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
-from PIL import Image
-from skimage import data
 
-from jobs import distill_trunk, evaluate, train
+from jobs import train
 from pipeline.runs.storage import open_store
 from spips_core import SPIPS
-from spips_core.learning.distortions import distort
 from spips_core.learning.dmos_fit import fit_dmos_scale
 from spips_core.learning.rated_pairs import RatedPairs
+from tests.jobs.judged_sets import sets
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = "--config=conf/debug/train.yaml"
 TRAIN = [sys.executable, "jobs/train.py", CONFIG]
-SIDE_PX = 112
-
-
-@pytest.fixture(scope="module")
-def judged(tmp_path_factory):
-    """A folder with a 2AFC and a JND subset in BAPPS layout, rated pairs, and photographs."""
-    root = tmp_path_factory.mktemp("judged")
-    photos = [photo()[:224, :224] for photo in (data.astronaut, data.coffee, data.chelsea)]
-    for name in ("ref", "p0", "p1", "judge"):
-        (root / "2afc" / name).mkdir(parents=True)
-    for name in ("p0", "p1", "same"):
-        (root / "jnd" / name).mkdir(parents=True)
-    (root / "photos").mkdir()
-    rows = []
-    for number, photo in enumerate(photos):
-        Image.fromarray(photo).save(root / "photos" / f"{number}.png")
-        for part in range(4):
-            top, left = 112 * (part // 2), 112 * (part % 2)
-            reference = np.ascontiguousarray(photo[top : top + SIDE_PX, left : left + SIDE_PX])
-            stem = f"{number}-{part}"
-            weak, strong = (distort(reference, "gaussian_noise", level, part) for level in (1, 4))
-            images = {"ref": reference, "p0": weak, "p1": strong}
-            if part % 2:
-                images |= {"p0": strong, "p1": weak}
-            for name, pixels in images.items():
-                Image.fromarray(pixels).save(root / "2afc" / name / f"{stem}.png")
-            np.save(root / "2afc" / "judge" / f"{stem}.npy", np.array([[0.9 * (part % 2)]]))
-            Image.fromarray(reference).save(root / "jnd" / "p0" / f"{stem}.png")
-            Image.fromarray(weak if part < 2 else strong).save(root / "jnd" / "p1" / f"{stem}.png")
-            np.save(root / "jnd" / "same" / f"{stem}.npy", np.array([1.0 * (part < 2)]))
-            for level in (1, 3, 5):
-                path = root / "jnd" / f"{stem}-{level}.png"
-                Image.fromarray(distort(reference, "gaussian_blur", level)).save(path)
-                rows.append((f"2afc/ref/{stem}.png", str(path), 20.0 * level + part))
-    names = ("reference", "distorted", "dmos")
-    columns = {
-        name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)
-    }
-    pq.write_table(pa.table(columns), root / "pairs.parquet")
-    return root
-
-
-def sets(judged, *kinds):
-    known = {
-        "rated": [{"name": "rated", "path": str(judged / "pairs.parquet")}],
-        "triplets": [{"name": "2afc", "path": str(judged / "2afc")}],
-        "just_noticeable": [{"name": "jnd", "path": str(judged / "jnd")}],
-        "severity_series": [
-            {"name": "series", "path": str(judged / "photos"), "num_series": 6, "side_px": 112}
-        ],
-        "jury": [
-            {
-                "name": "jury",
-                "path": str(judged / "photos"),
-                "num_series": 6,
-                "side_px": 112,
-                "held_out": ["geometry", "blur"],
-                "jurors": ["mdsi", "haarpsi"],
-            }
-        ],
-    }
-    return [f"--data.{kind}={json.dumps(known[kind])}" for kind in kinds]
 
 
 def finish(process):
@@ -125,7 +59,7 @@ def trained(judged, tmp_path_factory):
         f"--output.uri={output}",
         "--training.num_folds=2",
         "--training.by_family=true",
-        "--training.epochs=15",
+        "--training.epochs=8",
     ]
     process = start(*arguments)
     deadline = time.monotonic() + 240
@@ -144,7 +78,7 @@ def test_a_killed_training_resumes_after_its_last_epoch(trained):
     output, text = trained
     assert "resumed after epoch" in text
     history = json.loads((output / "debug.json").read_text())
-    assert [epoch["epoch"] for epoch in history] == list(range(1, 16))
+    assert [epoch["epoch"] for epoch in history] == list(range(1, 9))
     assert history[-1]["loss"] < history[0]["loss"]
     assert {"rated_srcc", "2afc_two_afc", "series_rising", "jury_srcc"} <= history[-1].keys()
 
@@ -223,67 +157,16 @@ def test_a_finished_training_is_published_again_unchanged(trained, judged, train
         f"--output.uri={output}",
         "--training.num_folds=2",
         "--training.by_family=true",
-        "--training.epochs=15",
+        "--training.epochs=8",
     ]
     assert train.main([CONFIG, *arguments]) == 0
-    assert "resumed after epoch 15" in capfd.readouterr().out
+    assert "resumed after epoch 8" in capfd.readouterr().out
     after = [SPIPS.load(path) for path in paths]
     for path, content, model in zip(paths, before, after, strict=True):
         path.write_bytes(content)
         first = SPIPS.load(path)
         assert first.digest == model.digest
         assert first.training_record == model.training_record
-
-
-def test_evaluation_judges_folds_and_peers_on_every_kind_of_set(trained, judged, tmp_path, capsys):
-    output, _ = trained
-    models = [
-        {"name": "all", "checkpoint": str(output / "debug.safetensors")},
-        {
-            "name": "folds",
-            "checkpoint": str(output / "debug-fold{fold}.safetensors"),
-            "num_folds": 2,
-        },
-    ]
-    arguments = [
-        "--config=conf/debug/evaluate.yaml",
-        *sets(judged, "rated", "triplets", "just_noticeable", "severity_series"),
-        f"--models={json.dumps(models)}",
-        f"--output.uri={tmp_path}",
-    ]
-    assert evaluate.main(arguments) == 0
-    rows = pq.read_table(tmp_path / "evaluation.parquet").to_pylist()
-    value = {
-        (row["model"], row["set"], row["figure"]): row["value"] for row in rows if not row["subset"]
-    }
-    assert {model for model, _, _ in value} == {"all", "folds", "psnr", "ssim", "vif"}
-    for model in ("all", "folds"):
-        assert value[model, "2afc", "two_afc"] == pytest.approx(0.95)  # people agree to 9 in 10
-        assert value[model, "jnd", "map"] == 1
-        assert value[model, "rated", "rank_agreement"] == 1
-        assert value[model, "series", "rising"] > 0.5
-    assert value["psnr", "2afc", "two_afc"] == pytest.approx(0.95)
-    text = (tmp_path / "evaluation.md").read_text()
-    assert text in capsys.readouterr().out
-    with Image.open(tmp_path / "evaluation.png") as picture:
-        assert picture.width > 500
-    scores = pq.read_table(tmp_path / "scores.parquet").to_pylist()
-    assert len(scores) == 5 * (36 + 12 + 12 + 6)
-
-
-def test_evaluation_says_which_peer_it_could_not_measure(judged, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    arguments = [*sets(judged, "triplets"), f"--output.uri={tmp_path}", "--models=[]"]
-    arguments += ['--peers.names=["psnr","dists"]', "--output.bootstrap_samples=0"]
-    assert evaluate.main(arguments) == 0
-    table = pq.read_table(tmp_path / "evaluation.parquet").to_pylist()
-    notes = {row["model"]: (row["value"], row["note"]) for row in table if row["note"]}
-    assert notes["dists"][0] is None
-    assert (
-        "dists could not be measured: dists: its weights cannot be loaded"
-        in capsys.readouterr().out
-    )
 
 
 @pytest.mark.parametrize("mode", ["tune", "scratch"])
@@ -382,33 +265,3 @@ def test_an_image_that_cannot_be_read_stops_a_training_with_its_name(
     captured = capfd.readouterr()
     assert f"error: data: {victim}: expected an image" in captured.err
     assert "[FailurePolicy] RETRY" not in captured.out + captured.err
-
-
-def test_a_distilled_trunk_can_be_trained_on(judged, tmp_path, trunk_file, capsys):
-    path = tmp_path / "trunk.safetensors"
-    arguments = [
-        "--config=conf/debug/distill_trunk.yaml",
-        f"--photos.path={judged / 'photos'}",
-        f"--teacher.backbone_weights={trunk_file}",
-        f"--output.path={path}",
-    ]
-    assert distill_trunk.main(arguments) == 0
-    assert str(path) in capsys.readouterr().out
-    assert list(tmp_path.glob("*.unfinished")) == []
-    from spips_core import ModelConfig
-
-    SPIPS.untrained(ModelConfig(), backbone_weights=path)
-
-
-@pytest.fixture(scope="module")
-def trunk_file(tmp_path_factory):
-    """AlexNet's features with random weights."""
-    from safetensors.torch import save_file
-
-    from spips_core.trunk import Trunk
-
-    trunk = Trunk("alexnet")
-    trunk.initialise()
-    path = tmp_path_factory.mktemp("trunk") / "alexnet.safetensors"
-    save_file(trunk.state_dict(), path)
-    return path
