@@ -15,6 +15,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jobs.completion import complete_options
 from jobs.run_job import DONE, exit_code_of, make_parser, prepare_process, say
@@ -22,6 +23,9 @@ from pipeline.runs.errors import ContractError, FaultError, did_you_mean
 from pipeline.runs.schema import Status
 from pipeline.runs.uris import is_relative
 from pipeline.scoring.config import ImagesConfig, ModelSourceConfig
+
+if TYPE_CHECKING:
+    from spips_core import SPIPS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,9 +52,7 @@ def _score(options: argparse.Namespace, reference_uri: str, distorted_uri: str) 
     # torch takes seconds to import; --help need not wait for it.
     from pipeline.scoring.stages.load import load_pair
     from pipeline.scoring.stages.pixels import images_of
-    from pipeline.scoring.stages.score import load_model, measures_of
-    from spips_core import packaged_checkpoints
-    from spips_core.errors import FetchError, SpipsError
+    from pipeline.scoring.stages.score import measures_of
 
     row = load_pair(reference_uri, distorted_uri, ImagesConfig())
     status, error = (row.column(name)[0].as_py() for name in ("status", "error"))
@@ -58,22 +60,7 @@ def _score(options: argparse.Namespace, reference_uri: str, distorted_uri: str) 
         raise FaultError(f"{status}: {error}")
     if status != Status.OK:
         raise ContractError(f"{status}: {error}")
-    weights = options.backbone_weights
-    names = packaged_checkpoints()
-    if options.checkpoint not in names and not Path(options.checkpoint).is_file():
-        raise ContractError(
-            f"--checkpoint: expected one of {', '.join(names)}, or a file, got {options.checkpoint}"
-            + did_you_mean(options.checkpoint, names)
-        )
-    source = ModelSourceConfig(
-        checkpoint=options.checkpoint, backbone_weights=weights, lpips=options.lpips
-    )
-    try:
-        model = load_model(source)
-    except FetchError as problem:
-        raise FaultError(str(problem)) from problem
-    except SpipsError as problem:
-        raise ContractError(str(problem)) from problem
+    model = _load_model(options)
     columns = ("reference_pixels", "distorted_pixels")
     reference, distorted = (images_of(row, column, [0])[0][None] for column in columns)
     scores = model.score(reference, distorted)
@@ -90,6 +77,30 @@ def _score(options: argparse.Namespace, reference_uri: str, distorted_uri: str) 
             raise FaultError(f"--map: cannot be written: {problem}") from problem
         say(f"map             {options.map}")
     return DONE
+
+
+def _load_model(options: argparse.Namespace) -> "SPIPS":
+    from pipeline.scoring.stages.score import load_model
+    from spips_core import packaged_checkpoints
+    from spips_core.errors import FetchError, SpipsError
+
+    names = packaged_checkpoints()
+    if options.checkpoint not in names and not Path(options.checkpoint).is_file():
+        raise ContractError(
+            f"--checkpoint: expected one of {', '.join(names)}, or a file, got {options.checkpoint}"
+            + did_you_mean(options.checkpoint, names)
+        )
+    source = ModelSourceConfig(
+        checkpoint=options.checkpoint,
+        backbone_weights=options.backbone_weights,
+        lpips=options.lpips,
+    )
+    try:
+        return load_model(source)
+    except FetchError as problem:
+        raise FaultError(str(problem)) from problem
+    except SpipsError as problem:
+        raise ContractError(str(problem)) from problem
 
 
 def _absolute(uri: str) -> str:

@@ -121,15 +121,12 @@ class FinishedRun:
     def scan(
         self, columns: Sequence[str], where: pc.Expression | None, batch_size: int
     ) -> Iterator[pa.RecordBatch]:
-        """Yield rows of `scores`, file by file; Arrow would read all files ahead of a slow caller.
+        """Yield rows of `scores`, file by file.
 
         Raises: as `scores` does.
         """
         given = [condition for condition in (where, self.is_newest) if condition is not None]
-        for file in self._rows.get_fragments():
-            yield from file.to_batches(
-                self._rows.schema, list(columns), reduce(and_, given) if given else None, batch_size
-            )
+        return scan_by_file(self._rows, columns, reduce(and_, given) if given else None, batch_size)
 
     def read_files(self, paths: Sequence[str], columns: Sequence[str]) -> pa.Table:
         """Return columns of files in the run's folder."""
@@ -326,6 +323,20 @@ def open_scores(run_uri: str, *, allow_unfinished: bool = False) -> pyarrow.data
 def _open_folder(run_uri: str) -> RunFolder:
     fs, path = open_store(run_uri)
     return RunFolder(fs, path, redact(run_uri.rstrip("/")))
+
+
+def scan_by_file(
+    rows: pyarrow.dataset.Dataset,
+    columns: Sequence[str],
+    where: pc.Expression | None,
+    batch_size: int,
+) -> Iterator[pa.RecordBatch]:
+    """Yield rows file by file. `to_batches` would read up to 64 batches of four files ahead.
+
+    Raises: as `FinishedRun.scores` does.
+    """
+    for file in rows.get_fragments():
+        yield from file.to_batches(rows.schema, list(columns), where, batch_size)
 
 
 def _open_files(fs: AbstractFileSystem, paths: Sequence[str]) -> pyarrow.dataset.Dataset:

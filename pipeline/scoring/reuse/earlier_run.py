@@ -8,14 +8,14 @@ import pyarrow.dataset
 from fsspec import AbstractFileSystem
 
 from pipeline.runs.errors import ContractError
-from pipeline.runs.finished import FinishedRun, find_runs, open_run
+from pipeline.runs.finished import FinishedRun, find_runs, open_run, scan_by_file
 from pipeline.runs.records import Json, PlanRecord
 from pipeline.runs.schema import IMAGE_FIELDS, REUSE_FIELD
 from pipeline.runs.storage import arrow_filesystem
 from pipeline.runs.summary import counted
 from pipeline.runs.uris import redact
 from pipeline.scoring.config import NEWEST, OutputConfig
-from pipeline.scoring.resources import Scorers
+from pipeline.scoring.resources import ID_ROWS_PER_READ, Scorers
 from pipeline.scoring.reuse.known_scores import SHA256, TAGS, KnownScores, kernels_of
 
 SETTING = "output.reuse_from"
@@ -181,7 +181,7 @@ def find_contradictions(
         return []
     is_new = pc.field(REUSE_FIELD.name).is_null()
     found: set[str] = set()
-    for batch in rows.to_batches(columns=[*image_columns, *TAGS, *SHA256], filter=is_new):
+    for batch in scan_by_file(rows, [*image_columns, *TAGS, *SHA256], is_new, ID_ROWS_PER_READ):
         for names in zip(image_columns, TAGS, SHA256, strict=True):
             uris, tags, sha256 = (batch[name].to_pylist() for name in names)
             numbers = known.find_names(dict(zip(uris, tags, strict=True)))
