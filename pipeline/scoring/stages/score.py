@@ -203,9 +203,10 @@ class PairScorer:
         }
         columns |= {"status": pa.array(status, pa.string()), "error": pa.array(error, pa.string())}
         columns |= {name: pa.repeat(v, rows.num_rows) for name, v in self.lineage.items()}
-        reused_from = columns[REUSE_FIELD.name]  # a retry can reuse scores of its own run
-        is_own = pc.equal(reused_from, self.lineage["run_id"])
-        columns[REUSE_FIELD.name] = pc.if_else(is_own, pa.scalar(None, pa.string()), reused_from)
+        if self.lineage["run_attempt"].as_py() > 1:  # a retry can reuse scores of its own run
+            reused_from = columns[REUSE_FIELD.name]
+            is_own = pc.equal(reused_from, self.lineage["run_id"])
+            columns[REUSE_FIELD.name] = pc.if_else(is_own, None, reused_from)
         return pa.table({name: columns[name] for name in self.schema.names}, schema=self.schema)
 
     def _choose(

@@ -253,14 +253,17 @@ def test_a_scorer_keeps_a_bounded_number_of_scores(monkeypatch):
     assert [content for content, _ in scorer.kept] == list("234")
 
 
-def test_rows_with_scores_of_an_earlier_run_pass_as_they_are():
+@pytest.mark.parametrize(("attempt", "of_same_id"), [(1, "run"), (2, None)])
+def test_rows_with_scores_of_an_earlier_run_pass_as_they_are(attempt, of_same_id):
     rows = make_rows(2).to_pylist()
     gone = {"reference_pixels": None, "distorted_pixels": None}
     known = dict.fromkeys(MEASURES, 0.25) | {"psnr_db": float("inf")}
     rows[1] |= {**gone, **known, "reused_from": "before"}
-    rows.append(rows[1] | {"pair_id": "own", "reused_from": "run"})
-    result = make_scorer().score(pa.Table.from_pylist(rows, schema=loaded_schema(PASS_THROUGH)))
+    # In a first attempt "run" is a run in another folder, in a retry it is the run itself.
+    rows.append(rows[1] | {"pair_id": "same", "reused_from": "run"})
+    scorer = make_scorer(run_attempt=attempt)
+    result = scorer.score(pa.Table.from_pylist(rows, schema=loaded_schema(PASS_THROUGH)))
     assert result["spips_score"].to_pylist()[1:] == [0.25, 0.25]
     assert result["psnr_db"].to_pylist()[1:] == [float("inf")] * 2
     assert result["status"].to_pylist() == ["ok"] * 3
-    assert result["reused_from"].to_pylist() == [None, "before", None]
+    assert result["reused_from"].to_pylist() == [None, "before", of_same_id]
