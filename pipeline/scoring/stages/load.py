@@ -61,14 +61,15 @@ class Images:
         contents: encoded image, or the reason why there is none, by source.
         uses: number of cells that still need each source.
         decoded: decoded images that later rows need.
-        packed: pixels of references, at their scored size, that later rows need.
+        packed: pixels of references that later rows need, at their scored size, each with the size
+            of the distorted image beside which it was fitted: a crop depends on both.
     """
 
     decode: Callable[[bytes], Image.Image]
     contents: dict[Source, bytes | RowError]
     uses: Counter[Source]
     decoded: dict[Source, Image.Image] = field(default_factory=dict)
-    packed: dict[Source, bytes] = field(default_factory=dict)
+    packed: dict[Source, tuple[tuple[int, int], bytes]] = field(default_factory=dict)
 
     def take(self, source: Source) -> Image.Image:
         """Return a cell's image as RGB, and drop it after its last use.
@@ -93,11 +94,19 @@ class Images:
             self.contents.pop(source)
             self.decoded.pop(source, None)
 
-    def pack(self, source: Source, reference: Image.Image) -> bytes:
-        """Return a reference's pixels at its scored size, which all its rows share."""
-        pixels = self.packed.pop(source, None) or reference.tobytes()
+    def pack(self, source: Source, reference: Image.Image, beside: tuple[int, int]) -> bytes:
+        """Return a reference's pixels at its scored size; rows share them while nothing differs.
+
+        Args:
+            source: of the reference.
+            reference: as it was fitted to the distorted image.
+            beside: size of the distorted image as it was decoded.
+        """
+        size, pixels = self.packed.pop(source, (None, b""))
+        if size != beside:
+            pixels = reference.tobytes()
         if self.uses[source]:
-            self.packed[source] = pixels
+            self.packed[source] = beside, pixels
         return pixels
 
 
@@ -235,7 +244,7 @@ class PairLoader:
         except RowError as error:
             return LoadedPair(error.status, f"pair: {error} ({', '.join(shown)})")
         size = reference.height, reference.width
-        pixels = images.pack(sources[0], reference), distorted.tobytes()
+        pixels = images.pack(sources[0], reference, decoded[1].size), distorted.tobytes()
         return LoadedPair(Status.OK, "", size, pixels)
 
     def _block(self, rows: pa.Table, pairs: Sequence[LoadedPair], recall: Recall) -> pa.Table:

@@ -280,3 +280,20 @@ def test_an_http_server_s_answer_becomes_a_status(code, status):
 def test_the_load_stage_does_not_import_torch():
     command = "import sys, pipeline.scoring.stages.load; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", command], check=True)
+
+
+@pytest.mark.parametrize("resize", [None, 128])
+@pytest.mark.parametrize("sides", [(300, 290, 300), (290, 300, 290)])
+def test_a_reference_that_pairs_share_is_cropped_to_each_of_them(tmp_path, resize, sides):
+    generator = np.random.default_rng(0)
+    photo = Image.fromarray(generator.integers(0, 256, (300, 300, 3), np.uint8))
+    names = [str(tmp_path / f"{side}.png") for side in sides]
+    for side, name in zip(sides, names, strict=True):
+        margin = (300 - side) // 2
+        photo.crop((margin, margin, 300 - margin, 300 - margin)).save(name)
+    columns = {"pair_id": ["a", "b", "c"], "distorted_uri": names}
+    rows = pa.table(columns | {"reference_uri": [str(tmp_path / "300.png")] * 3})
+    (block,) = load(rows, size_mismatch="crop", max_crop_px=10, resize=resize)
+    for side, row in zip(sides, block.to_pylist(), strict=True):
+        assert (row["status"], row["height_px"]) == ("ok", resize or side)
+        assert row["reference_pixels"] == row["distorted_pixels"]
