@@ -142,7 +142,7 @@ def _run(config: ScoreManifestConfig, plan: "Plan", *, verbose: bool) -> RunReco
         if record := find_published(plan):
             return record
         if lock.succeeds_dead:
-            say("note: a process has died that worked on this run; Ray's processes go on with it")
+            say("note: a process that worked on this run has died; it continues on Ray")
         is_here = fits_this_process(plan, has_died=lock.succeeds_dead)
         scorers = no_scorers(config.compute)
         if not is_here:

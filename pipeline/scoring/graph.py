@@ -45,6 +45,8 @@ retries of s3fs itself have failed. A retried write overwrites the partial file.
 def run_graph(plan: Plan, scorers: Scorers, num_rows_done: int) -> list[str]:
     """Score the rows of the attempt that have no result yet, and write their results.
 
+    Ray Data leaves out the rows that have one: see the checkpoint in `execution_context`.
+
     Args:
         plan: the run.
         scorers: the scorers to start.
@@ -84,7 +86,7 @@ def _get_from(shared: "ray.ObjectRef[KnownScores]") -> Callable[[], KnownScores]
 
 
 def _read_pairs(plan: Plan) -> Dataset:
-    """Return the manifest's rows, or in a retry only those that failed."""
+    """Return the manifest's rows, or in a later attempt only its own."""
     rows = read_rows(plan.manifest)
     if plan.attempt.ids is None:
         return rows
@@ -141,8 +143,8 @@ def write_results(rows: Dataset, plan: Plan, path: str) -> None:
     rows.write_parquet(
         path,
         filesystem=arrow_filesystem(plan.folder.fs),
-        # Ray joins blocks until they have the minimum of rows. It is one block below the maximum,
-        # so the last block cannot overflow into a second file. (On GPUs it can: a block there can
+        # Ray joins blocks until they have the minimum of rows, one block below the maximum, so the
+        # last block cannot overflow into a second file. (On GPUs it can: a block there can
         # hold rows of two load tasks.)
         min_rows_per_file=max(1, rows_per_file // 2, rows_per_file - rows_per_task(plan) + 1),
         max_rows_per_file=rows_per_file,

@@ -49,9 +49,9 @@ class Plan:
         fingerprints: sha256 of manifest, model and scoring settings, by name, and the night if one
             is given. Two runs with the same fingerprints are the same run.
         sample: a few rows that were loaded as a test.
-        attempt: the rows to score.
+        attempt: its number and which rows it scores; no ids stand for all rows.
         earlier: the run whose scores are used again; None scores every row.
-        notes: lines for people on that.
+        notes: lines for people on the choice of `earlier`.
     """
 
     config: ScoreManifestConfig
@@ -72,14 +72,14 @@ class Plan:
         return self.folder.state() == "finished" and not has_rows
 
     def num_standard_pairs(self) -> float:
-        """Return the attempt's rows as a number of pairs of 256 px; smaller ones count as these."""
+        """Return the attempt's rows as pairs of 256 px, of which a smaller pair is one, too."""
         pixels = max(self.sample.pixels_per_pair or 0, PIXELS_PER_PAIR)
         return self.attempt.num_rows * pixels / PIXELS_PER_PAIR
 
     def check_sample(self) -> None:
         """Raise an error if no row of the sample could be loaded, which is hardly chance.
 
-        A retry scores rows that failed before, so its sample is not judged.
+        A retry scores few of the manifest's rows, so the sample is not judged.
 
         Raises:
             FaultError: every image was unreadable, as when a store is away.
@@ -158,7 +158,7 @@ def make_plan(
     sample = Sample([], None)
     if has_rows:
         sample = load_sample(manifest, config.images, pass_through)
-    # Otherwise the driver keeps the memory in which Arrow read the manifest for the whole run.
+    # Otherwise Arrow's freed buffers, in which it read the manifest, stay in the driver.
     pa.default_memory_pool().release_unused()
     plan = Plan(
         config, manifest, pass_through, model, run_id, folder, fingerprints, sample, attempt

@@ -59,7 +59,7 @@ class Images:
     Attributes:
         decode: makes RGB of an encoded image, or raises a RowError.
         contents: encoded image, or the reason why there is none, by source.
-        uses: number of cells that still need each source.
+        uses: number of uses that are left of each image.
         decoded: decoded images that later rows need.
         packed: pixels of references that later rows need, at their scored size, each with the size
             of the distorted image beside which it was fitted: a crop depends on both.
@@ -136,7 +136,7 @@ class PairLoader:
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         """Load rows in a worker process that does nothing else."""
         keep_freed_memory(LOADER_KEPT_BYTES)
-        # When it is repeated, one of these rows may have killed the process that had them before.
+        # If Ray repeats this task, one of its rows may have killed the process before.
         load = self.load_apart if is_repeated() else self.load
         yield from load(rows, recall=self.recall(rows))
 
@@ -151,7 +151,7 @@ class PairLoader:
         decode: Callable[[bytes], Image.Image] | None = None,
         recall: Recall | None = None,
     ) -> Iterator[pa.Table]:
-        """Yield the loaded rows in blocks; those without scores of an earlier run in their order.
+        """Yield the loaded rows in blocks: first those that an earlier run knows by their tags.
 
         Args:
             rows: the rows.

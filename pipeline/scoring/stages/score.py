@@ -1,4 +1,4 @@
-"""The score stage: the only file of pipeline/scoring that imports torch and the model."""
+"""The score stage: where pipeline/scoring loads and runs the model."""
 
 import logging
 from collections import defaultdict
