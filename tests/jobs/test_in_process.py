@@ -123,7 +123,10 @@ def test_a_killed_process_leaves_nothing_and_the_next_one_starts_ray(image_folde
         printed += job.communicate()[0]
         assert job.returncode == code, printed
         assert lines in printed
-        assert (" INFO " in printed, "has died; it continues on Ray" in printed) == (False, number is None)
+        assert (" INFO " in printed, "has died; it continues on Ray" in printed) == (
+            False,
+            number is None,
+        )
         assert (run / "lock.json").exists() == (number == signal.SIGKILL)
         assert (run / "_SUCCESS").exists() == (number is None)
         assert bool(list(run.glob("scores/*"))) == (number is None)
