@@ -331,7 +331,7 @@ def scan_by_file(
     where: pc.Expression | None,
     batch_size: int,
 ) -> Iterator[pa.RecordBatch]:
-    """Yield rows file by file. `to_batches` would read up to 64 batches of four files ahead.
+    """Yield rows file by file; by default Arrow reads 16 batches of each of four files ahead.
 
     Raises: as `FinishedRun.scores` does.
     """

@@ -74,8 +74,7 @@ def write_manifest(
     def write(name: str, contents: list[bytes], number: int) -> str:
         path = folder / f"{name}{number}.jpg"
         if not path.exists():  # decoders ignore what follows the image
-            tail = b"" if number < len(contents) else b"%d" % number
-            path.write_bytes(contents[number % len(contents)] + tail)
+            path.write_bytes(contents[number % len(contents)] + b"%d" % number)
         return str(path)
 
     columns = {

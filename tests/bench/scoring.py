@@ -235,6 +235,7 @@ def shared_references(
             scorer = scorer or scorer_of(source, pass_through, compile_kernels=True)
 
             def run(rows=manifest, loader=loader, score=scorer) -> None:  # type: ignore[no-untyped-def]
+                score.kept.clear()  # a scorer gives the same images their scores again
                 for start in range(0, rows.num_rows, 64):
                     for block in loader.load(rows.slice(start, 64)):
                         score(block)

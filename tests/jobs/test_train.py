@@ -49,11 +49,9 @@ def start(*arguments):
     )
 
 
-@pytest.fixture(scope="module")
-def trained(judged, tmp_path_factory):
-    """Output folder and log of a training with two folds that was killed and run again."""
-    output = tmp_path_factory.mktemp("trained")
-    arguments = [
+def all_kinds(judged, output):
+    """Arguments of a training on every kind of set, with two folds and one model per family."""
+    return [
         *sets(judged, "rated", "triplets", "severity_series", "jury"),
         f"--data.cache={output / 'cache'}",
         f"--output.uri={output}",
@@ -61,6 +59,13 @@ def trained(judged, tmp_path_factory):
         "--training.by_family=true",
         "--training.epochs=8",
     ]
+
+
+@pytest.fixture(scope="module")
+def trained(judged, tmp_path_factory):
+    """Output folder and log of a training with two folds that was killed and run again."""
+    output = tmp_path_factory.mktemp("trained")
+    arguments = all_kinds(judged, output)
     process = start(*arguments)
     deadline = time.monotonic() + 240
     while not list(output.glob("training/*/checkpoint_*")) and time.monotonic() < deadline:
@@ -151,14 +156,7 @@ def test_a_finished_training_is_published_again_unchanged(trained, judged, train
     before = [path.read_bytes() for path in paths]
     for path in paths:
         path.unlink()
-    arguments = [
-        *sets(judged, "rated", "triplets", "severity_series", "jury"),
-        f"--data.cache={output / 'cache'}",
-        f"--output.uri={output}",
-        "--training.num_folds=2",
-        "--training.by_family=true",
-        "--training.epochs=8",
-    ]
+    arguments = all_kinds(judged, output)
     assert train.main([CONFIG, *arguments]) == 0
     assert "resumed after epoch 8" in capfd.readouterr().out
     after = [SPIPS.load(path) for path in paths]

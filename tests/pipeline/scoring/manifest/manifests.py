@@ -49,5 +49,10 @@ def problems_of(uri: str | Path, **columns) -> list[str]:
     return caught.value.problems
 
 
+def problem_of(uri: str | Path, **columns) -> str:
+    (problem,) = problems_of(uri, **columns)
+    return problem
+
+
 def names(manifest: Manifest) -> list[str]:
     return [path.rpartition("/")[2] for path in manifest.paths]

@@ -8,27 +8,14 @@ import pytest
 from deltalake import DeltaTable
 from pyroaring import BitMap
 
-from pipeline.runs.errors import ContractError
-from pipeline.scoring.config import ManifestConfig
-from pipeline.scoring.manifest.opening import Manifest, open_manifest
+from pipeline.scoring.manifest.opening import Manifest
+from tests.pipeline.scoring.manifest.manifests import problem_of, read
 from tests.pipeline.scoring.sources import make_delta, rows_of
 
 
 @pytest.fixture
 def table(tmp_path: Path) -> str:
     return make_delta(tmp_path / "table")
-
-
-def read(uri: str, version: int | None = None) -> Manifest:
-    return open_manifest(ManifestConfig(uri=uri, version=version))
-
-
-def problem_of(uri: str, version: int | None = None) -> str:
-    with pytest.raises(ContractError) as caught:
-        read(uri, version)
-    (problem,) = caught.value.problems
-    assert "\n" not in problem
-    return problem
 
 
 def commit(uri: str, actions: list[dict]) -> None:
@@ -48,7 +35,7 @@ def ids(manifest: Manifest) -> list[str]:
 
 
 def test_each_version_has_its_own_rows_and_fingerprint(table):
-    manifests = [read(table, version) for version in (0, 1, 2, None)]
+    manifests = [read(table, version=version) for version in (0, 1, 2, None)]
     assert [ids(manifest) for manifest in manifests] == [
         list(text) for text in ("abcd", "acd", "acde", "acde")
     ]
@@ -58,7 +45,7 @@ def test_each_version_has_its_own_rows_and_fingerprint(table):
 
 
 def test_a_version_that_does_not_exist_is_refused_in_one_line(table):
-    assert problem_of(table, 7) == (
+    assert problem_of(table, version=7) == (
         f"manifest.version: expected a version of the Delta table {table}, got 7; the current one "
         "is 2"
     )
@@ -68,19 +55,21 @@ def test_a_version_whose_log_is_gone_is_refused_in_one_line(table):
     DeltaTable(table).create_checkpoint()
     for version in (0, 1):
         Path(table, "_delta_log", f"{version:020}.json").unlink()
-    assert problem_of(table, 0).endswith("got 0, which its log does not hold any more")
+    assert problem_of(table, version=0).endswith("got 0, which its log does not hold any more")
     assert ids(read(table)) == list("acde")
 
 
 def test_a_version_whose_files_were_vacuumed_is_refused_in_one_line(table):
     DeltaTable(table).vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
-    problem = problem_of(table, 0)
+    problem = problem_of(table, version=0)
     assert f"expected the files of version 0 at {table}, got 1 file removed" in problem
-    assert ids(read(table, 1)) == list("acd")
+    assert ids(read(table, version=1)) == list("acd")
 
 
 def test_a_version_without_a_table_is_refused(tmp_path):
-    assert problem_of(str(tmp_path), 1).startswith("manifest.version: expected the folder of a")
+    assert problem_of(str(tmp_path), version=1).startswith(
+        "manifest.version: expected the folder of a"
+    )
 
 
 def test_rows_that_deletion_vectors_delete_never_come_back(table):
@@ -94,7 +83,7 @@ def test_rows_that_deletion_vectors_delete_never_come_back(table):
     problem = problem_of(table)
     assert "expected a Delta table without deletion vectors" in problem
     assert "APPLY (PURGE)" in problem
-    assert ids(read(table, 2)) == list("acde")
+    assert ids(read(table, version=2)) == list("acde")
 
 
 def z85(raw: bytes) -> str:
@@ -149,8 +138,8 @@ def test_a_table_in_an_object_store_is_read_through_its_own_driver(checkpoint, t
     manifest = read(uri)
     assert ids(manifest) == list("acde")
     assert manifest.fingerprint  # of ETags
-    assert ids(read(uri, 0)) == list("abcd")
-    assert "the current one is 2" in problem_of(uri, 3)
+    assert ids(read(uri, version=0)) == list("abcd")
+    assert "the current one is 2" in problem_of(uri, version=3)
 
 
 def test_a_missing_library_is_named_with_its_extra(table, monkeypatch):

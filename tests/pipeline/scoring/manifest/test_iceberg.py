@@ -10,26 +10,14 @@ import pytest
 from pyiceberg.table import Table
 
 from pipeline.runs.errors import ContractError
-from pipeline.scoring.config import ManifestConfig
-from pipeline.scoring.manifest.opening import Manifest, open_manifest
+from pipeline.scoring.manifest.opening import Manifest
+from tests.pipeline.scoring.manifest.manifests import problem_of, read
 from tests.pipeline.scoring.sources import make_iceberg, rows_of
 
 
 @pytest.fixture
 def made(tmp_path: Path) -> tuple[str, Table]:
     return make_iceberg(tmp_path / "warehouse")
-
-
-def read(uri: str, version: int | None = None) -> Manifest:
-    return open_manifest(ManifestConfig(uri=uri, version=version))
-
-
-def problem_of(uri: str, version: int | None = None) -> str:
-    with pytest.raises(ContractError) as caught:
-        read(uri, version)
-    (problem,) = caught.value.problems
-    assert "\n" not in problem
-    return problem
 
 
 def ids(manifest: Manifest) -> list[str]:
@@ -39,7 +27,7 @@ def ids(manifest: Manifest) -> list[str]:
 def test_each_snapshot_has_its_own_rows_columns_and_fingerprint(made):
     uri, table = made
     versions = [snapshot.snapshot_id for snapshot in table.snapshots()]
-    manifests = [read(uri, versions[0]), read(uri, versions[1]), read(uri)]
+    manifests = [read(uri, version=versions[0]), read(uri, version=versions[1]), read(uri)]
     assert [ids(manifest) for manifest in manifests] == [list(t) for t in ("abcd", "acd", "acde")]
     assert ["note" in manifest.schema.names for manifest in manifests] == [False, False, True]
     assert len({manifest.fingerprint for manifest in manifests}) == 3
@@ -47,7 +35,7 @@ def test_each_snapshot_has_its_own_rows_columns_and_fingerprint(made):
 
 
 def test_a_snapshot_that_does_not_exist_is_refused_in_one_line(made):
-    problem = problem_of(made[0], 5)
+    problem = problem_of(made[0], version=5)
     assert problem.startswith(
         f"manifest.version: expected a snapshot of the Iceberg table {made[0]}, got 5; the newest"
     )
@@ -56,10 +44,10 @@ def test_a_snapshot_that_does_not_exist_is_refused_in_one_line(made):
 def test_a_snapshot_whose_files_are_gone_is_refused_in_one_line(made):
     uri, table = made
     first = table.snapshots()[0].snapshot_id
-    (old,) = {*read(uri, first).paths} - {*read(uri).paths}
+    (old,) = {*read(uri, version=first).paths} - {*read(uri).paths}
     Path(old).unlink()
     assert f"got 1 file removed from the table, as by VACUUM, for example {old}" in problem_of(
-        uri, first
+        uri, version=first
     )
     assert ids(read(uri)) == list("acde")
 
