@@ -147,7 +147,12 @@ def _run(config: ScoreManifestConfig, plan: "Plan", *, verbose: bool) -> RunReco
         scorers = no_scorers(config.compute)
         if not is_here:
             nodes = start_ray(verbose=verbose)
-            scorers = choose_scorers(config.compute, nodes, plan.num_standard_pairs())
+            scorers = choose_scorers(
+                config.compute,
+                nodes,
+                plan.num_standard_pairs(),
+                are_local=plan.sample.is_local,
+            )
         scorers, earlier = adopt_kernels(scorers, plan.earlier, config.compute.compile)
         if earlier is not plan.earlier:
             say("note: every row is scored: the run to reuse had other devices or kernels")

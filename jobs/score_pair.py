@@ -80,7 +80,7 @@ def _score(options: argparse.Namespace, reference_uri: str, distorted_uri: str) 
 
 
 def _load_model(options: argparse.Namespace) -> "SPIPS":
-    from pipeline.scoring.stages.score import load_model
+    from pipeline.scoring.stages.model import load_model
     from spips_core import packaged_checkpoints
     from spips_core.errors import FetchError, SpipsError
 

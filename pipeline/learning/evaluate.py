@@ -28,7 +28,7 @@ from pipeline.learning.judged_sets import JudgedSet, open_sets
 from pipeline.runs.errors import ContractError, raise_problems
 from pipeline.runs.storage import STORE_ERRORS, check_writable, open_store, write_whole
 from pipeline.runs.storage import describe as describe_error
-from pipeline.scoring.stages.score import PRECISIONS
+from pipeline.scoring.stages.model import PRECISIONS
 from spips_core.errors import CheckpointError, FetchError, PeerError, SpipsError
 from spips_core.learning.datasets import fold_of
 from spips_core.learning.distortions import DISTORTIONS

@@ -30,6 +30,7 @@ from pipeline.scoring.resources import (
 from pipeline.scoring.reuse.earlier_run import find_contradictions
 from pipeline.scoring.reuse.known_scores import KnownScores, read_known_scores
 from pipeline.scoring.stage_arguments import load_stage, rows_per_task, score_arguments
+from pipeline.scoring.stages.load_and_score import LoadingPairScorer
 from pipeline.scoring.stages.score import PairScorer
 from pipeline.scoring.stages.suspects import Suspects
 
@@ -71,7 +72,7 @@ def run_graph(plan: Plan, scorers: Scorers, num_rows_done: int) -> list[str]:
         warnings.filterwarnings("error", "You've enabled checkpointing, but", UserWarning)
         path = plan.folder.scores_path(plan.attempt.number)
         try:
-            write_results(score_pairs(plan, scorers, get_known=get_known), plan, path)
+            write_results(score_pairs(plan, scorers, get_known=get_known), plan, scorers, path)
         except (RayError, UserWarning) as error:
             raise GraphError(describe(getattr(error, "cause", None) or error)) from error
     if get_known is None:
@@ -97,15 +98,17 @@ def _read_pairs(plan: Plan) -> Dataset:
 def score_pairs(
     plan: Plan,
     scorers: Scorers,
-    score_stage: type[Callable[[pa.Table], pa.Table]] = PairScorer,
+    score_stage: type[Callable[[pa.Table], pa.Table]] | None = None,
     get_known: Callable[[], KnownScores] | None = None,
 ) -> Dataset:
     """Return the graph read -> load -> score, which nothing runs yet.
 
+    Scorers that load do so in the score stage.
+
     Args:
         plan: the run.
         scorers: the scorers to start.
-        score_stage: what Ray starts in each scorer; a benchmark replaces it.
+        score_stage: what Ray starts in each scorer; None is the product's, a benchmark has its own.
         get_known: returns the scores of an earlier run in any process; None if there is none.
     """
     on_gpus = scorers.gpus_per_scorer > 0
@@ -114,18 +117,22 @@ def score_pairs(
         plan.folder.suspects_path(plan.attempt.number),
         plan.manifest.pair_id_column,
     )
-    rows = _read_pairs(plan).repartition(target_num_rows_per_block=rows_per_task(plan))
-    loaded = rows.map_batches(
-        load_stage(plan, get_known),
-        batch_size=None,
-        batch_format="pyarrow",
-        # Must differ from the scorer's num_cpus: otherwise Ray Data fuses both stages into one
-        # process, which loads and scores in turn.
-        num_cpus=LOAD_CPUS_FOR_GPUS if on_gpus else LOAD_CPUS,
-    )
-    return loaded.map_batches(
-        score_stage,
-        fn_constructor_kwargs={**score_arguments(plan, scorers), "suspects": suspects},
+    rows = _read_pairs(plan).repartition(target_num_rows_per_block=rows_per_task(plan, scorers))
+    load = load_stage(plan, get_known)
+    arguments = {**score_arguments(plan, scorers), "suspects": suspects}
+    if scorers.load_images:
+        arguments["loader"] = load
+    else:
+        rows = rows.map_batches(
+            load,
+            batch_size=None,
+            batch_format="pyarrow",
+            # Must differ from the scorer's num_cpus: otherwise Ray Data fuses both stages.
+            num_cpus=LOAD_CPUS_FOR_GPUS if on_gpus else LOAD_CPUS,
+        )
+    return rows.map_batches(
+        score_stage or (LoadingPairScorer if scorers.load_images else PairScorer),
+        fn_constructor_kwargs=arguments,
         # None passes each block of the load stage whole. With GPUs Ray requires a batch size.
         batch_size=ROWS_PER_GPU_BLOCK if on_gpus else None,
         batch_format="pyarrow",
@@ -137,16 +144,17 @@ def score_pairs(
     )
 
 
-def write_results(rows: Dataset, plan: Plan, path: str) -> None:
+def write_results(rows: Dataset, plan: Plan, scorers: Scorers, path: str) -> None:
     """Run a graph, and write its rows to result files as they arrive."""
     rows_per_file = plan.config.output.rows_per_file
+    rows_per_block = rows_per_task(plan, scorers)
     rows.write_parquet(
         path,
         filesystem=arrow_filesystem(plan.folder.fs),
         # Ray joins blocks until they have the minimum of rows, one block below the maximum, so the
         # last block cannot overflow into a second file. (On GPUs it can: a block there can
         # hold rows of two load tasks.)
-        min_rows_per_file=max(1, rows_per_file // 2, rows_per_file - rows_per_task(plan) + 1),
+        min_rows_per_file=max(1, rows_per_file // 2, rows_per_file - rows_per_block + 1),
         max_rows_per_file=rows_per_file,
         schema=result_schema(plan.pass_through),
         # Writing must not wait for a CPU: on a small machine the load tasks keep them all until

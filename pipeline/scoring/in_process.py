@@ -79,7 +79,7 @@ class InProcess:
             scorers: what `no_scorers` returns, perhaps with the kernels of an earlier run.
         """
         self._known = read_known_scores(plan.earlier.run) if plan.earlier else None
-        self._blocks = _made_ahead(_load(plan, self._known))
+        self._blocks = _made_ahead(_load(plan, scorers, self._known))
         self._score = PairScorer(**score_arguments(plan, scorers))
 
     def __call__(self, plan: Plan, scorers: Scorers, num_rows_done: int) -> list[str]:  # noqa: ARG002 - as `run_graph`
@@ -102,11 +102,11 @@ class InProcess:
         return find_contradictions(plan.folder.fs, files, plan.manifest.image_columns, self._known)
 
 
-def _load(plan: Plan, known: KnownScores | None) -> Iterator[pa.Table]:
+def _load(plan: Plan, scorers: Scorers, known: KnownScores | None) -> Iterator[pa.Table]:
     """Yield the loaded rows of the attempt in blocks."""
     load = load_stage(plan, (lambda: known) if known else None)
     with DecodeProcess(plan.config.images) as process:
-        for rows in _read_pairs(plan):
+        for rows in _read_pairs(plan, rows_per_task(plan, scorers)):
             yield from load.load(rows, process.decode, load.recall(rows))
 
 
@@ -136,12 +136,12 @@ def _take(made: "Queue[pa.Table | Exception | None]") -> pa.Table | None:
     return block
 
 
-def _read_pairs(plan: Plan) -> Iterator[pa.Table]:
-    """Yield the rows of the attempt, so many as are loaded together."""
+def _read_pairs(plan: Plan, num_rows: int) -> Iterator[pa.Table]:
+    """Yield the rows of the attempt, so many together at most."""
     keep = None
     if plan.attempt.ids is not None:
         keep = KeepIds(plan.manifest.pair_id_column, plan.attempt.ids)
-    for rows in plan.manifest.read(rows_per_task(plan)):
+    for rows in plan.manifest.read(num_rows):
         yield keep(rows) if keep else rows
 
 

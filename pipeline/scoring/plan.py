@@ -21,8 +21,8 @@ from pipeline.scoring.manifest.opening import Manifest, open_manifest
 from pipeline.scoring.resources import PIXELS_PER_PAIR
 from pipeline.scoring.reuse.attempts import Attempt, plan_again
 from pipeline.scoring.reuse.earlier_run import Earlier, choose_earlier
+from pipeline.scoring.stages.model import describe_model, load_model
 from pipeline.scoring.stages.sample import Sample, load_sample
-from pipeline.scoring.stages.score import describe_model, load_model
 from spips_core import packaged_checkpoints
 from spips_core.errors import FetchError, SpipsError
 
@@ -71,10 +71,13 @@ class Plan:
         has_rows = self.attempt.ids is not None and self.attempt.num_rows > 0
         return self.folder.state() == "finished" and not has_rows
 
+    def standard_pairs_per_row(self) -> float:
+        """Return the work of a row in pairs of 256 px, of which a smaller pair is one, too."""
+        return max(self.sample.pixels_per_pair or 0, PIXELS_PER_PAIR) / PIXELS_PER_PAIR
+
     def num_standard_pairs(self) -> float:
-        """Return the attempt's rows as pairs of 256 px, of which a smaller pair is one, too."""
-        pixels = max(self.sample.pixels_per_pair or 0, PIXELS_PER_PAIR)
-        return self.attempt.num_rows * pixels / PIXELS_PER_PAIR
+        """Return the work of the attempt's rows in pairs of 256 px."""
+        return self.attempt.num_rows * self.standard_pairs_per_row()
 
     def check_sample(self) -> None:
         """Raise an error if no row of the sample could be loaded, which is hardly chance.
@@ -155,7 +158,7 @@ def make_plan(
         attempt = plan_again(run, config.images, retry_failed=retry_failed, rescan=rescan)
         earlier = Earlier(run, is_required=False) if rescan else None
     has_rows = not is_finished or attempt.ids is not None
-    sample = Sample([], None)
+    sample = Sample([], None, is_local=False)
     if has_rows:
         sample = load_sample(manifest, config.images, pass_through)
     # Otherwise Arrow's freed buffers, in which it read the manifest, stay in the driver.

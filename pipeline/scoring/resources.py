@@ -88,16 +88,22 @@ class Scorers:
         gpus_per_scorer: GPUs of each; 0 scores on CPUs.
         cpus_per_scorer: CPUs that Ray reserves for each.
         compile_kernels: whether each compiles its kernels at its start.
+        load_images: whether each also loads the images that it scores.
     """
 
     num_scorers: int
     gpus_per_scorer: float
     cpus_per_scorer: float
     compile_kernels: bool
+    load_images: bool = False
 
 
 def choose_scorers(
-    compute: ComputeConfig, nodes: Sequence[Mapping[str, float]], num_pairs: float
+    compute: ComputeConfig,
+    nodes: Sequence[Mapping[str, float]],
+    num_pairs: float,
+    *,
+    are_local: bool = False,
 ) -> Scorers:
     """Choose what the config leaves to the cluster.
 
@@ -105,10 +111,11 @@ def choose_scorers(
         compute: the config's section.
         nodes: the resources of each living node, as Ray counts them: "CPU" and "GPU".
         num_pairs: the rows to score, as a number of pairs of 256 px.
+        are_local: whether no image is fetched from another machine.
 
     Returns:
-        One scorer per GPU; without GPUs one per CPU, where scorers and load tasks share the CPUs.
-        Fewer if there is little to score.
+        One scorer per GPU; without GPUs one per CPU. Fewer if there is little to score. Where each
+        CPU has one and images are local, scorers load them too; elsewhere load tasks do.
 
     Raises:
         ContractError: no node has the GPUs that the config asks for, and the config gives no
@@ -135,7 +142,8 @@ def choose_scorers(
     compile_kernels = compute.compile
     if compile_kernels is None:  # whether compiling pays on GPUs has not been measured
         compile_kernels = not gpus_per_scorer and num_pairs >= num_scorers * PAIRS_PER_COMPILATION
-    return Scorers(num_scorers, gpus_per_scorer, cpus_per_scorer, compile_kernels)
+    load_images = are_local and not gpus_per_scorer and 0 < sum(cpus) <= num_scorers
+    return Scorers(num_scorers, gpus_per_scorer, cpus_per_scorer, compile_kernels, load_images)
 
 
 def describe_scorers(scorers: Scorers) -> str:
@@ -144,7 +152,8 @@ def describe_scorers(scorers: Scorers) -> str:
         return "scorers   none: this process scores, because there are few rows"
     kernels = "compiled" if scorers.compile_kernels else "not compiled"
     gpus = f"{scorers.gpus_per_scorer:g} GPUs each"
-    return f"scorers   {scorers.num_scorers} with {gpus}, kernels {kernels}"
+    loading = ", loading too" if scorers.load_images else ""
+    return f"scorers   {scorers.num_scorers} with {gpus}, kernels {kernels}{loading}"
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8

@@ -39,6 +39,10 @@ def score_arguments(plan: Plan, scorers: Scorers) -> dict[str, Any]:
     }
 
 
-def rows_per_task(plan: Plan) -> int:
-    """Return how many rows are loaded together at most."""
-    return ROWS_PER_LOAD_TASK if plan.earlier is None else ROWS_PER_REUSE_TASK
+def rows_per_task(plan: Plan, scorers: Scorers) -> int:
+    """Return how many rows are loaded together at most.
+
+    A scorer that loads gives its rows away when all are scored, so it takes fewer large ones.
+    """
+    most = ROWS_PER_LOAD_TASK if plan.earlier is None else ROWS_PER_REUSE_TASK
+    return max(1, int(most / plan.standard_pairs_per_row())) if scorers.load_images else most

@@ -20,7 +20,8 @@ from pipeline.runs.schema import loaded_schema, pass_through_schema
 from pipeline.scoring.config import ImagesConfig, ModelSourceConfig
 from pipeline.scoring.resources import LOADER_KEPT_BYTES, keep_freed_memory
 from pipeline.scoring.stages.load import PairLoader
-from pipeline.scoring.stages.score import PRECISIONS, PairScorer, load_model
+from pipeline.scoring.stages.model import PRECISIONS, load_model
+from pipeline.scoring.stages.score import PairScorer
 from spips_core import SPIPS
 from spips_core.image_ops import to_unit_range
 from tests.bench.images import JPEG_QUALITIES, batch, cut, jpeg, write_manifest

@@ -90,7 +90,7 @@ def simulate(folder: Path, num_gpus: int, *, seconds_per_pair: float) -> dict[st
         start_s = time.process_time()
         with DataContext.current(execution_context(plan, scorers)):
             dataset = score_pairs(plan, scorers, score_stage=WaitingScorer)
-            write_results(dataset, plan, str(folder / f"scores-{num_gpus}"))
+            write_results(dataset, plan, scorers, str(folder / f"scores-{num_gpus}"))
         cpu_s = time.process_time() - start_s
     finally:
         ray.shutdown()

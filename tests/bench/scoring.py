@@ -15,7 +15,8 @@ from pipeline.runs.schema import pass_through_schema
 from pipeline.scoring.config import ComputeConfig, ImagesConfig, ModelSourceConfig
 from pipeline.scoring.resources import PIXELS_PER_CPU_BATCH, SCORER_KEPT_BYTES, keep_freed_memory
 from pipeline.scoring.stages.load import PairLoader
-from pipeline.scoring.stages.score import PRECISIONS, PairScorer, load_model
+from pipeline.scoring.stages.model import PRECISIONS, load_model
+from pipeline.scoring.stages.score import PairScorer
 from spips_core import SPIPS, ModelConfig
 from spips_core.image_ops import to_unit_range, unit_length
 from spips_core.quality import feature_means

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import ray
 from PIL import Image
 from torch import Tensor
@@ -17,6 +18,7 @@ from jobs.run_job import DONE
 from pipeline.runs.finished import open_scores
 from pipeline.scoring import graph
 from pipeline.scoring.graph import score_pairs
+from pipeline.scoring.stages.load_and_score import LoadingPairScorer
 from pipeline.scoring.stages.score import PairScorer
 from tests.chaos.fatal.sitecustomize import ABORT_PX, HANG_PX, HOARD_PX, SEGFAULT_PX
 from tests.chaos.runs import Job, write_images, write_manifest
@@ -41,7 +43,8 @@ def plant_fatal_rows(folder: Path, expected: list[str], every: int) -> list[str]
     return expected
 
 
-def test_a_row_that_kills_its_process_gets_a_status(tmp_path, monkeypatch):
+@pytest.mark.parametrize("num_scorers", [1, 2])  # two, one a CPU, load the images themselves
+def test_a_row_that_kills_its_process_gets_a_status(tmp_path, monkeypatch, num_scorers):
     write_images(f"{tmp_path}/images")
     expected = write_manifest(f"{tmp_path}/pairs.parquet", f"{tmp_path}/images", 400)
     expected = plant_fatal_rows(tmp_path, expected, every=60)
@@ -51,16 +54,17 @@ def test_a_row_that_kills_its_process_gets_a_status(tmp_path, monkeypatch):
     )
     job = Job(
         f"{tmp_path}/pairs.parquet", f"{tmp_path}/out", "fatal", None, tmp_path / "log",
-        more=("--images.max_decode_s=4",),
+        more=("--images.max_decode_s=4", f"--compute.scorers={num_scorers}"),
     )  # fmt: skip
     job.start()
     job.finish(max_starts=1)
     assert Counter(expected)["crashed"] == 3
     assert job.results()["status"].to_pylist() == expected
+    assert ("loading too" in (tmp_path / "log").read_text()) == (num_scorers == 2)
 
 
-class FatalScorer(PairScorer):
-    """A scorer that some pairs kill and for which others raise an error, alone or not."""
+class Fatal:
+    """A score stage that some pairs kill and for which others raise an error, alone or not."""
 
     def _score_batch(self, rows: pa.Table, indices: list[int]) -> Tensor:
         ids = {rows.column("pair_id")[index].as_py() for index in indices}
@@ -68,20 +72,29 @@ class FatalScorer(PairScorer):
             os.kill(os.getpid(), signal.SIGKILL)
         if ids & RAISING:
             raise ValueError("no such luck")
-        return super()._score_batch(rows, indices)
+        return super()._score_batch(rows, indices)  # type: ignore[misc]
 
 
-def test_a_pair_that_kills_its_scorer_gets_a_status(tmp_path, monkeypatch):
+class FatalScorer(Fatal, PairScorer):
+    pass
+
+
+class FatalLoadingScorer(Fatal, LoadingPairScorer):
+    pass
+
+
+@pytest.mark.parametrize(("num_cpus", "stage"), [(2, FatalScorer), (1, FatalLoadingScorer)])
+def test_a_pair_that_kills_its_scorer_gets_a_status(tmp_path, monkeypatch, num_cpus, stage):
     write_images(f"{tmp_path}/images")
     expected = write_manifest(f"{tmp_path}/pairs.parquet", f"{tmp_path}/images", 130)
     for pair_id in KILLING | RAISING:
         expected[int(pair_id[-6:])] = "crashed"
-    monkeypatch.setattr(graph, "score_pairs", partial(score_pairs, score_stage=FatalScorer))
+    monkeypatch.setattr(graph, "score_pairs", partial(score_pairs, score_stage=stage))
     arguments = [
         f"--manifest.uri={tmp_path}/pairs.parquet", f"--output.uri={tmp_path}/out",
         "--output.run_id=run", "--failure.max_failed_fraction=1",
     ]  # fmt: skip
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False)
     try:
         assert score_manifest.main(arguments) == DONE
     finally:

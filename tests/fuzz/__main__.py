@@ -72,7 +72,8 @@ def feed(numbers: range, source: Source, scored_every: int, progress: Path) -> N
         scored_every: one in this many is scored if it is decoded.
         progress: where the number, and at the end a summary, is written.
     """
-    from pipeline.scoring.stages.score import PairScorer, load_model
+    from pipeline.scoring.stages.model import load_model
+    from pipeline.scoring.stages.score import PairScorer
 
     pass_through = pa.schema([("pair_id", pa.string())])
     loader = PairLoader(RULES, NAMES, pass_through, pixels_per_block=1 << 40)

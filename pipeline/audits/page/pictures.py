@@ -23,8 +23,8 @@ from pipeline.runs.schema import Status
 from pipeline.runs.uris import redact
 from pipeline.scoring.config import ImagesConfig, ModelSourceConfig
 from pipeline.scoring.stages.load import load_pairs
+from pipeline.scoring.stages.model import load_model
 from pipeline.scoring.stages.pixels import images_of
-from pipeline.scoring.stages.score import load_model
 from spips_core import SPIPS, SpipsError
 
 MAX_IMAGE_BYTES, MAX_MAP_BYTES = 44_000, 10_000

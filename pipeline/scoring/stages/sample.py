@@ -8,7 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
+from pipeline.runs.uris import is_local
 from pipeline.scoring.config import ImagesConfig
+from pipeline.scoring.images.contents import sources_of
 from pipeline.scoring.manifest.opening import Manifest
 from pipeline.scoring.stages.load import PairLoader
 
@@ -26,10 +28,12 @@ class Sample:
         outcomes: status and error of each.
         pixels_per_pair: mean pixels (H x W) at which those that could be loaded are scored; None if
             there are none.
+        is_local: whether all its images are in the manifest or on this machine's disks.
     """
 
     outcomes: list[tuple[str, str]]
     pixels_per_pair: float | None
+    is_local: bool
 
 
 def load_sample(manifest: Manifest, rules: ImagesConfig, pass_through: pa.Schema) -> Sample:
@@ -50,7 +54,8 @@ def load_sample(manifest: Manifest, rules: ImagesConfig, pass_through: pa.Schema
     loaded = pa.concat_tables(loader.load_apart(rows))
     outcomes = zip(loaded["status"].to_pylist(), loaded["error"].to_pylist(), strict=True)
     pixels = pc.mean(pc.multiply(*(loaded[name].cast(pa.int64()) for name in SIZES))).as_py()
-    return Sample(list(outcomes), pixels)
+    cells = (cell for name in manifest.image_columns for cell in sources_of(rows.column(name)))
+    return Sample(list(outcomes), pixels, all(not isinstance(c, str) or is_local(c) for c in cells))
 
 
 def _read_some(manifest: Manifest, path: str, num_rows: int, choice: random.Random) -> pa.Table:

@@ -1,9 +1,8 @@
-"""The score stage: where pipeline/scoring loads and runs the model."""
+"""The score stage: where pipeline/scoring runs the model."""
 
-import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -12,70 +11,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.runs.errors import ContractError, FaultError, RowError, did_you_mean
-from pipeline.runs.records import ModelInfo
+from pipeline.runs.errors import RowError
 from pipeline.runs.schema import REUSE_FIELD, SCORE_FIELDS, Status, result_schema
-from pipeline.runs.storage import describe, local_copy
-from pipeline.runs.uris import redact
+from pipeline.runs.storage import describe
 from pipeline.scoring.config import ModelSourceConfig
 from pipeline.scoring.resources import (
     BLOCKS_IN_FLIGHT,
     PIXELS_PER_CPU_BATCH,
-    SCORER_KEPT_BYTES,
     SCORES_KEPT,
-    keep_freed_memory,
 )
 from pipeline.scoring.reuse.known_scores import SHA256
 from pipeline.scoring.stages.live_metrics import RowCounter
+from pipeline.scoring.stages.model import prepare_model
 from pipeline.scoring.stages.pixels import images_of
 from pipeline.scoring.stages.suspects import Suspects, is_repeated
-from spips_core import SPIPS, CompilationError, packaged_checkpoints
+from spips_core import SPIPS
 from spips_core.config import STREAMS
 from spips_core.reference_reuse import PairEncoder
-
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def describe_model(model: SPIPS) -> ModelInfo:
-    """Return what a run records about its model."""
-    return ModelInfo(
-        digest=model.digest,
-        trained=bool(model.training_record),
-        training=model.training_record,
-        config=asdict(model.config),
-        fusion_weights=model.fusion_weights,
-        dmos_scale=asdict(model.dmos_scale) if model.dmos_scale else None,
-    )
-
-
-def load_model(source: ModelSourceConfig) -> SPIPS:
-    """Load the model that a config names; files elsewhere are fetched and checked first.
-
-    Raises:
-        ContractError: there is no such file, or it has another sha256.
-        FaultError: a file's store is away.
-        CheckpointError: a file is not what the model expects.
-    """
-    packaged = packaged_checkpoints()
-    weights = source.backbone_weights
-    try:
-        checkpoint = local_copy(
-            str(packaged.get(source.checkpoint, source.checkpoint)), source.checkpoint_sha256
-        )
-    except ContractError as error:
-        if not isinstance(error.__cause__, FileNotFoundError):
-            raise
-        raise ContractError(
-            f"checkpoint: expected one of {', '.join(packaged)}, or a file, got "
-            f"{redact(source.checkpoint)}{did_you_mean(source.checkpoint, packaged)}"
-        ) from error
-    return SPIPS.load(
-        checkpoint,
-        backbone_weights=local_copy(weights, source.backbone_weights_sha256) if weights else None,
-        precision=PRECISIONS[source.precision],
-        lpips=source.lpips,
-    )
-
 
 MEASURES = {
     "spips_score": "score", "expected_dmos": "expected_dmos", "tradition_score": "tradition",
@@ -145,9 +97,9 @@ class PairScorer:
         self.pixels_per_batch = pixels_per_batch
         self.suspects = suspects
         self.counter = None if suspects is None else RowCounter(run_id)
-        # When a scorer dies, Ray gives the blocks that it had to its successor.
-        self.num_suspicious_blocks = BLOCKS_IN_FLIGHT if is_repeated() else 0
-        self.model = _prepare_model(source, expected_digest, use_gpu, compile_kernels)
+        # When a scorer dies, Ray gives the rows of its calls to its successor.
+        self.num_suspicious_calls = BLOCKS_IN_FLIGHT if is_repeated() else 0
+        self.model = prepare_model(source, expected_digest, use_gpu, compile_kernels)
         # Batch-invariant encoding costs nothing on a CPU: scores do not depend on the batch.
         self.encoder = PairEncoder(self.model, batch_invariant=not use_gpu)
         self.measures = measures_of(self.model)
@@ -161,17 +113,20 @@ class PairScorer:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Return the rows with their scores, in their order."""
-        scored = self._score_block(rows)
+        return self.count(self.choose_way()(rows))
+
+    def choose_way(self) -> Callable[[pa.Table], pa.Table]:
+        """Return what scores the rows of the next call: each alone if one may have killed."""
+        if self.suspects is None or not self.num_suspicious_calls:
+            return self.score
+        self.num_suspicious_calls -= 1
+        return partial(self.suspects.try_each, score=self.score)
+
+    def count(self, scored: pa.Table) -> pa.Table:
+        """Return scored rows, after counting them for Ray's metrics."""
         if self.counter is not None:
             self.counter.add(scored)
         return scored
-
-    def _score_block(self, rows: pa.Table) -> pa.Table:
-        if self.suspects is None or not self.num_suspicious_blocks:
-            return self.score(rows)
-        self.num_suspicious_blocks -= 1
-        each = (rows.slice(index, 1) for index in range(rows.num_rows))
-        return pa.concat_tables([self.suspects.try_alone(row, self.score) for row in each])
 
     def score(self, rows: pa.Table) -> pa.Table:
         """Return the rows with their scores, in their order, whatever a pair raises."""
@@ -297,39 +252,6 @@ class PairScorer:
                 got = ", ".join(f"{name} {scores[name][index]}" for name in used)
                 status[index] = Status.NON_FINITE.value
                 error[index] = f"pair: expected finite scores, got {got}"
-
-
-def _prepare_model(
-    source: ModelSourceConfig, expected_digest: str, use_gpu: bool, compile_kernels: bool
-) -> SPIPS:
-    """Load the planned model, and set up this process and the device for it."""
-    model = load_model(source)
-    if model.digest != expected_digest:
-        raise FaultError(
-            f"model.checkpoint: expected digest {expected_digest} as on the driver, "
-            f"got {model.digest}"
-        )
-    if use_gpu:
-        if not torch.cuda.is_available():
-            raise FaultError(
-                "compute.gpus_per_scorer: expected a CUDA GPU, got none in this process"
-            )
-        # Scores are specified for float32; by default cuDNN uses TF32, with a mantissa of 10 bits.
-        torch.backends.cudnn.allow_tf32 = False
-        model = model.cuda()
-    else:
-        # One thread: processes scale better, and the number of threads changes rounding.
-        torch.set_num_threads(1)
-    keep_freed_memory(SCORER_KEPT_BYTES)
-    if compile_kernels:
-        try:
-            with torch.inference_mode():  # as `_score_batch`
-                model.compile_kernels()
-        except CompilationError as error:
-            logging.getLogger(__name__).warning("scoring with eager kernels: %s", error)
-    # Match the layout of the trunk's inputs, so that no call has to reorder the weights.
-    model.trunk.to(memory_format=torch.channels_last)
-    return model
 
 
 def is_of_device(error: Exception) -> bool:

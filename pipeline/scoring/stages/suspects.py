@@ -43,6 +43,11 @@ class Suspects:
     path: str
     pair_id_column: str
 
+    def try_each(self, rows: pa.Table, score: Callable[[pa.Table], pa.Table]) -> pa.Table:
+        """Score each of some loaded rows alone, as `try_alone` does."""
+        each = (rows.slice(index, 1) for index in range(rows.num_rows))
+        return pa.concat_tables([self.try_alone(row, score) for row in each])
+
     def try_alone(self, row: pa.Table, score: Callable[[pa.Table], pa.Table]) -> pa.Table:
         """Score one loaded row, or, when it has killed MAX_DEATHS scorers, call it crashed.
 

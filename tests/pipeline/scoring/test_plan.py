@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -7,6 +9,8 @@ from pipeline.runs.errors import ContractError
 from pipeline.scoring.config import ManifestConfig, ScoreManifestConfig
 from pipeline.scoring.manifest.opening import open_manifest
 from pipeline.scoring.plan import describe_plan, make_plan
+from pipeline.scoring.resources import Scorers
+from pipeline.scoring.stage_arguments import rows_per_task
 from spips_core import SPIPS
 from tests.pipeline.scoring.sources import make_delta
 
@@ -28,6 +32,23 @@ def test_a_table_s_version_is_shown_and_recorded(tmp_path):
     assert "table     Delta, version 2, the current one" in describe_plan(plan)
     assert plan.record().config["manifest"]["version"] == 2
     assert {status for status, _ in plan.sample.outcomes} == {"missing"}
+
+
+def test_a_scorer_that_loads_takes_as_much_work_at_once_whatever_the_images_size(tmp_path):
+    plan = plan_of(tmp_path)
+    scorers = Scorers(2, 0, 0, False)
+    loading = replace(scorers, load_images=True)
+    for side_px, rows in ((64, 128), (256, 128), (1024, 8), (8192, 1)):
+        sized = replace(plan, sample=replace(plan.sample, pixels_per_pair=float(side_px**2)))
+        assert rows_per_task(sized, loading) == rows
+        assert rows_per_task(sized, scorers) == 128
+
+
+@pytest.mark.parametrize(
+    ("uri", "is_local"), [("/d.png", True), ("file:///d.png", True), ("memory://d.png", False)]
+)
+def test_a_plan_knows_whether_images_are_local(tmp_path, uri, is_local):
+    assert plan_of(tmp_path, distorted_uri=[uri]).sample.is_local is is_local
 
 
 def test_the_same_run_has_the_same_id_and_a_different_manifest_a_different_one(tmp_path):

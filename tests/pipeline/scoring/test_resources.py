@@ -32,6 +32,24 @@ def test_scorers_fit_the_cluster_and_leave_room_to_load(nodes, compute, expected
     assert choose_scorers(ComputeConfig(**compute), nodes, num_pairs=9_000) == expected
 
 
+@pytest.mark.parametrize(
+    ("nodes", "compute", "are_local", "expected"),
+    [
+        ([{"CPU": 2}], {}, True, True),
+        ([{"CPU": 2}], {}, False, False),
+        ([{"CPU": 2}], {"scorers": 1}, True, False),
+        ([{"CPU": 2}, {"CPU": 2}], {"scorers": 5}, True, True),
+        ([{"CPU": 1, "GPU": 1}], {}, True, False),
+        ([], {}, True, False),
+    ],
+)
+def test_scorers_load_local_images_if_no_cpu_is_left_to_load_them(
+    nodes, compute, are_local, expected
+):
+    compute = ComputeConfig(**compute)
+    assert choose_scorers(compute, nodes, 9_000, are_local=are_local).load_images is expected
+
+
 @pytest.mark.parametrize(("num_rows", "compiles"), [(11_999, False), (12_000, True)])
 def test_kernels_are_compiled_if_scorers_on_cpus_have_enough_pairs(num_rows, compiles):
     assert choose_scorers(ComputeConfig(), [{"CPU": 2}], num_rows).compile_kernels is compiles

@@ -5,7 +5,8 @@ import pyarrow as pa
 
 from pipeline.runs.schema import loaded_schema
 from pipeline.scoring.config import ModelSourceConfig
-from pipeline.scoring.stages.score import PairScorer, load_model
+from pipeline.scoring.stages.model import load_model
+from pipeline.scoring.stages.score import PairScorer
 
 PASS_THROUGH = pa.schema([("pair_id", pa.string()), ("model", pa.string())])
 

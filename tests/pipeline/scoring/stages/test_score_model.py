@@ -3,7 +3,7 @@ import torch
 
 from pipeline.runs.errors import ContractError, FaultError
 from pipeline.scoring.config import ModelSourceConfig
-from pipeline.scoring.stages.score import load_model
+from pipeline.scoring.stages.model import load_model
 from spips_core import SPIPS, CheckpointError, ModelConfig
 from tests.pipeline.scoring.stages.scorers import make_rows, make_scorer
 
