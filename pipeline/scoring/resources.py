@@ -20,6 +20,8 @@ ROWS_PER_FETCH = 32
 """Enough concurrent fetches to hide a store's latency, few enough to hold their bytes in memory."""
 ROWS_PER_REUSE_TASK = 1_024
 """As ROWS_PER_LOAD_TASK, if rows are reused: most of them are then done in microseconds."""
+TASKS_PER_SCORER = 8
+"""Fewest tasks of a scorer that loads, so that the last ones end at nearly the same time."""
 TAG_THREADS = 8
 TAG_REQUESTS = 32
 """Files, and objects of a store, that are asked for their tags at the same time."""

@@ -4,7 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.scoring.plan import Plan
-from pipeline.scoring.resources import ROWS_PER_LOAD_TASK, ROWS_PER_REUSE_TASK, Scorers
+from pipeline.scoring.resources import (
+    ROWS_PER_LOAD_TASK,
+    ROWS_PER_REUSE_TASK,
+    TASKS_PER_SCORER,
+    Scorers,
+)
 from pipeline.scoring.reuse.known_scores import KnownScores
 from pipeline.scoring.stages.load import PairLoader
 
@@ -42,7 +47,11 @@ def score_arguments(plan: Plan, scorers: Scorers) -> dict[str, Any]:
 def rows_per_task(plan: Plan, scorers: Scorers) -> int:
     """Return how many rows are loaded together at most.
 
-    A scorer that loads gives its rows away when all are scored, so it takes fewer large ones.
+    A scorer that loads gives its rows away when all are scored. So it takes fewer if they are large,
+    and if their number could leave other scorers idle at the end.
     """
     most = ROWS_PER_LOAD_TASK if plan.earlier is None else ROWS_PER_REUSE_TASK
-    return max(1, int(most / plan.standard_pairs_per_row())) if scorers.load_images else most
+    if not scorers.load_images:
+        return most
+    share = plan.attempt.num_rows / (scorers.num_scorers * TASKS_PER_SCORER)
+    return max(1, int(min(most / plan.standard_pairs_per_row(), share)))

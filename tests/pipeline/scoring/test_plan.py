@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -10,6 +11,7 @@ from pipeline.scoring.config import ManifestConfig, ScoreManifestConfig
 from pipeline.scoring.manifest.opening import open_manifest
 from pipeline.scoring.plan import describe_plan, make_plan
 from pipeline.scoring.resources import Scorers
+from pipeline.scoring.reuse.attempts import Attempt
 from pipeline.scoring.stage_arguments import rows_per_task
 from spips_core import SPIPS
 from tests.pipeline.scoring.sources import make_delta
@@ -35,13 +37,14 @@ def test_a_table_s_version_is_shown_and_recorded(tmp_path):
 
 
 def test_a_scorer_that_loads_takes_as_much_work_at_once_whatever_the_images_size(tmp_path):
-    plan = plan_of(tmp_path)
+    plan = replace(plan_of(tmp_path), attempt=Attempt(1, np.zeros(10_000, np.uint64), None))
     scorers = Scorers(2, 0, 0, False)
     loading = replace(scorers, load_images=True)
     for side_px, rows in ((64, 128), (256, 128), (1024, 8), (8192, 1)):
         sized = replace(plan, sample=replace(plan.sample, pixels_per_pair=float(side_px**2)))
         assert rows_per_task(sized, loading) == rows
         assert rows_per_task(sized, scorers) == 128
+    assert rows_per_task(plan, replace(loading, num_scorers=16)) == 78
 
 
 @pytest.mark.parametrize(
