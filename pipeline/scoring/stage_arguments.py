@@ -47,8 +47,8 @@ def score_arguments(plan: Plan, scorers: Scorers) -> dict[str, Any]:
 def rows_per_task(plan: Plan, scorers: Scorers) -> int:
     """Return how many rows are loaded together at most.
 
-    A scorer that loads gives its rows away when all are scored. So it takes fewer if they are large,
-    and if their number could leave other scorers idle at the end.
+    A scorer that loads gives its rows away when all are scored. So it takes fewer if they are
+    large, and if their number could leave other scorers idle at the end.
     """
     most = ROWS_PER_LOAD_TASK if plan.earlier is None else ROWS_PER_REUSE_TASK
     if not scorers.load_images:
