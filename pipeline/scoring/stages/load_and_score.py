@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.scoring.images.decode import DecodeProcess
 from pipeline.scoring.stages.load import PairLoader
 from pipeline.scoring.stages.score import PairScorer
 from pipeline.scoring.stages.suspects import is_repeated
@@ -24,11 +25,11 @@ class LoadingPairScorer(PairScorer):
         """
         super().__init__(**arguments)
         self.loader = loader
-        # Images that killed one scorer must not kill its successors.
-        self.load = loader.load_apart if is_repeated() else loader.load
+        # Images that killed one scorer must not kill its successors: a process decodes for these.
+        self.decode = DecodeProcess(loader.rules).decode if is_repeated() else None
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Return the results of rows, in the order in which the load stage yields them."""
         score = self.choose_way()
-        blocks = self.load(rows, recall=self.loader.recall(rows))
+        blocks = self.loader.load(rows, self.decode, self.loader.recall(rows))
         return self.count(pa.concat_tables([score(block) for block in blocks]))
