@@ -32,4 +32,5 @@ class LoadingPairScorer(PairScorer):
         """Return the results of rows, in the order in which the load stage yields them."""
         score = self.choose_way()
         blocks = self.loader.load(rows, self.decode, self.loader.recall(rows))
-        return self.count(pa.concat_tables([score(block) for block in blocks]))
+        scored = [score(block) for block in blocks]  # none if there are no rows
+        return self.count(pa.concat_tables([self.schema.empty_table(), *scored]))

@@ -11,7 +11,9 @@ from pipeline.scoring.stages.score import PairScorer
 PASS_THROUGH = pa.schema([("pair_id", pa.string()), ("model", pa.string())])
 
 
-def make_scorer(source: ModelSourceConfig | None = None, **changes) -> PairScorer:
+def make_scorer(
+    source: ModelSourceConfig | None = None, stage: type[PairScorer] = PairScorer, **changes
+) -> PairScorer:
     source = source or ModelSourceConfig()
     settings = {
         "source": source,
@@ -23,7 +25,7 @@ def make_scorer(source: ModelSourceConfig | None = None, **changes) -> PairScore
         "use_gpu": False,
         "compile_kernels": False,
     }
-    return PairScorer(**(settings | changes))
+    return stage(**(settings | changes))
 
 
 def make_rows(num_rows: int, sizes=((96, 100),), broken=()) -> pa.Table:
