@@ -113,7 +113,8 @@ def choose_scorers(
         compute: the config's section.
         nodes: the resources of each living node, as Ray counts them: "CPU" and "GPU".
         num_pairs: the rows to score, as a number of pairs of 256 px.
-        are_local: whether no image is fetched from another machine.
+        are_local: whether no image is fetched from another machine, and no score from an earlier
+            run.
 
     Returns:
         One scorer per GPU; without GPUs one per CPU. Fewer if there is little to score. Where each
