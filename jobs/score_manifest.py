@@ -151,8 +151,7 @@ def _run(config: ScoreManifestConfig, plan: "Plan", *, verbose: bool) -> RunReco
                 config.compute,
                 nodes,
                 plan.num_standard_pairs(),
-                # Load workers take the scores of an earlier run while scorers start.
-                are_local=plan.sample.is_local and plan.earlier is None,
+                may_load=plan.scorers_may_load(),
             )
         scorers, earlier = adopt_kernels(scorers, plan.earlier, config.compute.compile)
         if earlier is not plan.earlier:

@@ -79,6 +79,14 @@ class Plan:
         """Return the work of the attempt's rows in pairs of 256 px."""
         return self.attempt.num_rows * self.standard_pairs_per_row()
 
+    def scorers_may_load(self) -> bool:
+        """Return whether load workers would save nothing.
+
+        They do where images are fetched, and where scores of an earlier run are taken, which they
+        begin with while scorers start.
+        """
+        return self.sample.is_local and self.earlier is None
+
     def check_sample(self) -> None:
         """Raise an error if no row of the sample could be loaded, which is hardly chance.
 

@@ -105,7 +105,7 @@ def choose_scorers(
     nodes: Sequence[Mapping[str, float]],
     num_pairs: float,
     *,
-    are_local: bool = False,
+    may_load: bool = False,
 ) -> Scorers:
     """Choose what the config leaves to the cluster.
 
@@ -113,12 +113,11 @@ def choose_scorers(
         compute: the config's section.
         nodes: the resources of each living node, as Ray counts them: "CPU" and "GPU".
         num_pairs: the rows to score, as a number of pairs of 256 px.
-        are_local: whether no image is fetched from another machine, and no score from an earlier
-            run.
+        may_load: whether scorers may load images, see `Plan.scorers_may_load`.
 
     Returns:
         One scorer per GPU; without GPUs one per CPU. Fewer if there is little to score. Where each
-        CPU has one and images are local, scorers load them too; elsewhere load tasks do.
+        CPU has one and they may, scorers load the images too; elsewhere load tasks do.
 
     Raises:
         ContractError: no node has the GPUs that the config asks for, and the config gives no
@@ -145,7 +144,7 @@ def choose_scorers(
     compile_kernels = compute.compile
     if compile_kernels is None:  # whether compiling pays on GPUs has not been measured
         compile_kernels = not gpus_per_scorer and num_pairs >= num_scorers * PAIRS_PER_COMPILATION
-    load_images = are_local and not gpus_per_scorer and 0 < sum(cpus) <= num_scorers
+    load_images = may_load and not gpus_per_scorer and 0 < sum(cpus) <= num_scorers
     return Scorers(num_scorers, gpus_per_scorer, cpus_per_scorer, compile_kernels, load_images)
 
 

@@ -50,8 +50,10 @@ def test_a_scorer_that_loads_takes_as_much_work_at_once_whatever_the_images_size
 @pytest.mark.parametrize(
     ("uri", "is_local"), [("/d.png", True), ("file:///d.png", True), ("memory://d.png", False)]
 )
-def test_a_plan_knows_whether_images_are_local(tmp_path, uri, is_local):
-    assert plan_of(tmp_path, distorted_uri=[uri]).sample.is_local is is_local
+def test_scorers_may_load_local_images_of_a_run_that_reuses_none(tmp_path, uri, is_local):
+    plan = plan_of(tmp_path, distorted_uri=[uri])
+    assert plan.scorers_may_load() is is_local
+    assert not replace(plan, earlier="a run").scorers_may_load()
 
 
 def test_the_same_run_has_the_same_id_and_a_different_manifest_a_different_one(tmp_path):

@@ -33,7 +33,7 @@ def test_scorers_fit_the_cluster_and_leave_room_to_load(nodes, compute, expected
 
 
 @pytest.mark.parametrize(
-    ("nodes", "compute", "are_local", "expected"),
+    ("nodes", "compute", "may_load", "expected"),
     [
         ([{"CPU": 2}], {}, True, True),
         ([{"CPU": 2}], {}, False, False),
@@ -43,11 +43,11 @@ def test_scorers_fit_the_cluster_and_leave_room_to_load(nodes, compute, expected
         ([], {}, True, False),
     ],
 )
-def test_scorers_load_local_images_if_no_cpu_is_left_to_load_them(
-    nodes, compute, are_local, expected
+def test_scorers_load_images_if_they_may_and_no_cpu_is_left_to_load_them(
+    nodes, compute, may_load, expected
 ):
     compute = ComputeConfig(**compute)
-    assert choose_scorers(compute, nodes, 9_000, are_local=are_local).load_images is expected
+    assert choose_scorers(compute, nodes, 9_000, may_load=may_load).load_images is expected
 
 
 @pytest.mark.parametrize(("num_rows", "compiles"), [(11_999, False), (12_000, True)])
