@@ -14,7 +14,7 @@ from pipeline.manifests.columns import arrange, choose_columns, describe_left_ou
 from pipeline.manifests.config import MakeManifestConfig, ManifestOutputConfig
 from pipeline.manifests.folders import pair_folders
 from pipeline.manifests.frames import sample_frames
-from pipeline.manifests.opening import open_source
+from pipeline.manifests.open_source import open_source
 from pipeline.manifests.source import list_first, open_place
 from pipeline.runs.errors import ContractError
 from pipeline.runs.storage import STORE_ERRORS, check_writable, describe, open_whole, store_error
