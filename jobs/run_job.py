@@ -22,6 +22,8 @@ SLOW_S = 10
 CLUSTER_ANSWERS_S = 10
 """Longest wait for a connection to a cluster."""
 ENVIRONMENT = {
+    # Otherwise Ray reports each run's stages, settings and times to its makers.
+    "RAY_USAGE_STATS_ENABLED": "0",
     # torch's threads wait for each other without spinning. Where other processes share the CPUs,
     # spinning costs more CPU time than an audit's many small calls.
     "OMP_WAIT_POLICY": "passive",

@@ -133,7 +133,7 @@ def _run(config: ScoreManifestConfig, plan: "Plan", *, verbose: bool) -> RunReco
     """Score what a plan says, and return the content of run.json."""
     from pipeline.runs.lock import lock_run
     from pipeline.scoring.in_process import InProcess, fits_this_process, no_scorers
-    from pipeline.scoring.publish import Score, find_published, score_and_publish
+    from pipeline.scoring.publish import ScoreFunction, find_published, score_and_publish
     from pipeline.scoring.resources import choose_scorers, describe_scorers
     from pipeline.scoring.reuse.earlier_run import adopt_kernels
 
@@ -159,7 +159,7 @@ def _run(config: ScoreManifestConfig, plan: "Plan", *, verbose: bool) -> RunReco
         plan = replace(plan, earlier=earlier)
         say(describe_scorers(scorers))
         if is_here:
-            score: Score = InProcess(plan, scorers)
+            score: ScoreFunction = InProcess(plan, scorers)
         else:
             from pipeline.scoring.graph import run_graph as score  # imports Ray
         record = score_and_publish(plan, scorers, lock, score)

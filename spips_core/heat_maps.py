@@ -18,7 +18,7 @@ def draw_heat_maps(
 ) -> bytes:
     """Return a PNG: reference, distorted and each stream's heat map, side by side.
 
-    All maps share one color scale, so that streams can be compared.
+    All maps share one colour scale, so that streams can be compared.
 
     Args:
         reference: (3, H, W) uint8.

@@ -40,8 +40,8 @@ class SPIPS(nn.Module):
 
     Attributes:
         config: the architecture.
-        digest: sha256 of config, weights and checkpoint format, set by `load`. It identifies the
-            model that made a score.
+        digest: sha256 of config, scale, weights and checkpoint format, set by `load`. It
+            identifies the model that made a score.
         kernels: the loops over pixels behind the traditional stream; see `compile_kernels`.
         training_record: how the streams were fitted to people's ratings; empty if they were not.
         dmos_scale: what turns a score into the expected DMOS; None if nothing was fitted.
@@ -189,7 +189,7 @@ class SPIPS(nn.Module):
         quality, tradition = quality_means(reference, distorted, self.kernels)
         means = self.stream_means(quality)
         score, scale = self.fuse(means).float(), self.dmos_scale
-        taps = [*quality["percept"], *quality["semantic"]]
+        tap_means = [*quality["percept"], *quality["semantic"]]
         return Scores(
             score=score,
             expected_dmos=scale.expected_dmos(score) if scale else None,
@@ -197,7 +197,7 @@ class SPIPS(nn.Module):
             psnr_db=tradition.psnr_db.float(),
             ssim=tradition.ssim.float(),
             ms_ssim=tradition.ms_ssim.float(),
-            lpips=self.lpips(taps).float() if self.lpips is not None else None,
+            lpips=self.lpips(tap_means).float() if self.lpips is not None else None,
         )
 
     @inference

@@ -21,7 +21,7 @@ from spips_core.trunk import Backbone
 if TYPE_CHECKING:
     from spips_core.kernels import Kernels
 
-TRADITION_CHANNELS = 3 + 3 + 5  # PSNR and SSIM per color, MS-SSIM per scale
+TRADITION_CHANNELS = 3 + 3 + 5  # PSNR and SSIM per colour, MS-SSIM per scale
 NUM_SEMANTIC_TAPS = 2  # Eq. (8): the last two
 Tap = TypeVar("Tap")
 
@@ -37,7 +37,7 @@ class TraditionMeans:
     """The means of the traditional maps of N pairs, and the classic metrics.
 
     Attributes:
-        quality: (N, 11), means of Q_psnr and Q_ssim per color, of Q_msssim per scale.
+        quality: (N, 11), means of Q_psnr and Q_ssim per colour, of Q_msssim per scale.
         psnr_db: (N,) in decibels, +inf for identical images.
         ssim: (N,) in [-1, 1].
         ms_ssim: (N,) in [0, 1].
@@ -86,7 +86,7 @@ def quality_maps(reference: Encoding, distorted: Encoding) -> dict[str, list[Ten
 
 
 def _split_taps(taps: list[Tap]) -> dict[str, list[Tap]]:
-    """Return the taps of the low-level stream, Eq. (7), and of the semantic one, Eq. (8)."""
+    """Return the taps of the percept stream, Eq. (7), and of the semantic one, Eq. (8)."""
     return {"percept": taps[:-NUM_SEMANTIC_TAPS], "semantic": taps[-NUM_SEMANTIC_TAPS:]}
 
 
@@ -104,11 +104,11 @@ def tradition_means(
     scales = [
         (r.flatten(0, 1), d.flatten(0, 1)) for r, d in zip(references, distorted, strict=True)
     ]
-    colors = (len(references[0]), 3)
-    *finest, q_psnr, squared_error = kernels.finest_means(*scales[0]).view(4, *colors)
-    coarser = [kernels.structure_means(*planes).view(2, *colors) for planes in scales[1:]]
+    colours = (len(references[0]), 3)
+    *finest, q_psnr, squared_error = kernels.finest_means(*scales[0]).view(4, *colours)
+    coarser = [kernels.structure_means(*planes).view(2, *colours) for planes in scales[1:]]
     structure = torch.stack([torch.stack(finest), *coarser])
-    q_ssim, contrast_loss = structure.view(len(scales), 2, *colors).unbind(dim=1)  # (5, N, 3) each
+    q_ssim, contrast_loss = structure.view(len(scales), 2, *colours).unbind(dim=1)  # (5, N, 3) each
     q_ms_ssim = torch.cat([contrast_loss[:-1] / 2, q_ssim[-1:]]).mean(dim=2).T
     return TraditionMeans(
         quality=torch.cat([q_psnr, q_ssim[0], q_ms_ssim], dim=1),

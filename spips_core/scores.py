@@ -14,8 +14,8 @@ class Scores:
         expected_dmos: the rating that people would give, in [0, 100], 0 for identical images, lower
             is better; see `DmosScale`. None if the model's checkpoint has no scale.
         tradition: mean of the traditional stream; None if the model has no such stream.
-        percept: mean of the low-level stream; None if the model has no such stream.
-        semantic: mean of the high-level stream; None if the model has no such stream.
+        percept: mean of the stream of low-level features; None if the model has no such stream.
+        semantic: mean of the stream of high-level features; None if the model has no such stream.
         psnr_db: in decibels, +inf for identical images, higher is better.
         ssim: in [-1, 1], 1 for identical images, higher is better.
         ms_ssim: in [0, 1], 1 for identical images, higher is better.

@@ -42,6 +42,7 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Ray's workers would stand back for tests that run beside theirs, until these time out.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # tests report nothing to Ray's makers
     for name, value in RAY_LIMITS.items():
         os.environ.setdefault(name, value)
     # torch's threads wait for each other without spinning: where several processes share the CPUs,

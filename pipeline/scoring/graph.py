@@ -72,7 +72,7 @@ def run_graph(plan: Plan, scorers: Scorers, num_rows_done: int) -> list[str]:
         warnings.filterwarnings("error", "You've enabled checkpointing, but", UserWarning)
         path = plan.folder.scores_path(plan.attempt.number)
         try:
-            write_results(score_pairs(plan, scorers, get_known=get_known), plan, scorers, path)
+            write_results(build_graph(plan, scorers, get_known=get_known), plan, scorers, path)
         except (RayError, UserWarning) as error:
             raise GraphError(describe(getattr(error, "cause", None) or error)) from error
     if get_known is None:
@@ -95,7 +95,7 @@ def _read_pairs(plan: Plan) -> Dataset:
     return rows.map_batches(keep, batch_size=None, batch_format="pyarrow")
 
 
-def score_pairs(
+def build_graph(
     plan: Plan,
     scorers: Scorers,
     score_stage: type[Callable[[pa.Table], pa.Table]] | None = None,

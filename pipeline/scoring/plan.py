@@ -20,7 +20,7 @@ from pipeline.scoring.manifest.files import PARQUET_SUFFIXES
 from pipeline.scoring.manifest.opening import Manifest, open_manifest
 from pipeline.scoring.resources import PIXELS_PER_PAIR
 from pipeline.scoring.reuse.attempts import Attempt, plan_again
-from pipeline.scoring.reuse.earlier_run import Earlier, choose_earlier
+from pipeline.scoring.reuse.earlier_run import EarlierRun, choose_earlier
 from pipeline.scoring.stages.model import describe_model, load_model
 from pipeline.scoring.stages.sample import Sample, load_sample
 from spips_core import packaged_checkpoints
@@ -63,13 +63,13 @@ class Plan:
     fingerprints: dict[str, str]
     sample: Sample
     attempt: Attempt
-    earlier: Earlier | None = None
+    earlier: EarlierRun | None = None
     notes: tuple[str, ...] = ()
 
     def is_done(self) -> bool:
         """Return whether the run is finished and this attempt has no rows to score again."""
-        has_rows = self.attempt.ids is not None and self.attempt.num_rows > 0
-        return self.folder.state() == "finished" and not has_rows
+        has_more = self.attempt.ids is not None and self.attempt.num_rows > 0
+        return self.folder.state() == "finished" and not has_more
 
     def standard_pairs_per_row(self) -> float:
         """Return the work of a row in pairs of 256 px, of which a smaller pair is one, too."""
@@ -80,10 +80,10 @@ class Plan:
         return self.attempt.num_rows * self.standard_pairs_per_row()
 
     def scorers_may_load(self) -> bool:
-        """Return whether load workers would save nothing.
+        """Return whether scorers may load images themselves.
 
-        They do where images are fetched, and where scores of an earlier run are taken, which they
-        begin with while scorers start.
+        Separate load workers are faster if images come from a store, because they wait for it while
+        scorers score; and if scores of an earlier run are taken, which they do while scorers start.
         """
         return self.sample.is_local and self.earlier is None
 
@@ -164,10 +164,10 @@ def make_plan(
     if is_finished and (retry_failed or rescan):
         run = FinishedRun(folder, folder.read_run())
         attempt = plan_again(run, config.images, retry_failed=retry_failed, rescan=rescan)
-        earlier = Earlier(run, is_required=False) if rescan else None
-    has_rows = not is_finished or attempt.ids is not None
+        earlier = EarlierRun(run, is_required=False) if rescan else None
+    is_to_score = not is_finished or attempt.ids is not None
     sample = Sample([], None, is_local=False)
-    if has_rows:
+    if is_to_score:
         sample = load_sample(manifest, config.images, pass_through)
     # Otherwise Arrow's freed buffers, in which it read the manifest, stay in the driver.
     pa.default_memory_pool().release_unused()
@@ -175,7 +175,7 @@ def make_plan(
         config, manifest, pass_through, model, run_id, folder, fingerprints, sample, attempt
     )
     notes: list[str] = []
-    if has_rows and earlier is None:
+    if is_to_score and earlier is None:
         earlier, notes = choose_earlier(config.output, run_id, plan.record())
     return replace(plan, earlier=earlier, notes=tuple(notes))
 

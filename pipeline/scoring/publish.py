@@ -37,11 +37,14 @@ from pipeline.scoring.manifest.opening import hash_array, hash_ids
 from pipeline.scoring.plan import Plan
 from pipeline.scoring.resources import Scorers
 
-Score = Callable[[Plan, Scorers, int], list[str]]
-"""Scores an attempt's rows that have no result, whose number is given; returns lines for people."""
+ScoreFunction = Callable[[Plan, Scorers, int], list[str]]
+"""Scores the rows of an attempt that have no result yet, given the number of those that have one.
+Returns lines for people."""
 
 
-def score_and_publish(plan: Plan, scorers: Scorers, lock: RunLock, score: Score) -> RunRecord:
+def score_and_publish(
+    plan: Plan, scorers: Scorers, lock: RunLock, score: ScoreFunction
+) -> RunRecord:
     """Score the rows of an attempt that have no result yet, and publish all its results.
 
     Args:

@@ -50,8 +50,7 @@ def rows_per_task(plan: Plan, scorers: Scorers) -> int:
     A scorer that loads gives its rows away when all are scored. So it takes fewer if they are
     large, and if their number could leave other scorers idle at the end.
     """
-    most = ROWS_PER_LOAD_TASK if plan.earlier is None else ROWS_PER_REUSE_TASK
     if not scorers.load_images:
-        return most
+        return ROWS_PER_LOAD_TASK if plan.earlier is None else ROWS_PER_REUSE_TASK
     share = plan.attempt.num_rows / (scorers.num_scorers * TASKS_PER_SCORER)
-    return max(1, int(min(most / plan.standard_pairs_per_row(), share)))
+    return max(1, int(min(ROWS_PER_LOAD_TASK / plan.standard_pairs_per_row(), share)))

@@ -9,6 +9,7 @@ from typing import get_args
 import pytest
 import yaml
 
+from jobs.cli import COMMANDS
 from jobs.config import load_config
 from pipeline.audits.config import AuditScoresConfig, MeasureNoiseConfig
 from pipeline.filters.config import FilterScoresConfig, StatusName
@@ -128,8 +129,11 @@ def test_the_readme_lists_every_job():
         for path in (REPOSITORY / "jobs").glob("*.py")
         if '__name__ == "__main__"' in path.read_text() and path.stem != "cli"  # it runs jobs
     }
-    rows = re.findall(r"^\| `(jobs/\w+\.py)` \|", (REPOSITORY / "README.md").read_text(), re.M)
-    assert sorted(rows) == sorted(commands)
+    pattern = r"^\| `(jobs/(\w+)\.py)`(?: \(`(\w+)`\))? \|"
+    rows = re.findall(pattern, (REPOSITORY / "README.md").read_text(), re.MULTILINE)
+    assert sorted(path for path, _, _ in rows) == sorted(commands)
+    named = {command: module for _, module, command in rows if command}
+    assert named == {command: module for command, (module, _) in COMMANDS.items()}
 
 
 def test_the_version_is_the_same_everywhere():

@@ -13,8 +13,8 @@ import pyarrow as pa
 from pipeline.runs.schema import SCORE_FIELDS, result_schema
 from pipeline.scoring.config import ComputeConfig, ScoreManifestConfig
 from pipeline.scoring.graph import (
+    build_graph,
     execution_context,
-    score_pairs,
     write_results,
 )
 from pipeline.scoring.plan import make_plan
@@ -89,7 +89,7 @@ def simulate(folder: Path, num_gpus: int, *, seconds_per_pair: float) -> dict[st
         scorers = Scorers(num_gpus, 1, 0, False)
         start_s = time.process_time()
         with DataContext.current(execution_context(plan, scorers)):
-            dataset = score_pairs(plan, scorers, score_stage=WaitingScorer)
+            dataset = build_graph(plan, scorers, score_stage=WaitingScorer)
             write_results(dataset, plan, scorers, str(folder / f"scores-{num_gpus}"))
         cpu_s = time.process_time() - start_s
     finally:

@@ -17,7 +17,7 @@ from jobs import score_manifest
 from jobs.run_job import DONE
 from pipeline.runs.finished import open_scores
 from pipeline.scoring import graph
-from pipeline.scoring.graph import score_pairs
+from pipeline.scoring.graph import build_graph
 from pipeline.scoring.stages.load_and_score import LoadingPairScorer
 from pipeline.scoring.stages.score import PairScorer
 from tests.chaos.fatal.sitecustomize import ABORT_PX, HANG_PX, HOARD_PX, SEGFAULT_PX
@@ -89,7 +89,7 @@ def test_a_pair_that_kills_its_scorer_gets_a_status(tmp_path, monkeypatch, num_c
     expected = write_manifest(f"{tmp_path}/pairs.parquet", f"{tmp_path}/images", 130)
     for pair_id in KILLING | RAISING:
         expected[int(pair_id[-6:])] = "crashed"
-    monkeypatch.setattr(graph, "score_pairs", partial(score_pairs, score_stage=stage))
+    monkeypatch.setattr(graph, "build_graph", partial(build_graph, score_stage=stage))
     arguments = [
         f"--manifest.uri={tmp_path}/pairs.parquet", f"--output.uri={tmp_path}/out",
         "--output.run_id=run", "--failure.max_failed_fraction=1",

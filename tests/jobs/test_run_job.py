@@ -1,6 +1,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -53,6 +55,20 @@ def test_the_work_gets_the_settings_and_each_flag_and_its_exit_code_is_the_job_s
 def test_wrong_settings_keep_the_work_from_starting(capfd):
     assert run(lambda _: pytest.fail("started"), "--photo.side_px=many", "--nonsense") == WRONG
     assert [line.split(": ")[0] for line in capfd.readouterr().err.splitlines()] == ["error"] * 2
+
+
+def test_ray_reports_nothing_to_its_makers_unless_told_to():
+    lines = """
+from jobs.run_job import prepare_process
+prepare_process()
+from ray._common.usage.usage_lib import usage_stats_enabled
+print(usage_stats_enabled())
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_USAGE_STATS_ENABLED"}
+    for own, expected in (({}, "False"), ({"RAY_USAGE_STATS_ENABLED": "1"}, "True")):
+        command = [sys.executable, "-c", lines]
+        told = subprocess.check_output(command, env=environment | own, text=True)
+        assert told.split() == [expected]
 
 
 @pytest.mark.usefixtures("_sigterm")

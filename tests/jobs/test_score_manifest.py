@@ -21,7 +21,7 @@ from pipeline.runs.finished import open_run, open_scores
 from pipeline.runs.schema import Status, result_schema
 from pipeline.scoring import progress
 from pipeline.scoring.config import ScoreManifestConfig
-from pipeline.scoring.graph import execution_context, score_pairs
+from pipeline.scoring.graph import build_graph, execution_context
 from pipeline.scoring.plan import make_plan
 from pipeline.scoring.resources import Scorers
 from spips_core import SPIPS, ModelConfig
@@ -137,10 +137,10 @@ def test_a_graph_whose_finished_rows_ray_cannot_record_is_a_fault(
     manifest, tmp_path, monkeypatch, capfd
 ):
     def shuffled(plan, scorers, **options):
-        rows = score_pairs(plan, scorers, **options)
+        rows = build_graph(plan, scorers, **options)
         return rows.union(ray.data.from_arrow(rows.take_batch(1, batch_format="pyarrow")))
 
-    monkeypatch.setattr("pipeline.scoring.graph.score_pairs", shuffled)
+    monkeypatch.setattr("pipeline.scoring.graph.build_graph", shuffled)
     assert score(manifest, tmp_path / "out") == FAULT
     assert "checkpointing" in capfd.readouterr().err
     assert not list((tmp_path / "out").glob("*/_SUCCESS"))
@@ -268,7 +268,7 @@ def test_the_graph_can_be_built_for_gpus(manifest, tmp_path):
     for gpus_per_scorer in (0.5, 1.0):
         scorers = Scorers(2, gpus_per_scorer, 1.0, False)
         with DataContext.current(execution_context(plan, scorers)):
-            assert "PairScorer" in str(score_pairs(plan, scorers))
+            assert "PairScorer" in str(build_graph(plan, scorers))
 
 
 def test_a_file_that_is_not_a_result_is_set_aside_before_a_run_is_published(

@@ -22,7 +22,7 @@ SETTING = "output.reuse_from"
 
 
 @dataclass(frozen=True)
-class Earlier:
+class EarlierRun:
     """The finished run from which a run takes scores.
 
     Attributes:
@@ -36,7 +36,7 @@ class Earlier:
 
 def choose_earlier(
     output: OutputConfig, run_id: str, record: PlanRecord
-) -> tuple[Earlier | None, list[str]]:
+) -> tuple[EarlierRun | None, list[str]]:
     """Return the run that `output.reuse_from` names, if there is one; and notes for people.
 
     Args:
@@ -57,13 +57,13 @@ def choose_earlier(
             raise ContractError(*(f"{SETTING}: {line}" for line in error.problems)) from error
         if reason := why_not(run, record):
             raise ContractError(f"{SETTING}: {reason}")
-        return Earlier(run, is_required=True), list(_compare_versions(run, record))
+        return EarlierRun(run, is_required=True), list(_compare_versions(run, record))
     reasons = []
     for run in _finished_beside(output.uri):
         if run.run_id == run_id:
             continue
         if not (reason := why_not(run, record)):
-            return Earlier(run, is_required=False), list(_compare_versions(run, record))
+            return EarlierRun(run, is_required=False), list(_compare_versions(run, record))
         reasons.append(reason)
     got = f"; of the newest: {reasons[0]}" if reasons else ""
     return None, [
@@ -130,8 +130,8 @@ def _compare_versions(run: FinishedRun, record: PlanRecord) -> Iterator[str]:
 
 
 def adopt_kernels(
-    scorers: Scorers, earlier: Earlier | None, compile_: bool | None
-) -> tuple[Scorers, Earlier | None]:
+    scorers: Scorers, earlier: EarlierRun | None, compile_: bool | None
+) -> tuple[Scorers, EarlierRun | None]:
     """Let scorers score to the bit as those of an earlier run, if there is one.
 
     Args:
@@ -184,7 +184,7 @@ def find_contradictions(
     for batch in scan_by_file(rows, [*image_columns, *TAGS, *SHA256], is_new, ID_ROWS_PER_READ):
         for names in zip(image_columns, TAGS, SHA256, strict=True):
             uris, tags, sha256 = (batch[name].to_pylist() for name in names)
-            numbers = known.find_names(dict(zip(uris, tags, strict=True)))
+            numbers = known.find_tags(dict(zip(uris, tags, strict=True)))
             found |= {
                 uri
                 for uri, digest in zip(uris, sha256, strict=True)

@@ -45,7 +45,7 @@ class KnownScores:
     run_ids: list[str]
     run_numbers: NDArray[np.int16]
 
-    def find_names(self, tags: Mapping[str, str | None]) -> dict[str, int]:
+    def find_tags(self, tags: Mapping[str, str | None]) -> dict[str, int]:
         """Return the number of each image, by URI, that had the same URI and tag."""
         named = [(uri, tag) for uri, tag in tags.items() if tag is not None]
         places = _find(self.names, _hash_names(named))

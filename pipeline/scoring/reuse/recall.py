@@ -34,11 +34,11 @@ class Recall:
     tags: Mapping[str, str | None] = field(default_factory=dict)
     known: KnownScores | None = None
 
-    def find_by_name(self, pairs: Sequence[SourcePair]) -> NDArray[np.int64]:
+    def find_by_tags(self, pairs: Sequence[SourcePair]) -> NDArray[np.int64]:
         """Return the known row of each pair whose images have the URIs and tags of that row."""
         if self.known is None:
             return np.full(len(pairs), UNKNOWN)
-        numbers = cast("Mapping[Source, int]", self.known.find_names(self.tags))
+        numbers = cast("Mapping[Source, int]", self.known.find_tags(self.tags))
         images = np.array(
             [[numbers.get(source, UNKNOWN) for source in pair] for pair in pairs], np.int64
         ).reshape(-1, 2)

@@ -160,10 +160,10 @@ class PairLoader:
         """
         decode = decode or partial(decode_within_limits, rules=self.rules)
         recall = recall or Recall()
-        known_rows = recall.find_by_name(self._sources(rows))
+        known_rows = recall.find_by_tags(self._sources(rows))
         is_known = known_rows != UNKNOWN
         if is_known.any():
-            yield self._reuse(rows.filter(pa.array(is_known)), known_rows[is_known], recall)
+            yield self._reuse_by_tags(rows.filter(pa.array(is_known)), known_rows[is_known], recall)
             rows = rows.filter(pa.array(~is_known))
         for start in range(0, rows.num_rows, ROWS_PER_FETCH):
             yield from self._load_some(rows.slice(start, ROWS_PER_FETCH), decode, recall)
@@ -177,7 +177,9 @@ class PairLoader:
         columns = (sources_of(rows.column(name)) for name in self.image_columns)
         return list(zip(*columns, strict=True))
 
-    def _reuse(self, rows: pa.Table, known_rows: NDArray[np.int64], recall: Recall) -> pa.Table:
+    def _reuse_by_tags(
+        self, rows: pa.Table, known_rows: NDArray[np.int64], recall: Recall
+    ) -> pa.Table:
         """Return rows with scores of an earlier run, whose images are not fetched."""
         known = cast("KnownScores", recall.known)
         pairs = [
@@ -207,7 +209,7 @@ class PairLoader:
             if known_rows[index] == UNKNOWN:
                 pair = self._load_pair(images, pair_sources)
             else:
-                pair = self._recall_pair(images, pair_sources, known_rows[index], recall)
+                pair = self._reuse_by_content(images, pair_sources, known_rows[index], recall)
             # The first row that needs an image reports its retries, so that the sum is right.
             num_retries = sum(retries.pop(source, 0) for source in pair_sources)
             pairs.append(replace(pair, fetch_retries=num_retries, sha256=sha256[index]))
@@ -219,7 +221,9 @@ class PairLoader:
             yield self._block(rows.slice(start), pairs, recall)
 
     @staticmethod
-    def _recall_pair(images: Images, sources: SourcePair, row: int, recall: Recall) -> LoadedPair:
+    def _reuse_by_content(
+        images: Images, sources: SourcePair, row: int, recall: Recall
+    ) -> LoadedPair:
         for source in sources:
             images.release(source)
         size = cast("KnownScores", recall.known).size_of(row)

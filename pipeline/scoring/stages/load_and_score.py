@@ -30,7 +30,7 @@ class LoadingPairScorer(PairScorer):
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Return the results of rows, in the order in which the load stage yields them."""
-        score = self.choose_way()
+        score = self.choose_score_function()
         blocks = self.loader.load(rows, self.decode, self.loader.recall(rows))
         scored = [score(block) for block in blocks]  # none if there are no rows
-        return self.count(pa.concat_tables([self.schema.empty_table(), *scored]))
+        return self.count_rows(pa.concat_tables([self.schema.empty_table(), *scored]))

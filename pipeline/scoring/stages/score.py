@@ -113,16 +113,16 @@ class PairScorer:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Return the rows with their scores, in their order."""
-        return self.count(self.choose_way()(rows))
+        return self.count_rows(self.choose_score_function()(rows))
 
-    def choose_way(self) -> Callable[[pa.Table], pa.Table]:
+    def choose_score_function(self) -> Callable[[pa.Table], pa.Table]:
         """Return what scores the rows of the next call: each alone if one may have killed."""
         if self.suspects is None or not self.num_suspicious_calls:
             return self.score
         self.num_suspicious_calls -= 1
         return partial(self.suspects.try_each, score=self.score)
 
-    def count(self, scored: pa.Table) -> pa.Table:
+    def count_rows(self, scored: pa.Table) -> pa.Table:
         """Return scored rows, after counting them for Ray's metrics."""
         if self.counter is not None:
             self.counter.add(scored)

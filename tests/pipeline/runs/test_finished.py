@@ -73,7 +73,7 @@ def test_missing_scores_are_refused(folder):
 
 
 DOCUMENT = (Path(__file__).parents[3] / "docs/results.md").read_text()
-LINES = re.findall(r"^((?:pandas|polars|duckdb)\..*demo/scores.*\))", DOCUMENT, re.MULTILINE)
+LINES = re.findall(r"^((?:pandas|polars|duckdb)\..*scores/run-.*\))", DOCUMENT, re.MULTILINE)
 
 
 @pytest.mark.parametrize("line", LINES)
@@ -81,7 +81,7 @@ def test_other_tools_read_a_run_with_one_documented_line(write_run, tmp_path, li
     tool = line.partition(".")[0]
     module = pytest.importorskip(tool)
     run = write_run({"pair_id": ["a", "b", "c"]}, "2026-11-21")
-    read = eval(line.replace("demo/scores", f"{tmp_path}/scores"), {tool: module})
+    read = eval(line.replace("scores/run-", f"{tmp_path}/scores/run-"), {tool: module})
     rows = read.df() if tool == "duckdb" else read
     assert sorted(rows["pair_id"]) == ["a", "b", "c"]
     assert set(rows["run_id"]) == {"2026-11-21"}

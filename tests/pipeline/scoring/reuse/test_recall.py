@@ -121,7 +121,7 @@ def test_a_name_that_has_had_two_contents_is_not_trusted(pairs, recall_of, tmp_p
     digests = [hashlib.sha256((tmp_path / "r.png").read_bytes()).hexdigest(), "1" * 64]
     rest = [hashlib.sha256((tmp_path / f"{n}.png").read_bytes()).hexdigest() for n in "sabc"]
     recall = recall_of(pairs, reference_sha256=digests + rest)
-    names = recall.known.find_names(recall.tags)
+    names = recall.known.find_tags(recall.tags)
     assert str(tmp_path / "r.png") not in names
     assert str(tmp_path / "s.png") in names
     loaded = load(pairs, recall)  # r is read, and u is known by its bytes
