@@ -90,11 +90,15 @@ def run(folder: Path, gateway: Path, options: argparse.Namespace) -> Chaos:
     machines = Machines()
     try:
         for number in range(options.runs):
-            kinds = [*KILLS, choice.choice(KILLS)]
+            place = ("local", "s3")[number % 2]
+            kinds = [*KILLS[place]]
+            kinds += choice.choices(kinds, k=5 - len(kinds))
             choice.shuffle(kinds)
             name = f"kill-{number}"
-            place = ("local", "s3")[number % 2]
-            chaos.kill(job(name, place, machines.address), machines, kinds)
+            killed = job(name, place, machines.address)
+            if place == "local":
+                killed.more = (f"--compute.scorers={machines.num_cpus}",)  # then they load
+            chaos.kill(killed, machines, kinds)
             tell(name)
     finally:
         machines.stop()

@@ -8,7 +8,10 @@ from typing import Any
 
 from ray.cluster_utils import Cluster
 
-STAGES = {"scorer": "PairScorer", "load worker": "PairLoader"}
+STAGES = {
+    "scorer": "(PairScorer)", "loading scorer": "(LoadingPairScorer)", "load worker": "PairLoader",
+}  # fmt: skip
+"""What the titles of processes of a kind hold."""
 NODE = {"num_cpus": 2, "object_store_memory": 150_000_000, "include_log_monitor": False}
 
 
@@ -17,12 +20,14 @@ class Machines:
 
     Attributes:
         address: for RAY_ADDRESS.
+        num_cpus: of all nodes.
     """
 
     def __init__(self, num_workers: int = 2) -> None:
         head = NODE | {"num_cpus": 1, "include_dashboard": False}
         self._cluster = Cluster(initialize_head=True, head_node_args=head, connect=False)
         self.address: str = self._cluster.address
+        self.num_cpus = head["num_cpus"] + num_workers * NODE["num_cpus"]
         self._workers: list[Any] = []
         for _ in range(num_workers):
             self.add_node()

@@ -16,7 +16,11 @@ from tests.chaos.cluster import Machines
 from tests.chaos.proxy import FaultProxy
 from tests.chaos.runs import Job, compare, moments
 
-KILLS = ("scorer", "load worker", "node", "driver")
+KILLS = {
+    "local": ("loading scorer", "node", "driver"),
+    "s3": ("scorer", "load worker", "node", "driver"),
+}
+"""What is killed of a run, by where its images are: scorers load local ones themselves."""
 
 
 @dataclass

@@ -35,11 +35,16 @@ def machines() -> Iterator[Machines]:
     machines.stop()
 
 
-def test_rows_survive_the_death_of_processes(chaos, machines, tmp_path):
+@pytest.mark.parametrize(
+    ("num_scorers", "kinds"),
+    [(2, ("load worker", "scorer", "driver")), (3, ("loading scorer", "driver"))],
+)
+def test_rows_survive_the_death_of_processes(chaos, machines, tmp_path, num_scorers, kinds):
     manifest = f"{chaos.logs}/pairs.parquet"
     job = Job(manifest, f"{tmp_path}/out", "killed", machines.address, tmp_path / "log")
+    job.more = (f"--compute.scorers={num_scorers}",)
+    chaos.outcomes.clear()
     job.start()
-    kinds = ("load worker", "scorer", "driver")
     chaos.settle_kills(job, Counter({kind: chaos.kill_one(kind, job, machines) for kind in kinds}))
     killed = {kind: one.injected for kind, one in chaos.outcomes.items()}
     assert killed == dict.fromkeys(kinds, 1)
