@@ -68,7 +68,9 @@ def _filter(config: FilterScoresConfig, *, dry_run: bool) -> int:
                 say(finished)
                 return DONE
             write_filtered(config, folder, run, rules, summary, source)
-        say(f"{folder.uri}/manifest, {folder.uri}/rejects, {folder.uri}/summary.json")
+        written = {"manifest": summary.kept, "rejects": summary.rows - summary.kept}
+        names = [name for name, num_rows in written.items() if num_rows]
+        say(", ".join(f"{folder.uri}/{name}" for name in (*names, "summary.json")))
         return DONE
 
 

@@ -127,7 +127,9 @@ class GateConfig(Section):
         None, ge=0,
         description=f"For noise: the bound if there are fewer than {MIN_NIGHTS} nights.",
     )  # fmt: skip
-    each_group: bool = Field(False, description="Judge each group instead of all rows together.")
+    each_group: bool = Field(
+        False, description="Judge each group of group_by; without groups, all rows together."
+    )
     with_confidence: bool = Field(
         False,
         description="Broken only if the whole confidence interval is beyond the bound; not judged "

@@ -99,21 +99,23 @@ class FinishedRun:
     @cached_property
     def _rows(self) -> pyarrow.dataset.Dataset:
         lost = sorted(set(self.files) - set(self.folder.files(attempt=1)))
+        remedy = "restore them, or score the manifest again with another output.run_id"
         if lost:
-            example = lost[0].removeprefix(f"{self.folder.path}/")
-            raise FileNotFoundError(
-                f"{self.uri}: expected the {len(self.files)} result files that run.json lists, "
-                f"got {len(lost)} lost ones, for example {example}; restore them, or score the "
-                "manifest again with another output.run_id"
-            )
-        return _open_files(self.folder.fs, self.files)
+            got = f"{len(lost)} lost, for example {lost[0].removeprefix(f'{self.folder.path}/')}"
+            raise FileNotFoundError(f"{self.uri}: expected all result files, got {got}; {remedy}")
+        rows, expected = _open_files(self.folder.fs, self.files), self.record.num_rows
+        num_rows = rows.count_rows() if FIRST_SCORE in rows.schema.names else 0
+        if num_rows != expected and not self._has_old_results:
+            got = f"{num_rows} in them; {remedy}"
+            raise OSError(f"{self.uri}: expected result files with {expected} rows, got {got}")
+        return rows
 
     @property
     def scores(self) -> pyarrow.dataset.Dataset:
         """The newest result of each pair.
 
         Raises:
-            OSError, or another of STORE_ERRORS: a file is lost, or the store fails.
+            OSError, or another of STORE_ERRORS: a file or a row is lost, or the store fails.
             pyarrow.ArrowException: a file is damaged.
         """
         return self._rows if self.is_newest is None else self._rows.filter(self.is_newest)

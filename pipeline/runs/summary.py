@@ -1,5 +1,6 @@
 """What to print at the end of a run: rows by status, the score, failures, where to look next."""
 
+import shlex
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -42,7 +43,7 @@ def summarise(run: FinishedRun) -> Iterator[str]:
         num_failed = run.record.num_rows - run.record.counts_by_status.get(Status.OK, 0)
         some = f"{num_retried:,} of the " if num_retried < num_failed else ""
         yield f"retry     --retry-failed scores {some}{counted(num_failed, 'failed row')} again"
-    yield f"next      spips audit {run.uri} -o audit/"
+    yield f"next      spips audit {shlex.quote(run.uri)} -o audit/"
 
 
 def describe_reused(reused_rows: Mapping[str, int]) -> str:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -182,13 +183,24 @@ def test_an_unfinished_run_is_one_clear_line(job, write_run, tmp_path, capfd):
     assert not (tmp_path / "out").exists()
 
 
+DAMAGE = {
+    "lost": (Path.unlink, "expected all result files, got 1 lost, for example scores/0.parquet"),
+    "no Parquet": (lambda path: path.write_bytes(b"no parquet"), "scores/0.parquet"),
+    "short": (lambda path: pq.write_table(pq.read_table(path).slice(1), path), "2 rows, got 1 in"),
+    "foreign": (lambda path: pq.write_table(pa.table({"a": [1, 2]}), path), "2 rows, got 0 in"),
+}
+
+
 @pytest.mark.parametrize("job", [audit_scores, filter_scores])
-@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"no parquet")])
+@pytest.mark.parametrize("damage", DAMAGE)
 def test_a_lost_or_damaged_file_of_results_is_one_fault(job, damage, write_run, tmp_path, capfd):
     run = write_run({"pair_id": ["a", "b"], "spips_score": [0.1, 0.2]})
-    damage(Path(run) / "scores/0.parquet")
+    do, expected = DAMAGE[damage]
+    do(Path(run) / "scores/0.parquet")
     assert job.main([f"--scores.uri={run}", f"--output.uri={tmp_path}/out"]) == FAULT
-    assert capfd.readouterr().err.startswith("fault: ")
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("fault: ")
+    assert expected in line
 
 
 def test_a_run_of_an_older_version_is_refused(write_run, tmp_path, capfd):

@@ -231,7 +231,9 @@ class PairLoader:
 
     def _load_pair(self, images: Images, sources: tuple[Source, Source]) -> LoadedPair:
         shown = [
-            shorten(redact_uri(source)) if isinstance(source, str) else f"column {column}"
+            shorten(redact_uri(source))
+            if source and isinstance(source, str)
+            else f"column {column}"
             for column, source in zip(self.image_columns, sources, strict=True)
         ]
         decoded: list[Image.Image] = []

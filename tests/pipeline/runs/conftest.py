@@ -22,8 +22,8 @@ PLAN = PlanRecord(
 )
 
 
-def record_of(*files: str) -> RunRecord:
-    """Return the record of a run with one attempt for each file."""
+def record_of(*files: str, num_rows: int = 1) -> RunRecord:
+    """Return the record of a run of so many rows, with one attempt for each file."""
     attempts = [
         AttemptRecord(
             files=[file], num_rows=1, num_rows_resumed=0, scorers={}, started_at="2026-01-01",
@@ -31,8 +31,9 @@ def record_of(*files: str) -> RunRecord:
         )
         for file in files
     ]  # fmt: skip
+    plan = dict(PLAN) | {"num_rows": num_rows}
     return RunRecord(
-        **dict(PLAN), attempts=attempts, counts_by_status={}, failed_fraction=0.0,
+        **plan, attempts=attempts, counts_by_status={}, failed_fraction=0.0,
         finished_at="2026-01-01",
     )  # fmt: skip
 
@@ -50,7 +51,8 @@ def write_scores(
 
     It goes to `folder` in the run's folder; None: where this attempt writes its results.
     """
-    rows = {"pair_id": list(statuses), "status": list(statuses.values()),
+    rows = {"pair_id": list(statuses), "spips_score": pa.nulls(len(statuses), pa.float32()),
+            "status": list(statuses.values()),
             "run_attempt": pa.array([attempt] * len(statuses), pa.int32())}  # fmt: skip
     path = f"{run.path}/{folder}" if folder else run.scores_path(attempt)
     files = [f"{path}/{task}-0.parquet"]

@@ -19,7 +19,7 @@ def test_an_unfinished_run_is_read_only_on_request(folder):
     (problem,) = problems_of(open_scores, run.uri)
     assert problem == f"expected a finished run at {run.uri}, got an unfinished one (no _SUCCESS)"
     assert open_scores(run.uri, allow_unfinished=True).count_rows() == 2
-    run.write_run(record_of(name))
+    run.write_run(record_of(name, num_rows=2))
     run.write_success()
     write_scores(run, "late", {"r": "ok"})
     for allow_unfinished in (False, True):
@@ -48,7 +48,8 @@ def test_of_a_run_that_an_earlier_version_retried_the_newest_result_of_each_pair
                 ["ok", "ok", "unreadable", "too_small", "ok"],
                 ["ok", "ok", "ok", "too_small", "ok"]]  # fmt: skip
     for number in (1, 2, 3):
-        run.write_run(record_of(*files[:number]).model_copy(update={"version": 2}))
+        record = record_of(*files[:number], num_rows=5)
+        run.write_run(record.model_copy(update={"version": 2}))
         rows = open_scores(run.uri)
         assert rows.count_rows() == 5
         assert rows.to_table().sort_by("pair_id")["status"].to_pylist() == expected[number - 1]
