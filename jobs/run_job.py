@@ -146,6 +146,8 @@ def start_ray(*, verbose: bool, dashboard: bool = False) -> list[dict[str, float
     for handler in logging.getLogger("ray.data").handlers:  # its own; its log files stay complete
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(level)
+            if not verbose:  # the job says in one line what failed
+                handler.addFilter(_has_no_stack_trace)
     if not verbose:  # else it warns that its progress bars are off, in place of which stands ours
         logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
         # That tokens guard the cluster is no news; that none do would be.
@@ -173,6 +175,11 @@ def start_ray(*, verbose: bool, dashboard: bool = False) -> list[dict[str, float
                 ) from error
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     return [node["Resources"] for node in nodes if node["Alive"]]
+
+
+def _has_no_stack_trace(record: logging.LogRecord) -> bool:
+    """Return whether to show a line of Ray's: no stack trace, nor a word on the one below it."""
+    return not record.exc_info and record.name != "ray.data.exceptions"
 
 
 @contextmanager

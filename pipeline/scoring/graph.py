@@ -8,11 +8,12 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, ExecutionOptions, ExecutionResources
 from ray.data.checkpoint import CheckpointConfig
-from ray.exceptions import RayError
+from ray.exceptions import RayError, UserCodeException
 
 from pipeline.runs.errors import GraphError
 from pipeline.runs.schema import result_schema
 from pipeline.runs.storage import arrow_filesystem, describe
+from pipeline.runs.uris import redact
 from pipeline.scoring.graph_progress import GraphProgress
 from pipeline.scoring.manifest.opening import KeepIds
 from pipeline.scoring.manifest.reading import read_rows
@@ -74,11 +75,20 @@ def run_graph(plan: Plan, scorers: Scorers, num_rows_done: int) -> list[str]:
         try:
             write_results(build_graph(plan, scorers, get_known=get_known), plan, scorers, path)
         except (RayError, UserWarning) as error:
-            raise GraphError(describe(getattr(error, "cause", None) or error)) from error
+            raise GraphError(_describe_failure(error)) from error
     if get_known is None:
         return []
     files = plan.folder.score_files(plan.attempt.number)
     return find_contradictions(plan.folder.fs, files, plan.manifest.image_columns, get_known())
+
+
+def _describe_failure(error: RayError | UserWarning) -> str:
+    """Return why Ray gave up, in one line."""
+    if isinstance(error, UserCodeException):  # of what a stage raised, Ray keeps the text only
+        stack_trace, cut, _ = str(error).rpartition("\n\nThe above exception was the direct cause")
+        if cut:
+            return redact(stack_trace.rpartition("\n")[2])
+    return describe(getattr(error, "cause", None) or error)
 
 
 def _get_from(shared: "ray.ObjectRef[KnownScores]") -> Callable[[], KnownScores]:

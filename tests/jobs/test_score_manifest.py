@@ -146,6 +146,25 @@ def test_a_graph_whose_finished_rows_ray_cannot_record_is_a_fault(
     assert not list((tmp_path / "out").glob("*/_SUCCESS"))
 
 
+def test_a_stage_that_fails_is_a_fault_without_a_stack_trace(
+    manifest, tmp_path, monkeypatch, capfd
+):
+    def without_disk(plan, scorers, **options):
+        def fill(rows: pa.Table) -> pa.Table:
+            raise OSError(28, "No space left on device")
+
+        rows = build_graph(plan, scorers, **options)
+        return rows.map_batches(fill, batch_format="pyarrow")
+
+    monkeypatch.setattr("pipeline.scoring.graph.build_graph", without_disk)
+    assert score(manifest, tmp_path / "out") == FAULT
+    printed = capfd.readouterr().err
+    (line,) = [line for line in printed.splitlines() if line.startswith("fault: ")]
+    assert "No space left on device" in line
+    assert "Traceback" not in printed
+    assert "open an issue" not in printed
+
+
 def test_too_many_failed_rows_publish_and_alarm(image_folder, tmp_path, capfd):
     rows, _ = plant(make_rows(str(image_folder), 20), image_folder)
     path = write_manifest(tmp_path / "pairs.parquet", rows)
