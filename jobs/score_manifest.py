@@ -124,8 +124,9 @@ def _end_dry_run(plan: "Plan") -> None:
     if not plan.is_done():
         is_here = fits_this_process(plan, has_died=plan.folder.is_locked())
         here = describe_scorers(no_scorers(plan.config.compute))
-        number = plan.config.compute.scorers or "how many depends on the cluster"
-        say(here if is_here else f"scorers   processes of Ray; {number}")
+        number = plan.config.compute.scorers
+        how_many = f"{number} of them" if number else "how many depends on the cluster"
+        say(here if is_here else f"scorers   processes of Ray; {how_many}")
     settings = yaml.safe_dump(plan.record().config, sort_keys=False)
     say(f"\n{settings}\ndry run: nothing was scored")
 

@@ -221,7 +221,9 @@ def test_a_dry_run_prints_the_plan_and_the_config_and_writes_nothing(manifest, t
     out = capfd.readouterr().out
     for expected in ("60 pairs in 1 file ", ", trained", "8 of 8 rows", "rows_per_file: 100"):
         assert expected in out
-    assert "scorers   processes of Ray; " in out  # which this process has started
+    assert "scorers   processes of Ray; how many" in out  # which this process has started
+    assert score(manifest, tmp_path / "out", "--dry-run", "--compute.scorers=4") == DONE
+    assert "scorers   processes of Ray; 4 of them" in capfd.readouterr().out
     assert not (tmp_path / "out").exists()
 
 
