@@ -95,10 +95,11 @@ def run(folder: Path, gateway: Path, options: argparse.Namespace) -> Chaos:
             kinds += choice.choices(kinds, k=5 - len(kinds))
             choice.shuffle(kinds)
             name = f"kill-{number}"
-            killed = job(name, place, machines.address)
+            killed, longest_s = job(name, place, machines.address), 6.0
             if place == "local":
                 killed.more = (f"--compute.scorers={machines.num_cpus}",)  # then they load
-            chaos.kill(killed, machines, kinds)
+                longest_s = 1.0  # they are done in seconds
+            chaos.kill(killed, machines, kinds, longest_s=longest_s)
             tell(name)
     finally:
         machines.stop()

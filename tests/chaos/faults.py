@@ -80,12 +80,14 @@ class Chaos:
         seconds = job.wait_for_files(job.num_files())
         self.outcomes.setdefault(fault, Outcome()).recovery_s.append(seconds)
 
-    def kill(self, job: Job, machines: Machines, kinds: list[str]) -> None:
+    def kill(
+        self, job: Job, machines: Machines, kinds: list[str], *, longest_s: float = 6.0
+    ) -> None:
         """Run a job and kill something of each kind at random moments while it scores."""
         injected: Counter[str] = Counter()
         job.start()
         job.wait_for_files(0)
-        for kind, wait_s in zip(kinds, moments(self.choice, len(kinds)), strict=True):
+        for kind, wait_s in zip(kinds, moments(self.choice, len(kinds), longest_s), strict=True):
             _wait(job, wait_s)
             injected[kind] += self.kill_one(kind, job, machines)
         self.settle_kills(job, injected)
