@@ -1,5 +1,6 @@
 """The graph: read -> load -> score -> write, on Ray Data."""
 
+import re
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -42,6 +43,8 @@ RETRIED_STORE_ERRORS = (
 )  # fmt: skip
 """Ray retries a read or write for minutes if its traceback contains one of these names, after the
 retries of s3fs itself have failed. A retried write overwrites the partial file."""
+RAYS_ADVICE = re.compile(r"""(\\n|[:\s'"])*Failed to apply UDF transform.*""")
+"""What Ray adds to the message of an error in its own stages."""
 
 
 def run_graph(plan: Plan, scorers: Scorers, num_rows_done: int) -> list[str]:
@@ -88,7 +91,7 @@ def _describe_failure(error: RayError | UserWarning) -> str:
         stack_trace, cut, _ = str(error).rpartition("\n\nThe above exception was the direct cause")
         if cut:
             return redact(stack_trace.rpartition("\n")[2])
-    return describe(getattr(error, "cause", None) or error)
+    return RAYS_ADVICE.sub("", describe(getattr(error, "cause", None) or error))
 
 
 def _get_from(shared: "ray.ObjectRef[KnownScores]") -> Callable[[], KnownScores]:

@@ -61,8 +61,8 @@ PIXELS_PER_PAIR = 256 * 256
 PAIRS_PER_SCORER = 500
 """Pairs of 256 px that take as long to score as a scorer takes to start."""
 PAIRS_PER_COMPILATION = 6_000
-"""Pairs of 256 px per scorer that pay for compiling: it takes 20 to 60 s and saves 10 to 18 ms for
-each."""
+"""Pairs of 256 px per scorer that pay for compiling: it takes 25 to 60 s the first time and saves 4
+to 18 ms for each."""
 PIXELS_PER_CPU_BATCH = 4 * 256 * 256
 """Pixels (pairs x H x W) that a CPU scores together: enough to amortize torch's cost per call, few
 enough to stay in its cache."""
